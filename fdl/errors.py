@@ -1,0 +1,8 @@
+"""The one error a user is meant to read."""
+
+
+class InputError(Exception):
+    """Something the user gave is wrong: one line saying what, where, and what to do.
+
+    The command line prints it to stderr without a traceback and exits with code 2.
+    """

@@ -1,0 +1,45 @@
+"""Where every file lies, relative to the working directory."""
+
+from pathlib import Path
+
+from fdl.params import Bundle, Cell, Params
+from fdl.reference.protocol import DATASETS
+
+RAW, PREPARED, SPLITS = Path("data/raw"), Path("data/prepared"), Path("data/splits")
+RESULTS, REPORTS, SCRATCH = Path("results"), Path("reports"), Path("scratch")
+
+
+def dataset_name(params: Params, dataset: str) -> str:
+    """Folder name of a dataset: its name, and its size in pixels where that is not the authors'."""
+    size = params.image_size_of(dataset)
+    return dataset if size == DATASETS[dataset].image_size else f"{dataset}-{size}"
+
+
+def prepared_folder(params: Params, dataset: str) -> Path:
+    """Folder of a dataset's pixels and labels; sources never share one."""
+    return PREPARED / params.source / dataset_name(params, dataset)
+
+
+def split_file(params: Params, dataset: str, shots: int, draw: int) -> Path:
+    """File of one k-shot draw."""
+    return SPLITS / params.source / dataset_name(params, dataset) / f"{shots}shot" / f"draw{draw}.json"
+
+
+def results_folder(params: Params) -> Path:
+    """Folder of a preset's records."""
+    return RESULTS / params.preset
+
+
+def record_folder(params: Params, cell: Cell) -> Path:
+    """Folder of one cell's record."""
+    return results_folder(params) / cell.key
+
+
+def bundle_file(params: Params, bundle: Bundle) -> Path:
+    """The receipt of a bundle: the one output that Snakemake knows of."""
+    return results_folder(params) / bundle.key / "bundle.json"
+
+
+def report_folder(params: Params) -> Path:
+    """Folder of a preset's tables and figures."""
+    return REPORTS / params.preset

@@ -1,0 +1,1 @@
+"""What the authors did and stored: protocol constants (`protocol.py`)."""

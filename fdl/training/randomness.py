@@ -1,0 +1,106 @@
+"""Keyed randomness: every random number is a function of its key and its position.
+
+SplitMix64 (Steele, Lea, Flood 2014) in wrapping 64-bit integer tensor operations, so that the CPU and
+the GPU make the same integers. Nothing is streamed: a cell's numbers do not depend on what ran
+before it or beside it, and the epoch number is all the state that a checkpoint needs.
+
+A key is built by `derive(seed, purpose, ...)` from integers or integer tensors; element i of a key's
+sequence is `bits(key, i)`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# One number per use, so that no two uses of a seed ever share a sequence.
+PURPOSES = {"weights": 1, "order": 2, "augment": 3, "dropout": 4, "validation": 5, "synthetic": 6}
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+Key = int | Tensor
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that torch stores it in."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: Key) -> Key:
+    """SplitMix64's finaliser: a bijection of 64-bit integers."""
+    if isinstance(value, Tensor):
+        value = (value ^ _shift(value, 30)) * _signed(_MIX1)
+        value = (value ^ _shift(value, 27)) * _signed(_MIX2)
+        return value ^ _shift(value, 31)
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * _MIX1) & _MASK
+    value = ((value ^ (value >> 27)) * _MIX2) & _MASK
+    return value ^ (value >> 31)
+
+
+def absorb(key: Key, word: Key) -> Key:
+    """The key that belongs to `word` under `key`; integers and int64 tensors give the same bits."""
+    if isinstance(key, Tensor) or isinstance(word, Tensor):
+        key = key if isinstance(key, Tensor) else _signed(key)
+        step = word * _signed(_GAMMA) if isinstance(word, Tensor) else _signed(word * _GAMMA)
+        return _mix(_as_tensor(_mix(key + step)) ^ _signed(_MIX1))
+    mixed = _mix(key + word * _GAMMA)
+    assert isinstance(mixed, int)
+    return _mix(mixed ^ _MIX1)
+
+
+def derive(seed: Key, purpose: str, *words: Key) -> Key:
+    """Key of a purpose (see `PURPOSES`) and any further words: epoch, step, sample, member, layer."""
+    key = absorb(absorb(0, seed), PURPOSES[purpose])
+    for word in words:
+        key = absorb(key, word)
+    return key
+
+
+def bits(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """64 random bits per element.
+
+    Args:
+        key: an integer, or an int64 tensor of shape (K, ...) with one key per leading element.
+        shape: shape of one key's sequence.
+
+    Returns:
+        int64 tensor of shape `shape`, or key.shape + shape for a tensor of keys.
+    """
+    index = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=device).view(shape)
+    counter = index * _signed(_GAMMA)
+    if isinstance(key, Tensor):
+        key = key.to(device).view(key.shape + (1,) * len(shape))
+        return _as_tensor(_mix(key + counter))
+    return _as_tensor(_mix(counter + _signed(key)))
+
+
+def uniform(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in [0, 1); shapes as in `bits`. 24 bits each in float32, 53 in float64."""
+    precision = 53 if dtype == torch.float64 else 24
+    return _shift(bits(key, shape, device), 64 - precision).to(dtype) * 2.0**-precision
+
+
+def normal(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers by the inverse distribution function; shapes as in `bits`."""
+    # Half a step away from 0 and 1, where the inverse is infinite.
+    u = uniform(key, shape, device, torch.float64) + 2.0**-54
+    return torch.special.ndtri(u).to(dtype)
+
+
+def permutation(key: Key, n: int) -> Tensor:
+    """A random order of 0..n-1 (int64, CPU)."""
+    return torch.argsort(bits(key, (n,)), stable=True)
+
+
+def _as_tensor(value: Key) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
