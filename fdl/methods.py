@@ -4,23 +4,19 @@ A method sees ONE ensemble and returns a 0-d loss; the engine adds it to the sum
 cross-entropies. Its keyword parameters come from the settings (the authors' weights for `fdl`).
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from fdl.losses import feature_distance
 
-
-class Method(Protocol):
-    """maps: M × (B, C, H, W); logits: M × (B, K); inputs: (B, 3, H, W); labels: (B,) → 0-d loss."""
-
-    def __call__(
-        self, maps: Sequence[Tensor], logits: Sequence[Tensor], inputs: Tensor, labels: Tensor, *, epoch: int, **params: float
-    ) -> Tensor: ...
+# (maps: M × (B, C, H, W), logits: M × (B, K), inputs: (B, 3, H, W), labels: (B,), *, epoch, **params) → 0-d loss
+Method = Callable[..., Tensor]
 
 
-def classical(maps: Sequence[Tensor], logits: Sequence[Tensor], inputs: Tensor, labels: Tensor, *, epoch: int) -> Tensor:
+def classical(
+    maps: Sequence[Tensor], logits: Sequence[Tensor], inputs: Tensor, labels: Tensor, *, epoch: int
+) -> Tensor:
     """The paper's baseline: the same five nets on the same batches, nothing added."""
     # No zero-weighted distance: a NaN in one member's map must not reach the others.
     return maps[0].new_zeros(())

@@ -6,8 +6,7 @@ The values are the file's defaults, then the block of `presets:` that `preset:` 
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
@@ -18,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fdl.errors import InputError
-from fdl.reference.protocol import BACKBONES, DATASETS
+from fdl.reference.protocol import DATASETS
 
 Source = Literal["synthetic", "local"]
 Dataset = Literal["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"]
@@ -124,7 +123,8 @@ class Params(_Strict):
         from fdl.provenance import method_names
 
         known = method_names()
-        for block in [self, *(self.grid or [])]:
+        blocks: list[Params | GridBlock] = [self, *(self.grid or []), *(self.claims.grid or [])]
+        for block in blocks:
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
                 values = getattr(block, name) or []
                 if len(set(values)) < len(values):
@@ -251,7 +251,9 @@ def _of(value: Any, dataset: str) -> Any:
     return value.get(dataset) if isinstance(value, dict) else value
 
 
-def load(path: str | Path = "params.yaml", preset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
+def load(
+    path: str | Path = "params.yaml", preset: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Params:
     """Read and resolve settings.
 
     Args:
@@ -274,7 +276,9 @@ def load(path: str | Path = "params.yaml", preset: str | None = None, overrides:
     return resolve(raw, preset=preset, overrides=overrides, where=str(path))
 
 
-def resolve(raw: Any, *, preset: str | None = None, overrides: Mapping[str, Any] | None = None, where: str = "params.yaml") -> Params:
+def resolve(
+    raw: Any, *, preset: str | None = None, overrides: Mapping[str, Any] | None = None, where: str = "params.yaml"
+) -> Params:
     """Resolve settings that were already read (what Snakemake calls its config); see `load`."""
     if not isinstance(raw, Mapping):
         raise InputError(f"{where}: must be a mapping of keys to values, not {type(raw).__name__}")
@@ -288,7 +292,9 @@ def resolve(raw: Any, *, preset: str | None = None, overrides: Mapping[str, Any]
             raise InputError(f"{where}: preset: {_unknown(name, presets)}")
         _merge(values, _mapping(presets[name], f"presets.{name}", where))
     elif preset is not None and preset != raw.get("preset"):
-        raise InputError(f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}")
+        raise InputError(
+            f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}"
+        )
     _merge(values, _mapping(raw.get("overrides"), "overrides", where))
     _merge(values, overrides or {})
     for key in values:
@@ -326,7 +332,8 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     # Branches of a union ('int', 'dict[...]') stand in the location too; only keys and positions help a reader.
     loc = [str(part) for part in first["loc"]]
-    key = ".".join(part for part in loc if part in Params.model_fields or part in GridBlock.model_fields or part.isdigit() or part in DATASETS or part == "grid")
+    names = {*Params.model_fields, *GridBlock.model_fields, *Claims.model_fields, *DATASETS}
+    key = ".".join(part for part in loc if part in names or part.isdigit())
     if first["type"] == "missing":
         return f"{key or '.'.join(loc)}: missing; every setting must be in the file"
     message = _one_line(first["msg"].removeprefix("Value error, "))

@@ -26,7 +26,11 @@ def _method_functions() -> dict[str, ast.FunctionDef]:
     tree = ast.parse(_METHODS.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METHODS" and isinstance(node.value, ast.Dict):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == "METHODS"
+            and isinstance(node.value, ast.Dict)
+        ):
             names = [ast.literal_eval(key) for key in node.value.keys if key]
             return dict(zip(names, (functions[ast.unparse(value)] for value in node.value.values), strict=True))
     raise RuntimeError("methods.py has no dictionary METHODS")

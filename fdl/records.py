@@ -78,9 +78,13 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'run.json'}: damaged ({error}); delete the folder and run the bundle again") from None
+        raise InputError(
+            f"{folder / 'run.json'}: damaged ({error}); delete the folder and run the bundle again"
+        ) from None
     if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{folder / 'run.json'}: not a record of schema {SCHEMA_VERSION}; delete the folder and run again")
+        raise InputError(
+            f"{folder / 'run.json'}: not a record of schema {SCHEMA_VERSION}; delete the folder and run again"
+        )
     return run
 
 

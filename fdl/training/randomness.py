@@ -83,17 +83,22 @@ def bits(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu") -
     return _as_tensor(_mix(counter + _signed(key)))
 
 
-def uniform(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+def uniform(
+    key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Uniform numbers in [0, 1); shapes as in `bits`. 24 bits each in float32, 53 in float64."""
     precision = 53 if dtype == torch.float64 else 24
     return _shift(bits(key, shape, device), 64 - precision).to(dtype) * 2.0**-precision
 
 
-def normal(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+def normal(
+    key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Standard normal numbers by the inverse distribution function; shapes as in `bits`."""
     # Half a step away from 0 and 1, where the inverse is infinite.
     u = uniform(key, shape, device, torch.float64) + 2.0**-54
-    return torch.special.ndtri(u).to(dtype)
+    z: Tensor = torch.special.ndtri(u)
+    return z.to(dtype)
 
 
 def permutation(key: Key, n: int) -> Tensor:
