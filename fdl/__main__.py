@@ -1,0 +1,5 @@
+"""`python -m fdl`."""
+
+from fdl.cli import main
+
+main()

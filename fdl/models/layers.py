@@ -1,0 +1,128 @@
+"""Layers that behave as the authors' Keras layers (docs/reference.md 1.1, 10)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fdl.training.randomness import Key, absorb, uniform
+
+# Keras' batch norm: 0.99 is its momentum for the moving averages, where torch counts from the other end.
+_MOMENTUM, _EPSILON = 0.01, 1e-3
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Keras' default batch norm after a convolution."""
+    return nn.BatchNorm2d(channels, momentum=_MOMENTUM, eps=_EPSILON)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding of one axis, (before, after): the odd pixel goes after."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class Same(nn.Module):
+    """Pads an image as TensorFlow's "same" does for the layer that follows."""
+
+    def __init__(self, kernel: int, stride: int, value: float = 0.0) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.value = kernel, stride, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H + pad, W + pad)."""
+        top, bottom = same_padding(x.shape[-2], self.kernel, self.stride)
+        left, right = same_padding(x.shape[-1], self.kernel, self.stride)
+        return functional.pad(x, (left, right, top, bottom), value=self.value)
+
+
+def max_pool_3_2() -> nn.Sequential:
+    """3×3 max pool of stride 2 with "same" padding; `MaxPool2d(padding=1)` differs for even sizes."""
+    return nn.Sequential(Same(3, 2, value=-math.inf), nn.MaxPool2d(3, 2))
+
+
+class DenseBatchNorm(nn.BatchNorm1d):
+    """Batch norm after a dense layer, as in Keras: the moving variance is the *biased* one of the batch.
+
+    A batch of one image is allowed, as in Keras (torch's own raises).
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, momentum=_MOMENTUM, eps=_EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F) → (B, F)."""
+        if not self.training:
+            return super().forward(x)
+        mean, var = x.mean(dim=0), x.var(dim=0, unbiased=False)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(var.detach().to(self.running_var.dtype), self.momentum)
+        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+
+
+class Dropout(nn.Module):
+    """Element-wise dropout whose mask is a function of a key, set by `set_dropout_key`.
+
+    Without a key (outside this project's training) it draws from torch's global generator.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.key: Key | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; zeroes an element with probability p and divides the others by 1 - p."""
+        if not self.training or self.p == 0:
+            return x
+        if self.key is None:
+            return functional.dropout(x, self.p)
+        keep = uniform(self.key, tuple(x.shape), x.device) >= self.p
+        return x * keep / (1 - self.p)
+
+
+def set_dropout_key(model: nn.Module, key: Key | None) -> None:
+    """Give every dropout layer of a model its mask for the next pass."""
+    layers = (module for module in model.modules() if isinstance(module, Dropout))
+    for index, layer in enumerate(layers):
+        layer.key = None if key is None else absorb(key, index)
+
+
+# Keras' initialisers, from keyed uniform numbers in float64. "normal" is truncated at two standard
+# deviations and then widened, so that the result has the wanted deviation.
+_TRUNCATION = 0.87962566103423978
+
+
+def he_normal(weight: Tensor, key: Key) -> None:
+    """Truncated normal of standard deviation √(2 / fan-in)."""
+    low, high = (torch.special.ndtr(torch.tensor(edge, dtype=torch.float64)) for edge in (-2.0, 2.0))
+    u = uniform(key, tuple(weight.shape), dtype=torch.float64)
+    z = torch.special.ndtri(low + u * (high - low))
+    _fill(weight, z * math.sqrt(2 / _fan_in(weight)) / _TRUNCATION)
+
+
+def he_uniform(weight: Tensor, key: Key) -> None:
+    """Uniform on ±√(6 / fan-in)."""
+    _fill_uniform(weight, key, math.sqrt(6 / _fan_in(weight)))
+
+
+def glorot_uniform(weight: Tensor, key: Key) -> None:
+    """Uniform on ±√(6 / (fan-in + fan-out)), for dense layers."""
+    _fill_uniform(weight, key, math.sqrt(6 / (weight.shape[0] + weight.shape[1])))
+
+
+def _fan_in(weight: Tensor) -> int:
+    return weight[0].numel()
+
+
+def _fill_uniform(weight: Tensor, key: Key, limit: float) -> None:
+    _fill(weight, (2 * uniform(key, tuple(weight.shape), dtype=torch.float64) - 1) * limit)
+
+
+def _fill(weight: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        weight.copy_(values)

@@ -1,0 +1,94 @@
+"""The verb `report`: tables, figures and one page, from what `collect` wrote."""
+
+import base64
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+
+from fdl import layout, records
+from fdl.params import Cell, Params
+from fdl.reporting import figures
+from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
+from fdl.reporting.pages import render
+from fdl.reporting.table_formats import FORMATS, html_fragment, to_markdown
+from fdl.reporting.tables import Table, results_table
+from fdl.reporting.targets import TABLES
+from fdl.reporting.titles import SYNTHETIC
+
+COMBINER = "soft"  # of the headline table
+
+
+def write_report(params: Params) -> list[Path]:
+    """Write the files that `targets.report_files` names as `made`; return them.
+
+    Raises:
+        InputError: `collect` has not run for these settings.
+    """
+    folder = layout.report_folder(params)
+    collected, runs = read_collected(params), read_runs(params)
+    written: list[Path] = []
+    tables = {}
+    for metric in TABLES:
+        table = _table(params, collected, headline_values(params, runs, combiner=COMBINER, metric=metric), metric)
+        tables[metric] = html_fragment(table)
+        for ending, write in FORMATS.items():
+            written.append(folder / "tables" / f"{metric}.{ending}")
+            records.write_atomically(written[-1], write(table).encode())
+    accuracy = headline_values(params, runs, combiner=COMBINER, metric="accuracy")
+    figure = figures.accuracy_over_shots(params, collected, accuracy)
+    png, pdf = figures.save(figure, folder / "figures" / "accuracy_over_shots")
+    written += [png, pdf]
+
+    title = f"fdl: preset {params.preset}"
+    links = [folder / name for name in ("runs.csv", "costs.csv", "cells.json")] + written
+    section = render(
+        "report.html",
+        title=title,
+        summary=_summary(collected, accuracy),
+        tables=tables,
+        figure=base64.b64encode(png.read_bytes()).decode(),
+        figure_caption=figures.accuracy_over_shots_caption(params, collected, combiner=COMBINER),
+        problems=[state for state in collected.cells if state.status != "done"],
+        files=[path.relative_to(folder).as_posix() for path in links],
+    )
+    page = render("page.html", title=title, banner=SYNTHETIC if collected.synthetic else None, sections=[section])
+    written.append(folder / "index.html")
+    records.write_atomically(written[-1], page.encode())
+    return written
+
+
+def headline(params: Params) -> str:
+    """The accuracy table for a terminal, how far it is above chance, and where the report is.
+
+    Raises:
+        InputError: `collect` has not run for these settings.
+    """
+    collected = read_collected(params)
+    accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
+    lines = [to_markdown(_table(params, collected, accuracy, "accuracy")), _summary(collected, accuracy)]
+    lines += [SYNTHETIC] if collected.synthetic else []
+    return "\n".join([*lines, f"Report: {layout.report_folder(params) / 'index.html'}"])
+
+
+def _table(params: Params, collected: Collected, values: Mapping[Cell, float], metric: str) -> Table:
+    return results_table(params, collected, values, name=metric, combiner=COMBINER, metric=metric)
+
+
+def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
+    """Mean accuracy over all cells, both methods together, against chance."""
+    chance = {dataset: facts.chance or 0.0 for dataset, facts in collected.datasets.items()}
+    above = [100 * (value - chance[cell.dataset]) for cell, value in accuracy.items()]
+    total = len(collected.cells)
+    if not above:
+        return f"None of {total} cells has a value."
+    text = (
+        f"Mean test accuracy over {len(above)} of {total} cells, all methods together: "
+        f"{100 * fmean(accuracy.values()):.1f} %, {fmean(above):+.1f} points from chance"
+    )
+    if len(above) > 1:
+        from scipy.stats import t
+
+        half = t.ppf(0.975, len(above) - 1) * stdev(above) / sqrt(len(above))
+        text += f" (95 % interval over cells {fmean(above) - half:+.1f} to {fmean(above) + half:+.1f})"
+    return f"{text}."

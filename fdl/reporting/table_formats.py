@@ -1,0 +1,173 @@
+"""Writes a `Table` as CSV, Markdown, LaTeX and HTML."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from fdl.reporting.pages import render
+from fdl.reporting.tables import Column, Row, Table
+
+_PANEL_SHOTS = 3  # numbers of shots side by side on a page or a terminal
+
+# The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "×": r"$\times$",
+        "Δ": r"$\Delta$",
+        "†": r"\textsuperscript{\textdagger}",
+        "–": "--",
+        "…": r"\ldots{}",
+    }
+)
+
+
+def to_csv(table: Table) -> str:
+    """One line per row; mean, std, n and failed of every column as plain numbers, in percent."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["dataset", "backbone", "chance"]
+        + [f"{column.name}_{part}" for column in table.columns for part in _parts(column)]
+        + ["notes"]
+    )
+    for row in table.rows:
+        line: list[object] = [row.dataset, row.backbone, _number(row.chance)]
+        for column in table.columns:
+            entry = row.entries[column]
+            asked = bool(entry.expected)
+            line += [_number(entry.mean), _number(entry.std), entry.n if asked else ""]
+            line += [] if column.difference else [entry.failed if asked else ""]
+        writer.writerow([*line, "; ".join(table.notes[number - 1] for number in row.notes)])
+    return text.getvalue()
+
+
+def _parts(column: Column) -> tuple[str, ...]:
+    return ("mean", "std", "n") if column.difference else ("mean", "std", "n", "failed")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def to_markdown(table: Table) -> str:
+    """Pipe tables of at most three numbers of shots each, readable in a terminal too."""
+    from tabulate import tabulate
+
+    blocks = [_markdown(table.caption)]
+    for panel in table.panels(_PANEL_SHOTS):
+        head = ["dataset", "backbone", *["chance"] * table.has_chance]
+        head += [_markdown(f"{column.shots}: {column.heading}") for column in panel]
+        lines = []
+        for row in table.rows:
+            marks = "".join(f" [{number}]" for number in row.notes)
+            label = [_markdown(row.dataset) + marks, _markdown(row.backbone), *_chance(table, row)]
+            lines.append([*label, *(row.entries[column].text for column in panel)])
+        align = ["left", "left", *["right"] * (len(head) - 2)]
+        blocks.append(tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align))
+    notes = [f"[{number}] {_markdown(note)}" for number, note in enumerate(table.notes, start=1)]
+    # Two spaces end a line without starting a paragraph.
+    blocks.append("  \n".join([*notes, *(_markdown(remark) for remark in table.remarks)]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown(text: str) -> str:
+    for char, escaped in {"\\": "\\\\", "&": "&amp;", "<": "&lt;", "|": "\\|", "*": "\\*", "`": "\\`"}.items():
+        text = text.replace(char, escaped)
+    return text
+
+
+def _chance(table: Table, row: Row) -> list[str]:
+    if not table.has_chance:
+        return []
+    return ["–" if row.chance is None else f"{row.chance:.1f}"]
+
+
+def to_latex(table: Table) -> str:
+    """A `table*` with booktabs rules, panels of at most three numbers of shots below each other.
+
+    Needs `\\usepackage{booktabs}` and, for pdfLaTeX before 2020, `\\usepackage{textcomp}`.
+    """
+    labels = 2 + table.has_chance
+    panels = table.panels(_PANEL_SHOTS)
+    widest = max(len(panel) for panel in panels)
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table*}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{_latex(table.caption)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{ll{'r' * table.has_chance}{'r' * widest}}}",
+        r"\toprule",
+    ]
+    for number, panel in enumerate(panels):
+        lines += [r"\midrule[\heavyrulewidth]"] * bool(number)
+        lines += _latex_head(table, panel, labels)
+        for rows in _by_dataset(table):
+            lines.append(r"\midrule")
+            for position, row in enumerate(rows):
+                marks = rf"\textsuperscript{{{','.join(map(str, row.notes))}}}" if row.notes else ""
+                # The dataset's name once per group.
+                label = [_latex(row.dataset) + marks if position == 0 else "", _latex(row.backbone)]
+                label += [_latex(text) for text in _chance(table, row)]
+                lines.append(_latex_line([*label, *(_latex(row.entries[column].text) for column in panel)]))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [rf"\textsuperscript{{{number}}} {_latex(note)}" for number, note in enumerate(table.notes, start=1)]
+    notes += [_latex(remark) for remark in table.remarks]
+    lines += [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize\raggedright"]
+    lines += ["\\\\\n".join(notes), r"\end{minipage}", r"\end{table*}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_head(table: Table, panel: list[Column], labels: int) -> list[str]:
+    """Shots over methods, with a rule under each number of shots."""
+    top, rules, start = [""] * labels, [], labels + 1
+    for shots, columns in _by_shots(panel):
+        top.append(rf"\multicolumn{{{len(columns)}}}{{c}}{{{shots} per class}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}")
+        start += len(columns)
+    names = ["Dataset", "Backbone", *["Chance"] * table.has_chance, *(_latex(column.heading) for column in panel)]
+    return [_latex_line(top), "".join(rules), _latex_line(names)]
+
+
+def _by_shots(columns: Iterable[Column]) -> list[tuple[int, list[Column]]]:
+    return [(shots, list(group)) for shots, group in groupby(columns, key=lambda column: column.shots)]
+
+
+def _by_dataset(table: Table) -> list[list[Row]]:
+    return [list(group) for _, group in groupby(table.rows, key=lambda row: row.dataset)]
+
+
+def _latex_line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return text.translate(_LATEX)
+
+
+def html_fragment(table: Table) -> str:
+    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    return render("table.html", table=table, groups=_by_shots(table.columns), blocks=_by_dataset(table), chance=_chance)
+
+
+def to_html(table: Table) -> str:
+    """The table as a page that stands alone."""
+    return render("page.html", title=table.title, banner=None, sections=[html_fragment(table)])
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}

@@ -1,0 +1,275 @@
+"""The paper's tables: rows dataset × backbone, columns shots × method, mean ± std over seeds.
+
+`results_table` computes a `Table`; `table_formats` writes it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from fdl.params import Cell, Params
+from fdl.reporting.collect import CellState, Collected
+from fdl.reporting.titles import (
+    BASELINE,
+    SYNTHETIC,
+    backbone_title,
+    combiner_title,
+    dataset_title,
+    method_title,
+    metric_title,
+)
+
+_BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
+_NAMED = 5  # failed cells that a table's remarks name
+
+
+@dataclass(frozen=True)
+class Column:
+    """One method at one number of shots, or its difference from the baseline."""
+
+    shots: int
+    method: str
+    difference: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The method, or Δ for the difference of the method beside it."""
+        return "Δ" if self.difference else method_title(self.method)
+
+    @property
+    def name(self) -> str:
+        """The stem of the CSV's column names."""
+        return f"{self.method}{f'-minus-{BASELINE}' if self.difference else ''}_{self.shots}shot"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Mean and spread over the seeds, in percent (differences: percentage points)."""
+
+    mean: float | None  # None: no value
+    std: float | None  # over seeds, n − 1 in the denominator; None below two values
+    n: int  # seeds with a value
+    expected: int  # seeds in the grid; 0: not in the grid
+    failed: int = 0
+    difference: bool = False
+
+    @property
+    def text(self) -> str:
+        """What a reader sees: `41.2 ± 1.3`, `+1.2`, `–` where nothing is known, empty where nothing was asked."""
+        if not self.expected:
+            return ""
+        if self.mean is None:
+            return "failed†" if self.failed else "–"
+        if self.difference:
+            text = _signed(self.mean)
+        else:
+            text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
+        if self.n < self.expected:
+            text += f" (n={self.n})"
+        return text + "†" * bool(self.failed)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One dataset and backbone."""
+
+    dataset: str  # title, "(synthetic)" included
+    backbone: str  # title
+    notes: tuple[int, ...]  # numbers of the table's notes that hold for the dataset
+    chance: float | None  # in percent
+    entries: Mapping[Column, Entry]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, ready to be written in any format."""
+
+    name: str  # file name without ending
+    title: str
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str]  # numbered from 1
+    remarks: list[str]
+    has_chance: bool
+
+    def panels(self, shots: int) -> list[list[Column]]:
+        """The columns in groups of at most so many numbers of shots, for media of limited width."""
+        counts = list(dict.fromkeys(column.shots for column in self.columns))
+        groups = [counts[start : start + shots] for start in range(0, len(counts), shots)]
+        return [[column for column in self.columns if column.shots in group] for group in groups]
+
+
+def results_table(
+    params: Params, collected: Collected, values: Mapping[Cell, float], *, name: str, combiner: str, metric: str
+) -> Table:
+    """A table of one combiner and metric on the test images.
+
+    The difference columns hold the mean over seeds of (method − classical) of the same seed.
+
+    Args:
+        values: per cell, in [0, 1]; see `collect.headline_values`.
+        name: file name without ending.
+        combiner: whose values they are.
+        metric: which values they are.
+    """
+    cells = [state.cell for state in collected.cells]
+    columns = _columns(params, cells)
+    notes = list(dict.fromkeys(note for facts in collected.datasets.values() for note in facts.notes))
+    states: dict[tuple[str, str, int, str], list[CellState]] = defaultdict(list)
+    for state in collected.cells:
+        cell = state.cell
+        states[cell.dataset, cell.backbone, cell.shots, cell.method].append(state)
+    rows = []
+    for dataset, backbone in _row_keys(cells):
+        facts = collected.datasets[dataset]
+        rows.append(
+            Row(
+                dataset_title(dataset, synthetic=facts.synthetic),
+                backbone_title(backbone),
+                tuple(notes.index(note) + 1 for note in facts.notes),
+                None if facts.chance is None else 100 * facts.chance,
+                {
+                    column: _difference(states, values, dataset, backbone, column)
+                    if column.difference
+                    else _score(states[dataset, backbone, column.shots, column.method], values)
+                    for column in columns
+                },
+            )
+        )
+    return Table(
+        name,
+        f"Test {metric_title(metric)}, {combiner_title(combiner)}, preset {params.preset}",
+        _caption(params, collected, combiner=combiner, metric=metric),
+        columns,
+        rows,
+        notes,
+        _remarks(params, collected, columns, metric=metric),
+        has_chance=metric == "accuracy",
+    )
+
+
+def _row_keys(cells: list[Cell]) -> list[tuple[str, str]]:
+    """(dataset, backbone) pairs of the grid; a dataset's rows stand together."""
+    pairs = list(dict.fromkeys((cell.dataset, cell.backbone) for cell in cells))
+    datasets = list(dict.fromkeys(dataset for dataset, _ in pairs))
+    return sorted(pairs, key=lambda pair: datasets.index(pair[0]))
+
+
+def _columns(params: Params, cells: list[Cell]) -> list[Column]:
+    """Every (shots, method) of the grid by shots, each method followed by its difference."""
+    present = {(cell.shots, cell.method) for cell in cells}
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    columns = []
+    for shots in sorted({shots for shots, _ in present}):
+        here = [method for method in methods if (shots, method) in present]
+        for method in here:
+            columns.append(Column(shots, method))
+            if method != BASELINE and BASELINE in here:
+                columns.append(Column(shots, method, difference=True))
+    return columns
+
+
+def _score(states: list[CellState], values: Mapping[Cell, float]) -> Entry:
+    found = [values[state.cell] for state in states if state.cell in values]
+    return _entry(found, len(states), failed=sum(state.status == "failed" for state in states))
+
+
+def _difference(
+    states: Mapping[tuple[str, str, int, str], list[CellState]],
+    values: Mapping[Cell, float],
+    dataset: str,
+    backbone: str,
+    column: Column,
+) -> Entry:
+    """Paired by seed: the arms of a seed share images, initial weights and batches."""
+    baseline = {state.cell.seed: state.cell for state in states[dataset, backbone, column.shots, BASELINE]}
+    pairs = [
+        (state.cell, baseline[state.cell.seed])
+        for state in states[dataset, backbone, column.shots, column.method]
+        if state.cell.seed in baseline
+    ]
+    found = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
+    return _entry(found, len(pairs), difference=True)
+
+
+def _entry(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Entry:
+    percent = [100 * value for value in values]
+    mean = fmean(percent) if percent else None
+    std = stdev(percent) if len(percent) > 1 else None
+    return Entry(mean, std, len(percent), expected, failed, difference)
+
+
+def _signed(points: float) -> str:
+    """One decimal, with a true minus sign, and no sign on what rounds to zero."""
+    rounded = round(points, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def _caption(params: Params, collected: Collected, *, combiner: str, metric: str) -> str:
+    seeds = sorted({state.cell.seed for state in collected.cells})
+    spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "one seed"
+    start = f"{SYNTHETIC} " if collected.synthetic else ""
+    title = metric_title(metric)
+    return (
+        f"{start}Test {title} in %, {combiner_title(combiner)} of {params.members} members; {spread} "
+        f"({_listed(seeds)}); rows: dataset and backbone, columns: training images per class and method."
+    )
+
+
+def _remarks(params: Params, collected: Collected, columns: list[Column], *, metric: str) -> list[str]:
+    remarks = []
+    if any(column.difference for column in columns):
+        remarks.append(
+            "Δ: mean over seeds of the difference to classical in points, paired by seed "
+            "(same images, initial weights and batches); no test of significance."
+        )
+    if metric == "accuracy":
+        remarks.append("Chance: accuracy of guessing all classes equally often.")
+    failed = collected.of("failed")
+    if failed:
+        named = "; ".join(f"{state.cell.key}, epoch {state.epoch} ({state.reason})" for state in failed[:_NAMED])
+        more = f"; and {len(failed) - _NAMED} more in cells.json" if len(failed) > _NAMED else ""
+        remarks.append(f"†: {len(failed)} of {len(collected.cells)} cells diverged and have no value: {named}{more}.")
+    if collected.left_out:
+        remarks.append(
+            f"–: no record. {len(collected.left_out)} of {len(collected.cells)} cells are left out: partial results."
+        )
+    if failed or collected.left_out:
+        remarks.append("n: seeds with a value, where the grid has more.")
+    return [*remarks, _setting(params, collected)]
+
+
+def _setting(params: Params, collected: Collected) -> str:
+    """How the numbers were made, as far as a reader needs it to compare tables."""
+    datasets = list(collected.datasets)
+    cells = [state.cell for state in collected.cells]
+
+    def epochs(dataset: str) -> str:
+        return _listed(sorted({params.epochs_of(cell) for cell in cells if cell.dataset == dataset}))
+
+    parts = [
+        f"preset {params.preset}",
+        f"epochs {_by_dataset(datasets, epochs)}",
+        f"epoch chosen by {_by_dataset(datasets, lambda dataset: params.selections_of(dataset)[0])}",
+        f"images {_by_dataset(datasets, lambda dataset: f'{params.image_size_of(dataset)} px')}",
+        f"width × {params.width:g}",
+        f"batch-norm statistics {_BN_STATISTICS[params.bn_statistics]}",
+        "one draw of images per seed" if params.draws == "random" else "one draw of images for all seeds",
+    ]
+    return f"Setting: {'; '.join(parts)}."
+
+
+def _by_dataset(datasets: list[str], value_of: Callable[[str], str]) -> str:
+    """A value, or several with the datasets that they hold for."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for dataset in datasets:
+        groups[value_of(dataset)].append(dataset_title(dataset))
+    if len(groups) == 1:
+        return next(iter(groups))
+    return ", ".join(f"{value} ({', '.join(titles)})" for value, titles in groups.items())
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(str(number) for number in numbers)

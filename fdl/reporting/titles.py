@@ -1,0 +1,43 @@
+"""How things are written in tables, figures and pages."""
+
+from fdl.reference.protocol import DATASETS
+
+BASELINE = "classical"
+
+_METHODS = {"classical": "classical", "fdl": "FDL"}
+_BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
+_METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1"}
+_COMBINERS = {
+    "mean": "mean of the members",
+    "best": "member best on validation",
+    "hard": "hard vote",
+    "soft": "soft vote",
+}
+
+SYNTHETIC = "Synthetic images: the numbers say nothing about the method."
+
+
+def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
+    """A dataset's printed name; synthetic twins never go under the real name."""
+    title = DATASETS[dataset].title if dataset in DATASETS else dataset
+    return f"{title} (synthetic)" if synthetic else title
+
+
+def backbone_title(backbone: str) -> str:
+    """A backbone's printed name."""
+    return _BACKBONES.get(backbone, backbone)
+
+
+def method_title(method: str) -> str:
+    """A method's printed name; plug-ins keep the name that they are registered by."""
+    return _METHODS.get(method, method)
+
+
+def metric_title(metric: str) -> str:
+    """A metric's printed name."""
+    return _METRICS.get(metric, metric)
+
+
+def combiner_title(combiner: str) -> str:
+    """A combiner's printed name."""
+    return _COMBINERS.get(combiner, combiner)

@@ -1,0 +1,192 @@
+"""What MLflow shows of a record: the names, numbers and tags of a run. No MLflow is imported here for them."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fdl import layout, records
+from fdl.params import Cell, Params, digest
+
+CURVE_POINTS = 50
+CELL_TAG, BUNDLE_TAG, DIGEST_TAG, PARENT_TAG = "fdl.cell", "fdl.bundle", "fdl.digest", "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's `run.json`; equal results have equal digests, however long they took and wherever."""
+
+    cell: Cell
+    folder: Path
+    run: dict[str, Any]
+    digest: str
+    end: int  # ms since the epoch at which the record was put in place
+
+    @property
+    def start(self) -> int:
+        """When its training began, ms since the epoch."""
+        return self.end - int(self.run["timings"]["seconds"] * 1000)
+
+
+def read(params: Params, cell: Cell) -> Record | None:
+    """The record of a cell; None where there is no finished one."""
+    folder = layout.record_folder(params, cell)
+    run = records.read_run(folder)
+    if run is None:
+        return None
+    results = {name: value for name, value in run.items() if name not in ("timings", "provenance")}
+    return Record(cell, folder, run, digest(results), int((folder / "run.json").stat().st_mtime * 1000))
+
+
+def text(value: Any) -> str:
+    """A tag's or parameter's value as MLflow stores it."""
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def data_tags(record: Record) -> dict[str, Any]:
+    """Where the images come from, and the run's description: what a reader must know about them."""
+    data = record.run["data"]
+    notes = [*(["**Synthetic images: the numbers mean nothing.**"] if data["synthetic"] else []), *data["notes"]]
+    tags = {"source": data["source"], "synthetic": data["synthetic"]}
+    return tags | ({"mlflow.note.content": "\n\n".join(notes)} if notes else {})
+
+
+def cell_tags(record: Record, parent: str) -> dict[str, Any]:
+    """Tags of a cell's run; `failure` only where it diverged."""
+    run, provenance = record.run, record.run["provenance"]
+    tags = {CELL_TAG: record.cell.key, DIGEST_TAG: record.digest, PARENT_TAG: parent, **run["cell"]}
+    tags |= {"device": provenance["device"], "status": run["status"], **data_tags(record)}
+    if git := provenance["git"]:
+        tags |= {"mlflow.source.git.commit": git["commit"], "git": git["commit"], "git_dirty": git["dirty"]}
+    if failure := run["failure"]:
+        tags["failure"] = f"epoch {failure['epoch']}: {failure['reason']}"
+    return tags
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """The cell and its settings; the precision is the one that was used, not the one asked for."""
+    run = record.run
+    shown = {name: value for name, value in run["settings"].items() if name not in ("cell", "source", "method_digest")}
+    method = shown.pop("method_params")
+    images = {f"{split}_images": run["data"][split] for split in ("train", "validation", "test")}
+    size = {"parameters_per_member": run["parameters"]} if "parameters" in run else {}
+    return {**run["cell"], **method, **shown, "precision": run["provenance"]["precision"], **images, **size}
+
+
+def _checked(record: Record, name: str) -> Path:
+    records.verify(record.folder, {"files": {name: record.run["files"][name]}})
+    return record.folder / name
+
+
+def _headline(record: Record) -> str:
+    return str(record.run["settings"]["selections"][0])
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    if record.run["status"] == "failed":
+        return []
+    rows: list[dict[str, Any]] = json.loads(_checked(record, "metrics.json").read_bytes())
+    return rows
+
+
+def final(record: Record) -> dict[str, float]:
+    """`test.soft.accuracy` and so on; `own/test.soft.accuracy` for a selection that is not the headline's."""
+    values = {}
+    for row in _rows(record):
+        prefix = "" if row["selection"] == _headline(record) else f"{row['selection']}/"
+        values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = row["value"]
+    return values
+
+
+def means(found: list[Record]) -> dict[str, float]:
+    """Test means over a method's finished seeds, `soft.accuracy.fdl`, and how many they are, `seeds.fdl`."""
+    values: dict[str, list[float]] = {}
+    seeds: dict[str, float] = {}
+    for record in found:
+        method = record.cell.method
+        seeds[f"seeds.{method}"] = seeds.get(f"seeds.{method}", 0) + (record.run["status"] == "done")
+        for row in _rows(record):
+            if row["selection"] == _headline(record) and row["split"] == "test" and "member" not in row["combiner"]:
+                values.setdefault(f"{row['combiner']}.{row['metric']}.{method}", []).append(row["value"])
+    return seeds | {name: fmean(of_seeds) for name, of_seeds in values.items()}
+
+
+def costs(record: Record) -> dict[str, float]:
+    """`cost/seconds`, `cost/peak_memory_mb` and so on."""
+    return {f"cost/{name}": float(value) for name, value in record.run["timings"].items()}
+
+
+def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
+    """(epoch, value) of the history's columns: `curve/loss`, `curve/train_accuracy.member0`.
+
+    A value that is not finite (not evaluated, diverged) gives no point.
+    """
+    from pyarrow import parquet
+
+    columns = parquet.read_table(_checked(record, "history.parquet")).to_pydict()
+    epochs = columns.pop("epoch")
+    found = {}
+    for column, values in columns.items():
+        name, _, member = column.rpartition("_")
+        points = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
+        found[f"curve/{name}.member{member}" if member.isdigit() else f"curve/{column}"] = thin(points)
+    return found
+
+
+def thin(points: list[tuple[int, float]], limit: int = CURVE_POINTS) -> list[tuple[int, float]]:
+    """At most `limit` (≥ 2) of the points, evenly spread, with the first and the last."""
+    if len(points) <= limit:
+        return points
+    return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def dataset_input(record: Record, dataset: str) -> Any:
+    """MLflow's `DatasetInput` of the draw that the cell was trained on; its digest is the split's."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    split, data = record.run["split"], record.run["data"]
+    draw = Dataset(
+        name=f"{dataset} {record.cell.shots}shot draw{split['draw']}",
+        digest=split["hash"][:36],  # MLflow's limit
+        source_type="local",
+        source=json.dumps({"source": data["source"], "hash": data["hash"], "rule": split["rule"]}),
+        profile=json.dumps({part: data[part] for part in ("train", "validation", "test")}),
+    )
+    return DatasetInput(draw, [InputTag("mlflow.data.context", "training")])
+
+
+def saved_views(params: Params, made: int) -> dict[str, str]:
+    """Tags of the experiment that put two entries into the menu "Views" above MLflow's table of runs.
+
+    By itself the table shows no result. MLflow 3.15 and later keep a saved view as a tag; others ignore it.
+
+    Args:
+        params: the settings; their methods decide the columns.
+        made: when the experiment was created, ms since the epoch.
+    """
+    methods = list(dict.fromkeys(cell.method for cell in params.cells()))
+    identity = [f"params.`{name}`" for name in ("dataset", "backbone", "shots", "method", "seed")]
+    final = [f"metrics.`test.{combiner}.accuracy`" for combiner in ("soft", "hard", "mean", "best")]
+    means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in ("soft", "hard", "mean") for m in methods]
+    views = {
+        "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
+        "Cells": (CELL_TAG, [*identity, *final, "metrics.`cost/seconds`", "tags.`failure`"]),
+    }
+    tags = {}
+    for name, (tag, columns) in views.items():
+        widths = {"attributes.`Run Name`": 260} | {column: 40 + 7 * len(column.split("`")[1]) for column in columns}
+        state = {
+            "searchFilter": f"tags.`{tag}` LIKE '%'",
+            "orderByKey": "attributes.`run_name`",
+            "orderByAsc": True,
+            "selectedColumns": columns,
+            "columnOrder": list(widths),
+            "columnWidths": widths,
+        }
+        view = {"name": name, "createdAt": made, "updatedAt": made, "state": json.dumps(state)}
+        tags[f"mlflow.sharedViewState.fdl-{name.lower()}"] = json.dumps(view)
+    return tags

@@ -1,0 +1,257 @@
+"""Runs a bundle: trains the cells that are not current, scores them, puts each record in place at once."""
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fdl import layout, records
+from fdl.combine.scores import score
+from fdl.data import prepare, splits
+from fdl.errors import InputError
+from fdl.params import Bundle, Cell, Params, digest
+from fdl.provenance import provenance
+from fdl.training.device import autocast_bfloat16, device_slot
+from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, predict_states, train
+
+Say = Callable[[str], None]
+
+
+def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, Any]:
+    """Train, score and record every cell of a bundle that has no current record; write `bundle.json`.
+
+    Each record is put in place when its cell is finished, so a crash costs no finished cell. A cell
+    that diverges gets a record with `status: failed`.
+
+    Returns:
+        The content of `bundle.json`.
+
+    Raises:
+        InputError: the bundle is not in the grid, or its data are missing or damaged.
+    """
+    cells = params.bundles().get(bundle)
+    if cells is None:
+        raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
+    receipt: dict[str, Any] = {"bundle": bundle.key, "cells": {}}
+    with device_slot(params.device, layout.SCRATCH / "locks") as device:
+        _set_up_torch(params, device)
+        inputs = _BundleInputs(params, bundle, device)
+        for number, cell in enumerate(cells, start=1):
+            folder = layout.record_folder(params, cell)
+            expected = inputs.training_digest(cell)
+            run = _current_record(folder, expected, say)
+            if run is None:
+                say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
+                run = _run_cell(params, cell, inputs, expected, device, say)
+            receipt["cells"][cell.key] = {"digest": expected, "status": run["status"]}
+    records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
+    return receipt
+
+
+def _set_up_torch(params: Params, device: str) -> None:
+    torch.set_num_threads(params.threads)
+    torch.backends.cuda.matmul.allow_tf32 = params.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = params.precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if device == "cpu":
+        # Denormals slow the small activations of late epochs down by an order of magnitude.
+        torch.set_flush_denormal(True)
+
+
+class _BundleInputs:
+    """What the cells of a bundle share: the prepared dataset, and one draw per seed."""
+
+    def __init__(self, params: Params, bundle: Bundle, device: str) -> None:
+        self.params, self.bundle, self.device = params, bundle, device
+        self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset))
+        self._images: dict[bytes, Images] = {}
+
+    def split(self, cell: Cell) -> splits.Split:
+        """The draw of a cell's seed."""
+        draw = self.params.draw_of(cell.seed)
+        return splits.load_split(layout.split_file(self.params, cell.dataset, cell.shots, draw), self.prepared)
+
+    def training_digest(self, cell: Cell) -> str:
+        """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
+        split = self.split(cell)
+        return digest([self.params.settings_digest(cell), split.hash, self.prepared.hash])
+
+    def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
+        """The cell's images on the device; validation and test are read once per bundle."""
+        split = self.split(cell)
+        train = self._read(split.train)
+        validation, test = self._shared(split.validation), self._shared(split.test)
+        position = {row: index for index, row in enumerate(split.validation.tolist())}
+        small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
+        return CellData(train, validation, test, small, len(self.prepared.classes)), split
+
+    def _shared(self, rows: NDArray[np.int64]) -> Images:
+        key = rows.tobytes()
+        if key not in self._images:
+            self._images[key] = self._read(rows)
+        return self._images[key]
+
+    def _read(self, rows: NDArray[np.int64]) -> Images:
+        pixels = torch.from_numpy(self.prepared.rows(rows)).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(np.asarray(self.prepared.labels)[rows].astype(np.int64))
+        return Images(pixels.to(self.device), labels.to(self.device))
+
+
+def _current_record(folder: Path, expected: str, say: Say) -> dict[str, Any] | None:
+    """The cell's `run.json` if the record is whole and of the expected digest."""
+    try:
+        run = records.read_run(folder)
+        if run is None or run["digests"]["training"] != expected:
+            return None
+        records.verify(folder, run)
+    except InputError as error:
+        say(f"{error} (doing so now)")
+        return None
+    return run
+
+
+def _run_cell(
+    params: Params, cell: Cell, inputs: _BundleInputs, expected: str, device: str, say: Say
+) -> dict[str, Any]:
+    """Train and score one cell, publish its record, return its `run.json`."""
+    settings = params.training_settings(cell)
+    data, split = inputs.data(cell)
+    autocast = autocast_bfloat16(params.precision, device)
+    cell_settings = CellSettings(
+        backbone=cell.backbone,
+        dataset=cell.dataset,
+        method=cell.method,
+        seed=cell.seed,
+        autocast=autocast,
+        **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
+    )
+    temporary = _fresh_folder(layout.record_folder(params, cell))
+    prepared = inputs.prepared
+    run: dict[str, Any] = {
+        "key": cell.key,
+        "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
+        "digests": {"settings": params.settings_digest(cell), "training": expected},
+        "settings": settings,
+        "data": {
+            "source": prepared.source,
+            "synthetic": prepared.synthetic,
+            "notes": list(prepared.notes),
+            "classes": list(prepared.classes),
+            "hash": prepared.hash,
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+        },
+        "split": {"hash": split.hash, "draw": split.draw, "rule": split.rule},
+    }
+    start = time.perf_counter()
+    try:
+        trained = train(cell_settings, data, device=device, progress=_Throttle(say))
+    except Diverged as error:
+        _write_history(temporary, error.history)
+        run |= {"status": "failed", "failure": {"epoch": error.epoch, "reason": error.reason}, "selected": {}}
+        say(f"{cell.key}: failed: {error}")
+        train_seconds = time.perf_counter() - start
+    else:
+        train_seconds = time.perf_counter() - start
+        _write_history(temporary, trained.history)
+        _write_predictions(temporary, cell_settings, trained, data, device, params.keep_weights)
+        run |= {"status": "done", "failure": None, "selected": trained.selected}
+        run["parameters"] = sum(
+            value.numel() for name, value in next(iter(trained.states.values()))[0].items() if "num_batches" not in name
+        )
+    run["timings"] = {
+        "seconds": time.perf_counter() - start,
+        "train_seconds": train_seconds,
+        "evaluate_seconds": time.perf_counter() - start - train_seconds,
+        "peak_memory_mb": _peak_memory_mb(device),
+    }
+    run["provenance"] = provenance(device) | {
+        "precision": "bfloat16"
+        if autocast
+        else "tf32"
+        if device == "cuda" and params.precision == "tf32"
+        else "float32",
+        "threads": params.threads,
+    }
+    records.publish(temporary, layout.record_folder(params, cell), run)
+    return run
+
+
+def _fresh_folder(record: Path) -> Path:
+    """A folder beside the record (same file system: the files are renamed); leftovers of a kill go."""
+    folder = record.with_name(f".{record.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = list(dict.fromkeys(name for row in history for name in row))
+    table = pa.table({name: [row.get(name, float("nan")) for row in history] for name in names})
+    parquet.write_table(table, folder / "history.parquet")
+
+
+def _write_predictions(
+    folder: Path, settings: CellSettings, trained: Trained, data: CellData, device: str, keep_weights: bool
+) -> None:
+    labels = {
+        "validation": data.validation.labels.cpu().numpy(),
+        "test": data.test.labels.cpu().numpy(),
+    }
+    predictions: dict[str, NDArray[Any]] = {f"{split}/labels": values for split, values in labels.items()}
+    correct: dict[str, NDArray[Any]] = {"n": np.array(len(labels["test"]))}
+    metrics = []
+    for rule, states in trained.states.items():
+        logits = {split: x.cpu().numpy() for split, x in predict_states(settings, states, data, device).items()}
+        predictions |= {f"{rule}/{split}/logits": values for split, values in logits.items()}
+        rows, right = score(logits, labels)
+        metrics += [{"selection": rule, **row} for row in rows]
+        correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
+        if keep_weights:
+            _write_weights(folder / f"weights-{rule}.safetensors", states)
+    predictions["validated_epochs"] = np.array(trained.validated)
+    validation_correct = torch.stack(trained.validation_correct).numpy()  # (epochs, M, N)
+    predictions["validation_correct"] = np.packbits(validation_correct, axis=-1)
+    np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
+    np.savez(folder / "correct.npz", allow_pickle=False, **correct)
+    (folder / "metrics.json").write_bytes(records.to_json(metrics))
+
+
+def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{m}.{name}": value.contiguous().cpu() for m, state in enumerate(states) for name, value in state.items()
+    }
+    save_file(tensors, path)
+
+
+def _peak_memory_mb(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    kilo = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo / 2**20
+
+
+class _Throttle:
+    """Passes at most one line per five seconds."""
+
+    def __init__(self, say: Say, seconds: float = 5.0) -> None:
+        self.say, self.seconds, self.last = say, seconds, time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self.last >= self.seconds:
+            self.say(line)
+            self.last = time.monotonic()

@@ -1,0 +1,58 @@
+"""Votes and scores on cases worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fdl.combine.scores import score
+from fdl.combine.voting import hard_vote, soft_vote, softmax
+from fdl.evaluation.metrics import accuracy, f1_macro
+
+
+def one_hot(votes, classes=4):
+    """Logits (M, N, C) that vote for these classes, (M, N)."""
+    return np.eye(classes, dtype=np.float32)[np.array(votes)] * 9
+
+
+def test_hard_vote_takes_the_majority_and_the_lowest_class_of_a_tie():
+    #                 majority  tie 1-3  tie of all
+    votes = [[2, 3, 3], [2, 3, 2], [0, 1, 1], [1, 1, 0], [2, 0, 3]]
+    assert hard_vote(one_hot(votes)).tolist() == [2, 1, 3]
+
+
+def test_soft_vote_weighs_confidence():
+    # Two members lean to class 0, one is sure of class 1.
+    logits = np.log(np.array([[[0.51, 0.49]], [[0.51, 0.49]], [[0.01, 0.99]]], dtype=np.float32))
+    assert hard_vote(logits).tolist() == [0]
+    assert soft_vote(logits).tolist() == [1]
+
+
+def test_softmax_survives_large_logits():
+    assert softmax(np.array([1e4, 0.0, -1e4])).tolist() == [1, 0, 0]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
+def test_f1_equals_its_definition(labels, data):
+    predicted = data.draw(st.lists(st.integers(0, 4), min_size=len(labels), max_size=len(labels)))
+    from sklearn.metrics import f1_score
+
+    expected = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert f1_macro(np.array(predicted), np.array(labels)) == pytest.approx(expected)
+    assert accuracy(np.array(predicted), np.array(labels)) == np.mean(np.array(predicted) == np.array(labels))
+
+
+def test_scores_of_members_and_combiners():
+    labels = {"validation": np.array([0, 1]), "test": np.array([0, 1, 2, 3])}
+    logits = {
+        "validation": one_hot([[1, 1], [0, 1], [0, 0]]),  # member 1 is the best here
+        "test": one_hot([[0, 1, 2, 3], [0, 0, 0, 0], [0, 1, 0, 0]]),
+    }
+    rows, correct = score(logits, labels)
+    value = {(r["split"], r["combiner"], r["metric"]): r["value"] for r in rows}
+    assert value["test", "member0", "accuracy"] == 1
+    assert value["test", "mean", "accuracy"] == pytest.approx((1 + 0.25 + 0.5) / 3)
+    assert value["test", "best", "accuracy"] == 0.25  # chosen on validation, not on test
+    assert value["test", "hard", "accuracy"] == 0.5
+    assert correct["hard"].tolist() == [True, True, False, False]
+    assert set(correct) == {"member0", "member1", "member2", "hard", "soft"}

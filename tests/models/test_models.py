@@ -1,0 +1,127 @@
+"""The members are the authors' networks: counts, shapes, padding, batch norm, initial weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fdl.errors import InputError
+from fdl.models import build
+from fdl.models.layers import DenseBatchNorm, max_pool_3_2, same_padding, set_dropout_key
+from fdl.reference.protocol import DATASETS
+
+# docs/reference.md 1.5: parameters, thereof trainable, feature map
+TABLE = {
+    ("cifar10", "alexnet"): (3_848_842, 3_848_138, (256, 4, 4)),
+    ("cifar10", "vgg"): (1_675_210, 1_673_162, (256, 4, 4)),
+    ("cifar10", "resnet"): (1_971_338, 1_967_754, (256, 4, 4)),
+    ("cifar100", "alexnet"): (5_472_100, 5_471_396, (256, 4, 4)),
+    ("cifar100", "vgg"): (3_891_108, 3_887_780, (256, 4, 4)),
+    ("cifar100", "resnet"): (1_994_468, 1_990_884, (256, 4, 4)),
+    ("miniimagenet", "alexnet"): (8_093_540, 8_092_836, (256, 6, 6)),
+    ("miniimagenet", "vgg"): (14_253_476, 14_247_076, (512, 5, 5)),
+    ("miniimagenet", "resnet"): (8_059_620, 8_051_940, (512, 5, 5)),
+    ("neu", "alexnet"): (8_861_830, 8_861_126, (256, 13, 13)),
+    ("neu", "vgg"): (17_084_614, 17_078_982, (512, 12, 12)),
+    ("neu", "resnet"): (8_011_398, 8_003_718, (512, 12, 12)),
+    ("bsd", "alexnet"): (4_929_154, 4_928_450, (256, 7, 7)),
+    ("bsd", "vgg"): (10_006_210, 10_000_578, (512, 6, 6)),
+    ("bsd", "resnet"): (8_009_346, 8_001_666, (512, 6, 6)),
+    ("tex", "alexnet"): (3_848_326, 3_847_622, (256, 4, 4)),
+    ("tex", "vgg"): (8_696_006, 8_690_374, (512, 4, 4)),
+    ("tex", "resnet"): (8_011_398, 8_003_718, (512, 4, 4)),
+}
+
+
+@pytest.mark.parametrize(("dataset", "backbone"), TABLE)
+def test_counts_and_shapes_equal_the_authors(dataset, backbone):
+    total, trainable, shape = TABLE[dataset, backbone]
+    net = build(backbone, dataset)
+    assert sum(p.numel() for p in net.parameters()) == trainable
+    moving = sum(b.numel() for name, b in net.named_buffers() if "num_batches" not in name)
+    assert trainable + moving == total
+    size, classes = DATASETS[dataset].image_size, len(DATASETS[dataset].classes)
+    logits, feature_map = net.eval()(torch.rand(1, 3, size, size))
+    assert logits.shape == (1, classes)
+    assert feature_map.shape == (1, *shape)
+
+
+@pytest.mark.parametrize("size", [84, 50, 25, 13])
+def test_pool_and_strided_convolution_pad_as_tensorflow(size):
+    # docs/reference.md 10: even sizes pad after only, odd sizes on both sides.
+    assert same_padding(size, 3, 2) == ((0, 1) if size % 2 == 0 else (1, 1))
+    ramp = torch.arange(size * size, dtype=torch.float32).view(1, 1, size, size)
+    pooled = max_pool_3_2()(ramp)
+    assert pooled.shape[-1] == math.ceil(size / 2)
+    last = min(2, size - 1) if size % 2 == 0 else 1  # the first window covers rows 0..2, or 0..1 after one of padding
+    assert pooled[0, 0, 0, 0] == ramp[0, 0, last, last]
+
+
+def test_dense_batch_norm_keeps_the_biased_variance_and_takes_one_image():
+    layer = DenseBatchNorm(4)
+    x = torch.randn(10, 4) * 3
+    layer(x)
+    expected = 0.99 * 1 + 0.01 * x.var(dim=0, unbiased=False)
+    torch.testing.assert_close(layer.running_var, expected)
+    reference = nn.BatchNorm1d(4, eps=1e-3)
+    torch.testing.assert_close(layer(x), reference(x))
+    assert torch.isfinite(layer(x[:1])).all()
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_a_batch_of_one_image_trains(backbone):
+    net = build(backbone, "cifar10", width=0.125)
+    logits, _ = net.train()(torch.rand(1, 3, 32, 32))
+    logits.sum().backward()
+
+
+def test_initial_weights_have_keras_distributions():
+    net = build("vgg", "neu", image_size=64)  # He-normal convolutions, He-normal hidden, Glorot output
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers[1:-1]:
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.02)
+        assert layer.weight.abs().max().item() <= 2 * math.sqrt(2 / fan_in) / 0.8796 * 1.0001  # truncated at 2 sigma
+        assert layer.bias.abs().sum() == 0
+    output = layers[-1].weight
+    limit = math.sqrt(6 / sum(output.shape))
+    assert 0.95 * limit < output.abs().max().item() <= limit
+    uniform = next(m for m in build("vgg", "cifar10").modules() if isinstance(m, nn.Conv2d)).weight
+    assert uniform.abs().max().item() <= math.sqrt(6 / 27)
+    assert uniform.std().item() == pytest.approx(math.sqrt(2 / 27), rel=0.05)
+
+
+def test_initial_weights_are_a_function_of_seed_and_member():
+    def weights(seed, member):
+        return torch.cat(
+            [p.flatten() for p in build("resnet", "cifar10", width=0.25, init_seed=seed, member=member).parameters()]
+        )
+
+    assert torch.equal(weights(1, 2), weights(1, 2))
+    for other in [(1, 3), (2, 2)]:
+        assert not torch.equal(weights(1, 2), weights(*other))
+
+
+def test_dropout_is_a_function_of_its_key():
+    net = build("vgg", "cifar10", width=0.125).train()
+    x = torch.rand(4, 3, 32, 32)
+
+    def output(key):
+        set_dropout_key(net, key)
+        return net(x)[0]
+
+    assert torch.equal(output(5), output(5))
+    assert not torch.equal(output(5), output(6))
+    set_dropout_key(net, None)
+    assert not torch.equal(net(x)[0], net(x)[0])  # torch's own generator
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("alexnet", "cifar11"), "unknown dataset 'cifar11'"), (("lenet", "neu"), "unknown backbone 'lenet'"),
+     (("resnet", "neu", None, 8), "vanish")],
+)  # fmt: skip
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build(*arguments)

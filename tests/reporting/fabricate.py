@@ -1,0 +1,95 @@
+"""Writes fabricated records, to test what reads records. Their numbers are invented."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fdl import layout, records
+from fdl.params import Cell, Params, load
+from fdl.reference.protocol import DATASETS
+
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
+COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
+
+
+def small_grid(**overrides) -> Params:
+    """Settings of a grid of eight cells: NEU, AlexNet, shots 3 and 5, two methods, two seeds."""
+    grid = {"datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1]}
+    return load(PARAMS_FILE, preset="demo", overrides=grid | overrides)
+
+
+def fabricated_accuracy(cell: Cell, classes: int) -> float:
+    """An invented accuracy that rises with the shots; FDL gains a little."""
+    rng = np.random.default_rng([ord(char) for char in cell.key])
+    spread = rng.normal(0, 0.02) + (0.015 if cell.method == "fdl" else 0)
+    backbone = {"alexnet": 0.0, "vgg": 0.05, "resnet": -0.04}[cell.backbone]
+    learned = 0.1 + 0.16 * np.log10(cell.shots) + backbone
+    return float(np.clip(1 / classes + (1 - 1 / classes) * learned + spread, 0, 1))
+
+
+def fabricate(params: Params, *, accuracy=None, failed=(), skip=(), seconds=1.5, shuffle=False, **data) -> None:
+    """Write a record for every cell of the grid, through the same door as a training does.
+
+    Args:
+        params: whose grid, below the working directory.
+        accuracy: soft-vote test accuracy by cell; default invented.
+        failed: keys of cells that diverged.
+        skip: keys of cells to leave without a record.
+        seconds: training time; differs between otherwise equal records.
+        shuffle: write the metric rows in another order.
+        data: replaces entries of the `data` block.
+    """
+    for cell in params.cells():
+        if cell.key in skip:
+            continue
+        names = DATASETS[cell.dataset].classes
+        classes = list(names[:10] if params.source == "synthetic" else names)
+        value = accuracy[cell] if accuracy else fabricated_accuracy(cell, len(classes))
+        rows = [
+            {"selection": rule, "split": split, "combiner": combiner, "metric": metric}
+            | {"value": value if combiner == "soft" and split == "test" else value * 0.9}
+            for rule in params.selections_of(cell.dataset)
+            for split in ("validation", "test")
+            for metric in ("accuracy", "f1_macro")
+            for combiner in COMBINERS
+        ]
+        folder = layout.record_folder(params, cell)
+        temporary = folder.with_name(f".{folder.name}.partial")
+        temporary.mkdir(parents=True)
+        (temporary / "history.parquet").write_bytes(b"fabricated")
+        diverged = cell.key in failed
+        if not diverged:
+            (temporary / "metrics.json").write_bytes(records.to_json(rows[::-1] if shuffle else rows))
+        records.publish(temporary, folder, _run(params, cell, classes, diverged, seconds, data))
+
+
+def _run(params, cell, classes, diverged, seconds, data):
+    run = {
+        "key": cell.key,
+        "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
+        "status": "failed" if diverged else "done",
+        "failure": {"epoch": 12, "reason": "member 2: the cross-entropy is nan"} if diverged else None,
+        "digests": {"settings": params.settings_digest(cell), "training": f"training of {cell.key}"},
+        "settings": params.training_settings(cell),
+        "data": {
+            "source": params.source,
+            "synthetic": params.source == "synthetic",
+            "notes": [],
+            "classes": classes,
+            "hash": f"pixels of {cell.dataset}",
+            "train": cell.shots * len(classes),
+            "validation": 20,
+            "test": 300,
+        }
+        | data,
+        "split": {"hash": f"{cell.dataset} {cell.shots} {params.draw_of(cell.seed)}", "draw": 0, "rule": "random"},
+        "selected": {} if diverged else {rule: [14] * params.members for rule in params.selections_of(cell.dataset)},
+        "timings": {
+            "seconds": seconds + 0.5,
+            "train_seconds": seconds,
+            "evaluate_seconds": 0.5,
+            "peak_memory_mb": 512.123456,
+        },
+        "provenance": {"git": None, "versions": {}, "device": "cpu", "precision": "float32"},
+    }
+    return run if diverged else run | {"parameters": 12345}

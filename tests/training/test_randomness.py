@@ -1,0 +1,61 @@
+"""Keyed randomness: SplitMix64, the same integers however they are asked for."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fdl.training.randomness import PURPOSES, absorb, bits, derive, normal, permutation, uniform
+
+words = st.integers(0, 2**63 - 1)
+
+
+def test_bits_are_splitmix64():
+    # First outputs of the reference implementation (Vigna, splitmix64.c) for state 0 and 1234567.
+    expected = {
+        0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
+        1234567: [6457827717110365317, 3203168211198807973, 9817491932198370423],
+    }
+    for key, values in expected.items():
+        assert [int(value) % 2**64 for value in bits(key, (3,))] == values
+
+
+@given(words, words, words)
+def test_integers_and_tensors_give_the_same_key(seed, first, second):
+    plain = derive(seed, "augment", first, second)
+    tensors = derive(torch.tensor(seed), "augment", torch.tensor(first), torch.tensor(second))
+    assert int(tensors) % 2**64 == plain
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), min_size=2, max_size=6, unique=True))
+def test_a_vector_of_keys_equals_its_keys_one_by_one(seed, samples):
+    key = derive(seed, "augment", 3)
+    together = uniform(absorb(key, torch.tensor(samples)), (2, 5))
+    assert together.shape == (len(samples), 2, 5)
+    for row, sample in zip(together, samples, strict=True):
+        assert torch.equal(row, uniform(absorb(key, sample), (2, 5)))
+
+
+def test_purposes_words_and_their_order_matter():
+    keys = [derive(1, purpose, 2, 3) for purpose in PURPOSES] + [derive(1, "order", 3, 2), derive(2, "order", 1, 3)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_uniform_and_normal_numbers_are_what_they_say():
+    u = uniform(7, (200_000,))
+    assert u.min() >= 0
+    assert u.max() < 1
+    counts = torch.histc(u, bins=100, min=0, max=1)
+    chi2 = ((counts - 2000) ** 2 / 2000).sum().item()
+    assert 60 < chi2 < 150  # 99 degrees of freedom: 99 ± 14
+    z = normal(8, (200_000,), dtype=torch.float64)
+    assert abs(z.mean()) < 0.01
+    assert z.std().item() == pytest.approx(1, abs=0.01)
+    assert (z.abs() > 1.96).double().mean().item() == pytest.approx(0.05, abs=0.003)
+    neighbours = torch.corrcoef(torch.stack([uniform(7, (100_000,)), uniform(8, (100_000,))]))
+    assert abs(neighbours[0, 1]) < 0.01
+
+
+@given(words, st.integers(1, 50))
+def test_permutation_is_one(key, n):
+    assert sorted(permutation(key, n).tolist()) == list(range(n))
