@@ -11,12 +11,14 @@ from fdl import layout, records
 from fdl.params import Cell, Params, digest
 
 CURVE_POINTS = 50
-CELL_TAG, BUNDLE_TAG, DIGEST_TAG, PARENT_TAG = "fdl.cell", "fdl.bundle", "fdl.digest", "mlflow.parentRunId"
+CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
+PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
+SYNTHETIC = "Synthetic images: the numbers mean nothing."
 
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's `run.json`; equal results have equal digests, however long they took and wherever."""
+    """One cell's `run.json` and its digest, which covers the record's other files: their hashes stand in it."""
 
     cell: Cell
     folder: Path
@@ -36,8 +38,7 @@ def read(params: Params, cell: Cell) -> Record | None:
     run = records.read_run(folder)
     if run is None:
         return None
-    results = {name: value for name, value in run.items() if name not in ("timings", "provenance")}
-    return Record(cell, folder, run, digest(results), int((folder / "run.json").stat().st_mtime * 1000))
+    return Record(cell, folder, run, digest(run), int((folder / "run.json").stat().st_mtime * 1000))
 
 
 def text(value: Any) -> str:
@@ -48,11 +49,11 @@ def text(value: Any) -> str:
 
 
 def data_tags(record: Record) -> dict[str, Any]:
-    """Where the images come from, and the run's description: what a reader must know about them."""
+    """Where the images come from, and what a reader must know about them: the text at the top of the run's page."""
     data = record.run["data"]
-    notes = [*(["**Synthetic images: the numbers mean nothing.**"] if data["synthetic"] else []), *data["notes"]]
+    notes = [*([f"**{SYNTHETIC}**"] if data["synthetic"] else []), *data["notes"]]
     tags = {"source": data["source"], "synthetic": data["synthetic"]}
-    return tags | ({"mlflow.note.content": "\n\n".join(notes)} if notes else {})
+    return tags | ({DESCRIPTION_TAG: "\n\n".join(notes)} if notes else {})
 
 
 def cell_tags(record: Record, parent: str) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def cell_tags(record: Record, parent: str) -> dict[str, Any]:
         tags |= {"mlflow.source.git.commit": git["commit"], "git": git["commit"], "git_dirty": git["dirty"]}
     if failure := run["failure"]:
         tags["failure"] = f"epoch {failure['epoch']}: {failure['reason']}"
+        tags[DESCRIPTION_TAG] = "\n\n".join([f"**Diverged in {tags['failure']}.**", tags.get(DESCRIPTION_TAG, "")])
     return tags
 
 
@@ -94,9 +96,12 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 
 def final(record: Record) -> dict[str, float]:
-    """`test.soft.accuracy` and so on; `own/test.soft.accuracy` for a selection that is not the headline's."""
+    """`test.soft.accuracy` and so on; `own/test.soft.accuracy` for a selection that is not the headline's.
+
+    A run's page keeps the order: what is reported first comes first.
+    """
     values = {}
-    for row in _rows(record):
+    for row in sorted(_rows(record), key=lambda row: (row["split"] != "test", "member" in row["combiner"])):
         prefix = "" if row["selection"] == _headline(record) else f"{row['selection']}/"
         values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = row["value"]
     return values
@@ -116,8 +121,8 @@ def means(found: list[Record]) -> dict[str, float]:
 
 
 def costs(record: Record) -> dict[str, float]:
-    """`cost/seconds`, `cost/peak_memory_mb` and so on."""
-    return {f"cost/{name}": float(value) for name, value in record.run["timings"].items()}
+    """`resources/seconds`, `resources/peak_memory_mb` and so on: a group of charts that follows the curves."""
+    return {f"resources/{name}": float(value) for name, value in record.run["timings"].items()}
 
 
 def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
@@ -159,24 +164,26 @@ def dataset_input(record: Record, dataset: str) -> Any:
     return DatasetInput(draw, [InputTag("mlflow.data.context", "training")])
 
 
-def saved_views(params: Params, made: int) -> dict[str, str]:
-    """Tags of the experiment that put two entries into the menu "Views" above MLflow's table of runs.
+def experiment_tags(params: Params, made: int) -> dict[str, str]:
+    """The experiment's description, and two entries of the menu "Views" above MLflow's table of runs.
 
-    By itself the table shows no result. MLflow 3.15 and later keep a saved view as a tag; others ignore it.
+    By itself the table shows no result. MLflow 3.15 and later keep a saved view as a tag of the experiment;
+    others ignore it.
 
     Args:
         params: the settings; their methods decide the columns.
         made: when the experiment was created, ms since the epoch.
     """
-    methods = list(dict.fromkeys(cell.method for cell in params.cells()))
     identity = [f"params.`{name}`" for name in ("dataset", "backbone", "shots", "method", "seed")]
     final = [f"metrics.`test.{combiner}.accuracy`" for combiner in ("soft", "hard", "mean", "best")]
+    methods = dict.fromkeys(cell.method for cell in params.cells())
     means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in ("soft", "hard", "mean") for m in methods]
     views = {
         "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
-        "Cells": (CELL_TAG, [*identity, *final, "metrics.`cost/seconds`", "tags.`failure`"]),
+        "Cells": (CELL_TAG, [*identity, *final, "metrics.`resources/seconds`", "tags.`failure`"]),
     }
-    tags = {}
+    hint = "Choose a table in the menu Views: Bundles (means over seeds) or Cells."
+    tags = {DESCRIPTION_TAG: f"{SYNTHETIC} {hint}" if params.source == "synthetic" else hint}
     for name, (tag, columns) in views.items():
         widths = {"attributes.`Run Name`": 260} | {column: 40 + 7 * len(column.split("`")[1]) for column in columns}
         state = {

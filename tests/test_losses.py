@@ -20,11 +20,12 @@ def plain_terms(maps):
             d = []
             for feature_map in (first, second):
                 a = sum(feature_map[b, c] for c in range(channels)) / channels
-                mu = float(a.sum()) / (height * width)
-                d.append([a[y, x] if float(a[y, x]) > mu else a[y, x] * 0 for y in range(height) for x in range(width)])
+                mu = a.detach().mean()
+                cells = [a[y, x] for y in range(height) for x in range(width)]
+                d.append([cell if cell.detach() > mu else cell * 0 for cell in cells])
             dot = sum(p * q for p, q in zip(*d, strict=True))
             norms = [sum(p * p for p in cells) for cells in d]
-            floored = [norm if float(norm) > 1e-12 else torch.tensor(1e-12, dtype=torch.float64) for norm in norms]
+            floored = [norm if norm.detach() > 1e-12 else torch.tensor(1e-12, dtype=torch.float64) for norm in norms]
             cosine = cosine + dot / (floored[0].sqrt() * floored[1].sqrt()) / batch
             cells = [torch.exp(-((p - q) ** 2)) for p, q in zip(*d, strict=True)]
             gaussian = gaussian + sum(cells) / len(cells) / batch

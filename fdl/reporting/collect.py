@@ -11,7 +11,6 @@ the settings it is called with.
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -39,9 +38,6 @@ COST_COLUMNS = (
 )
 SCHEMA_VERSION = 1
 
-_SPLITS = ("test", "validation")
-_COMBINERS = ("mean", "best", "hard", "soft", "fusion", "fusion-tuned", "stacking", "stacking-tuned")
-_METRICS = ("accuracy", "f1_macro", "f1_weighted", "nll", "ece", "brier")
 _NAMED = 3  # cells that an error names
 
 # stale: the record is of other settings; damaged: a file of it is missing or was changed.
@@ -124,7 +120,7 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
     collected = Collected(states, _datasets(params, recorded))
 
     folder = layout.report_folder(params)
-    runs = _csv(RUN_COLUMNS, (row for cell, run in recorded.items() for row in _run_rows(params, cell, run)))
+    runs = _csv(RUN_COLUMNS, (row for cell, run in recorded.items() for row in _run_rows(cell, run)))
     records.write_atomically(folder / "runs.csv", runs)
     records.write_atomically(folder / "costs.csv", _csv(COST_COLUMNS, map(_cost_row, recorded.items())))
     content = {
@@ -145,22 +141,23 @@ def read_collected(params: Params) -> Collected:
         InputError: the file is missing, or it or `runs.csv` is damaged or of other settings.
     """
     path = layout.report_folder(params) / "cells.json"
+    again = f"run `python -m fdl collect --preset {params.preset}`"
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run `python -m fdl collect --preset {params.preset}` first") from None
+        raise InputError(f"{path}: no such file; {again}") from None
     except ValueError:
-        raise InputError(f"{path}: damaged; run `python -m fdl collect` again") from None
+        raise InputError(f"{path}: damaged; {again}") from None
     cells = params.cells()
     expected = [(cell.key, params.settings_digest(cell)) for cell in cells]
     if (
         content.get("schema_version") != SCHEMA_VERSION
         or [(entry["cell"], entry["settings"]) for entry in content["cells"]] != expected
     ):
-        raise InputError(f"{path}: collected with other settings; run `python -m fdl collect` again")
+        raise InputError(f"{path}: collected with other settings; {again}")
     runs = path.with_name("runs.csv")
     if not runs.is_file() or records.file_hash(runs) != content["files"]["runs.csv"]:
-        raise InputError(f"{runs}: missing or changed since it was collected; run `python -m fdl collect` again")
+        raise InputError(f"{runs}: missing or changed since it was collected; {again}")
     return Collected(
         [CellState(**entry | {"cell": cell}) for entry, cell in zip(content["cells"], cells, strict=True)],
         {
@@ -176,7 +173,7 @@ def read_runs(params: Params) -> "DataFrame":
 
     text = dict.fromkeys(RUN_COLUMNS, "str") | {"shots": "int64", "seed": "int64", "value": "float64"}
     path = layout.report_folder(params) / "runs.csv"
-    return pd.read_csv(path, dtype=text, keep_default_na=False)  # type: ignore[arg-type]
+    return pd.read_csv(path, dtype=text, keep_default_na=False)
 
 
 def headline_values(params: Params, runs: "DataFrame", *, combiner: str, metric: str) -> dict[Cell, float]:
@@ -205,11 +202,12 @@ def _read(params: Params, cell: Cell) -> tuple[CellState, dict[str, Any] | None]
             return CellState(cell, "stale", settings), None
         records.verify(folder, run)
     except InputError as error:
-        return CellState(cell, "damaged", settings, reason=str(error)), None
+        return CellState(cell, "damaged", settings, reason=_one_line(error)), None
     training = run["digests"]["training"]
     if run["status"] == "failed":
         failure = run["failure"]
-        state = CellState(cell, "failed", settings, training, epoch=failure["epoch"], reason=failure["reason"])
+        reason = _one_line(failure["reason"])
+        state = CellState(cell, "failed", settings, training, epoch=failure["epoch"], reason=reason)
         return state, run | {"metrics": []}
     metrics = json.loads((folder / "metrics.json").read_bytes())
     return CellState(cell, "done", settings, training), run | {"metrics": metrics}
@@ -223,10 +221,9 @@ def _refusal(params: Params, unusable: list[CellState], total: int) -> str:
         if names:
             more = ", …" if len(names) > _NAMED else ""
             parts.append(f"{len(names)} {status} ({', '.join(names[:_NAMED])}{more})")
-    bundle = unusable[0].cell.bundle.key
     return (
         f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
-        f"run snakemake (or `python -m fdl run {bundle}`, …), or leave them out with --partial"
+        f"`python -m fdl run --preset {params.preset}` trains just these, `collect --partial` leaves them out"
     )
 
 
@@ -255,7 +252,7 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
         facts[dataset] = DatasetFacts(
             synthetic=any(block["synthetic"] for block in data),
             source=data[0]["source"],
-            notes=tuple(dict.fromkeys(note for block in data for note in block["notes"])),
+            notes=tuple(dict.fromkeys(_one_line(note) for block in data for note in block["notes"])),
             classes=tuple(data[0]["classes"]),
             test=data[0]["test"],
             hash=data[0]["hash"],
@@ -263,36 +260,12 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
     return facts
 
 
-def _run_rows(params: Params, cell: Cell, run: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """The cell's rows of `runs.csv`, in an order that does not hang on the record's."""
-    rules = params.selections_of(cell.dataset)
-
-    def order(row: Mapping[str, Any]) -> tuple[object, ...]:
-        return (
-            _position(row["selection"], rules),
-            _position(row["split"], _SPLITS),
-            _combiner_position(row["combiner"]),
-            _position(row["metric"], _METRICS),
-        )
-
-    names = _names(cell)
-    return [
-        (*names, row["selection"], row["split"], row["combiner"], row["metric"], repr(float(row["value"])))
-        for row in sorted(run["metrics"], key=order)
-    ]
-
-
-def _position(name: str, known: Iterable[str]) -> tuple[int, str]:
-    """Known names in their order, others behind them by the alphabet."""
-    known = list(known)
-    return (known.index(name), "") if name in known else (len(known), name)
-
-
-def _combiner_position(name: str) -> tuple[int, int, str]:
-    """Members by number, then the combiners."""
-    if member := re.fullmatch(r"member(\d+)", name):
-        return (0, int(member[1]), "")
-    return (1, *_position(name, _COMBINERS))
+def _run_rows(cell: Cell, run: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """The cell's rows of `runs.csv`, sorted, so that the order in its record does not matter."""
+    return sorted(
+        (*_names(cell), row["selection"], row["split"], row["combiner"], row["metric"], repr(float(row["value"])))
+        for row in run["metrics"]
+    )
 
 
 def _cost_row(item: tuple[Cell, Mapping[str, Any]]) -> tuple[object, ...]:
@@ -306,6 +279,11 @@ def _cost_row(item: tuple[Cell, Mapping[str, Any]]) -> tuple[object, ...]:
         provenance["device"],
         provenance["precision"],
     )
+
+
+def _one_line(text: object) -> str:
+    """Tables are made of lines: a line break would break theirs."""
+    return " ".join(str(text).split())
 
 
 def _names(cell: Cell) -> tuple[object, ...]:

@@ -3,8 +3,10 @@
 A figure function returns a matplotlib `Figure` of its own (nothing global); `save` writes it.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import io
+from collections.abc import Mapping
+from itertools import pairwise
+from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Okabe & Ito's palette without its yellow: dark, light, dark, … so that neighbours differ in grey.
-_BASELINE_COLOUR = "#767676"
+_BASELINE_COLOUR = "#8c8c8c"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _MARKERS = ("s", "^", "D", "v", "P", "X")
 _DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
 _WARNING_COLOUR = "#b34400"
 _FACET = (2.35, 1.75)  # inches
-_DODGE = 0.13  # between methods, in doublings of the shots
-_STYLE = {
+_DODGE = 0.045  # between methods, as a part of the axis
+_STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 8,
     "axes.titlesize": 8,
@@ -50,29 +52,20 @@ _STYLE = {
 }
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our look, whatever the user's matplotlibrc says."""
-    import matplotlib
-    from matplotlib import style
-
-    with style.context("default"), matplotlib.rc_context(_STYLE):
-        yield
-
-
 def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Cell, float]) -> "Figure":
     """Test accuracy over training images per class; a facet per dataset and backbone.
 
     Args:
         values: accuracy per cell in [0, 1]; see `collect.headline_values`.
     """
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     grid = list(dict.fromkeys((state.cell.dataset, state.cell.backbone) for state in collected.cells))
     rows, columns = _facets(grid)
-    frame = _frame(collected, values)
     shots = sorted({state.cell.shots for state in collected.cells})
-    with _style():
+    frame = _frame(collected, values, shots)
+    with style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
         large = 1.6 if len(grid) == 1 else 1.0
         size = (max(large * _FACET[0] * columns, 3.4) + 0.4, large * _FACET[1] * rows + 0.6)
         figure = Figure(figsize=size, layout="constrained")
@@ -83,7 +76,8 @@ def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Ce
                 axes.set_axis_off()
             else:
                 _facet(axes, collected, frame, *pair, shots=shots)
-        figure.supxlabel("training images per class", fontsize=8)
+        for axes in all_axes[-1]:  # no supxlabel: the legend would be put on top of it
+            axes.set_xlabel("training images per class")
         figure.supylabel("test accuracy (%)", fontsize=8)
         _legend(figure, all_axes.flat[0])
         if notice := _notice(collected):
@@ -96,7 +90,7 @@ def accuracy_over_shots_caption(params: Params, collected: Collected, *, combine
     seeds = len({state.cell.seed for state in collected.cells})
     several = "mean over seeds, bars: ± standard deviation, faint marks: the single seeds"
     return (
-        f"{_notice(collected)} ".lstrip()
+        f"{_notice(collected)} ".lstrip().replace("\n", " ")
         + f"Test accuracy of {params.members} members by {combiner_title(combiner)} over training images per class "
         + f"(logarithmic axis); {several if seeds > 1 else 'one seed'}; n = {seeds} per point"
         + (" at most" if len(collected.of("done")) < len(collected.cells) else "")
@@ -106,10 +100,10 @@ def accuracy_over_shots_caption(params: Params, collected: Collected, *, combine
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
     """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return both."""
-    import io
+    from matplotlib import style
 
     paths = []
-    with _style():
+    with style.context(["default", _STYLE]):
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             content = io.BytesIO()
             figure.savefig(content, format=ending, metadata=metadata)
@@ -129,18 +123,21 @@ def _facets(grid: list[tuple[str, str]]) -> tuple[int, int]:
     return -(-len(grid) // columns), columns
 
 
-def _frame(collected: Collected, values: Mapping[Cell, float]) -> "DataFrame":
+def _frame(collected: Collected, values: Mapping[Cell, float], shots: list[int]) -> "DataFrame":
     """One line per cell with a value; `at` is the shots, methods set off from each other."""
     import pandas as pd
 
     methods = list(dict.fromkeys(state.cell.method for state in collected.cells))
     middle = (len(methods) - 1) / 2
+    # In doublings of the shots; all methods of one number of shots stay nearer to it than to the next one.
+    gaps = [log2(after / before) for before, after in pairwise(shots)]
+    dodge = min([_DODGE * (log2(shots[-1] / shots[0]) + 1), *(0.6 * gap / len(methods) for gap in gaps)])
     return pd.DataFrame(
         [
             {
                 "dataset": cell.dataset,
                 "backbone": cell.backbone,
-                "at": cell.shots * 2 ** ((methods.index(cell.method) - middle) * _DODGE),
+                "at": cell.shots * 2 ** ((methods.index(cell.method) - middle) * dodge),
                 "method": method_title(cell.method),
                 "percent": 100 * values[cell],
             }
@@ -152,7 +149,7 @@ def _frame(collected: Collected, values: Mapping[Cell, float]) -> "DataFrame":
 
 
 def _looks(collected: Collected) -> dict[str, dict[str, Any]]:
-    """Colours, markers and dashes by method title: the baseline grey, dashed and hollow, the others solid."""
+    """Colours, markers and dashes by method title: the baseline grey and dashed."""
     methods = list(dict.fromkeys(state.cell.method for state in collected.cells))
     others = [method for method in methods if method != BASELINE]
     looks: dict[str, dict[str, Any]] = {"palette": {}, "markers": {}, "dashes": {}}
@@ -222,4 +219,4 @@ def _notice(collected: Collected) -> str:
     without = len(collected.cells) - len(collected.of("done"))
     if without:
         parts.append(f"Partial: {without} of {len(collected.cells)} cells have no value.")
-    return " ".join(parts)
+    return "\n".join(parts)  # together they are wider than a figure of two facets

@@ -11,10 +11,10 @@ from fdl.params import Cell, Params
 from fdl.reporting import figures
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.pages import render
-from fdl.reporting.table_formats import FORMATS, html_fragment, to_markdown
+from fdl.reporting.table_formats import FORMATS, html_fragment, to_text
 from fdl.reporting.tables import Table, results_table
 from fdl.reporting.targets import TABLES
-from fdl.reporting.titles import SYNTHETIC
+from fdl.reporting.titles import SYNTHETIC, signed
 
 COMBINER = "soft"  # of the headline table
 
@@ -66,7 +66,7 @@ def headline(params: Params) -> str:
     """
     collected = read_collected(params)
     accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
-    lines = [to_markdown(_table(params, collected, accuracy, "accuracy")), _summary(collected, accuracy)]
+    lines = [to_text(_table(params, collected, accuracy, "accuracy")), _summary(collected, accuracy)]
     lines += [SYNTHETIC] if collected.synthetic else []
     return "\n".join([*lines, f"Report: {layout.report_folder(params) / 'index.html'}"])
 
@@ -76,19 +76,19 @@ def _table(params: Params, collected: Collected, values: Mapping[Cell, float], m
 
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
-    """Mean accuracy over all cells, both methods together, against chance."""
-    chance = {dataset: facts.chance or 0.0 for dataset, facts in collected.datasets.items()}
-    above = [100 * (value - chance[cell.dataset]) for cell, value in accuracy.items()]
-    total = len(collected.cells)
+    """Mean accuracy over all cells, all methods together, against chance."""
+    chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
+    above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]
+    n, total = len(above), len(collected.cells)
     if not above:
         return f"None of {total} cells has a value."
-    text = (
-        f"Mean test accuracy over {len(above)} of {total} cells, all methods together: "
-        f"{100 * fmean(accuracy.values()):.1f} %, {fmean(above):+.1f} points from chance"
-    )
-    if len(above) > 1:
+    interval = ""
+    if n > 1:
         from scipy.stats import t
 
-        half = t.ppf(0.975, len(above) - 1) * stdev(above) / sqrt(len(above))
-        text += f" (95 % interval over cells {fmean(above) - half:+.1f} to {fmean(above) + half:+.1f})"
-    return f"{text}."
+        half = t.ppf(0.975, n - 1) * stdev(above) / sqrt(n)
+        interval = f"95 % t interval {signed(fmean(above) - half)} to {signed(fmean(above) + half)}; "
+    return (
+        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance "
+        f"({interval}n = {n} of {total} cells as if independent)."
+    )

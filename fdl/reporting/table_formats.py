@@ -1,14 +1,16 @@
-"""Writes a `Table` as CSV, Markdown, LaTeX and HTML."""
+"""Writes a `Table` as CSV, Markdown, LaTeX and HTML, and as text for a terminal."""
 
 import csv
 import io
 from collections.abc import Callable, Iterable
 from itertools import groupby
+from textwrap import fill
 
 from fdl.reporting.pages import render
 from fdl.reporting.tables import Column, Row, Table
 
-_PANEL_SHOTS = 3  # numbers of shots side by side on a page or a terminal
+_PANEL_SHOTS = 3  # numbers of shots side by side on a page
+_TERMINAL = 120  # characters
 
 # The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
 _LATEX = str.maketrans(
@@ -34,6 +36,9 @@ _LATEX = str.maketrans(
         "…": r"\ldots{}",
     }
 )
+
+# What Markdown reads as markup, GitHub's mathematics included.
+_MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def to_csv(table: Table) -> str:
@@ -65,18 +70,18 @@ def _number(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Pipe tables of at most three numbers of shots each, readable in a terminal too."""
+    """Pipe tables of at most three numbers of shots each."""
     from tabulate import tabulate
 
-    blocks = [_markdown(table.caption)]
-    for panel in table.panels(_PANEL_SHOTS):
+    blocks = [f"**{table.warning}**"] * bool(table.warning) + [_markdown(table.caption)]
+    for columns, rows in table.panels(_PANEL_SHOTS):
         head = ["dataset", "backbone", *["chance"] * table.has_chance]
-        head += [_markdown(f"{column.shots}: {column.heading}") for column in panel]
+        head += [_markdown(f"{column.shots}: {column.heading}") for column in columns]
         lines = []
-        for row in table.rows:
+        for row in rows:
             marks = "".join(f" [{number}]" for number in row.notes)
             label = [_markdown(row.dataset) + marks, _markdown(row.backbone), *_chance(table, row)]
-            lines.append([*label, *(row.entries[column].text for column in panel)])
+            lines.append([*label, *(row.entries[column].text for column in columns)])
         align = ["left", "left", *["right"] * (len(head) - 2)]
         blocks.append(tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align))
     notes = [f"[{number}] {_markdown(note)}" for number, note in enumerate(table.notes, start=1)]
@@ -86,9 +91,39 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown(text: str) -> str:
-    for char, escaped in {"\\": "\\\\", "&": "&amp;", "<": "&lt;", "|": "\\|", "*": "\\*", "`": "\\`"}.items():
-        text = text.replace(char, escaped)
-    return text
+    return text.translate(_MARKDOWN)
+
+
+def to_text(table: Table) -> str:
+    """Plain text at most 120 characters wide; as many numbers of shots side by side as fit."""
+    counts = len(_by_shots(table.columns))
+    for shots in range(counts, 0, -1):
+        blocks = [_text_panel(table, columns, rows) for columns, rows in table.panels(shots)]
+        if max(len(line) for block in blocks for line in block.splitlines()) <= _TERMINAL:
+            break
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    caption, *remarks = (fill(text, _TERMINAL) for text in (table.caption, *notes, *table.remarks))
+    return "\n\n".join([caption, *blocks, "\n".join(remarks)]) + "\n"
+
+
+def _text_panel(table: Table, columns: list[Column], rows: list[Row]) -> str:
+    """Two lines of headings, a rule, one line per row."""
+    shots = ["", "", *[""] * table.has_chance]
+    for count, group in _by_shots(columns):
+        shots += [f"{count}-shot", *[""] * (len(group) - 1)]
+    names = ["dataset", "backbone", *["chance"] * table.has_chance, *(column.heading for column in columns)]
+    body = []
+    for row in rows:
+        marks = "".join(f" [{number}]" for number in row.notes)
+        label = [row.dataset + marks, row.backbone, *_chance(table, row)]
+        body.append([*label, *(row.entries[column].text for column in columns)])
+    widths = [max(map(len, column)) for column in zip(shots, names, *body, strict=True)]
+    lines = []
+    for line in (shots, names, ["-" * width for width in widths], *body):
+        left = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
+        right = [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
+        lines.append("  ".join(left + right).rstrip())
+    return "\n".join(lines)
 
 
 def _chance(table: Table, row: Row) -> list[str]:
@@ -104,27 +139,28 @@ def to_latex(table: Table) -> str:
     """
     labels = 2 + table.has_chance
     panels = table.panels(_PANEL_SHOTS)
-    widest = max(len(panel) for panel in panels)
+    warning = rf"\textbf{{{_latex(table.warning)}}} " if table.warning else ""
+    widest = max(len(columns) for columns, _ in panels)
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table*}",
-        r"\centering\small\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_latex(table.caption)}}}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{warning}{_latex(table.caption)}}}",
         rf"\label{{tab:{table.name.replace('_', '-')}}}",
         rf"\begin{{tabular}}{{ll{'r' * table.has_chance}{'r' * widest}}}",
         r"\toprule",
     ]
-    for number, panel in enumerate(panels):
+    for number, (columns, panel_rows) in enumerate(panels):
         lines += [r"\midrule[\heavyrulewidth]"] * bool(number)
-        lines += _latex_head(table, panel, labels)
-        for rows in _by_dataset(table):
+        lines += _latex_head(table, columns, labels)
+        for rows in _by_dataset(panel_rows):
             lines.append(r"\midrule")
             for position, row in enumerate(rows):
                 marks = rf"\textsuperscript{{{','.join(map(str, row.notes))}}}" if row.notes else ""
                 # The dataset's name once per group.
                 label = [_latex(row.dataset) + marks if position == 0 else "", _latex(row.backbone)]
                 label += [_latex(text) for text in _chance(table, row)]
-                lines.append(_latex_line([*label, *(_latex(row.entries[column].text) for column in panel)]))
+                lines.append(_latex_line([*label, *(_latex(row.entries[column].text) for column in columns)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [rf"\textsuperscript{{{number}}} {_latex(note)}" for number, note in enumerate(table.notes, start=1)]
     notes += [_latex(remark) for remark in table.remarks]
@@ -148,8 +184,8 @@ def _by_shots(columns: Iterable[Column]) -> list[tuple[int, list[Column]]]:
     return [(shots, list(group)) for shots, group in groupby(columns, key=lambda column: column.shots)]
 
 
-def _by_dataset(table: Table) -> list[list[Row]]:
-    return [list(group) for _, group in groupby(table.rows, key=lambda row: row.dataset)]
+def _by_dataset(rows: Iterable[Row]) -> list[list[Row]]:
+    return [list(group) for _, group in groupby(rows, key=lambda row: row.dataset)]
 
 
 def _latex_line(cells: list[str]) -> str:
@@ -162,7 +198,8 @@ def _latex(text: str) -> str:
 
 def html_fragment(table: Table) -> str:
     """The table as an HTML `<section>` to be put into a page; texts are escaped."""
-    return render("table.html", table=table, groups=_by_shots(table.columns), blocks=_by_dataset(table), chance=_chance)
+    panels = [(_by_shots(columns), _by_dataset(rows)) for columns, rows in table.panels(_PANEL_SHOTS)]
+    return render("table.html", table=table, panels=panels, chance=_chance)
 
 
 def to_html(table: Table) -> str:

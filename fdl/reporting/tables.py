@@ -18,6 +18,7 @@ from fdl.reporting.titles import (
     dataset_title,
     method_title,
     metric_title,
+    signed,
 )
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -62,7 +63,7 @@ class Entry:
         if self.mean is None:
             return "failed†" if self.failed else "–"
         if self.difference:
-            text = _signed(self.mean)
+            text = signed(self.mean)
         else:
             text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
         if self.n < self.expected:
@@ -87,6 +88,7 @@ class Table:
 
     name: str  # file name without ending
     title: str
+    warning: str  # empty when the images are real
     caption: str
     columns: list[Column]
     rows: list[Row]
@@ -94,11 +96,15 @@ class Table:
     remarks: list[str]
     has_chance: bool
 
-    def panels(self, shots: int) -> list[list[Column]]:
-        """The columns in groups of at most so many numbers of shots, for media of limited width."""
+    def panels(self, shots: int) -> list[tuple[list[Column], list[Row]]]:
+        """The columns in groups of at most so many numbers of shots, each with the rows that it has cells for."""
         counts = list(dict.fromkeys(column.shots for column in self.columns))
-        groups = [counts[start : start + shots] for start in range(0, len(counts), shots)]
-        return [[column for column in self.columns if column.shots in group] for group in groups]
+        panels = []
+        for start in range(0, len(counts), shots):
+            columns = [column for column in self.columns if column.shots in counts[start : start + shots]]
+            rows = [row for row in self.rows if any(row.entries[column].expected for column in columns)]
+            panels.append((columns, rows))
+        return panels
 
 
 def results_table(
@@ -141,11 +147,12 @@ def results_table(
     return Table(
         name,
         f"Test {metric_title(metric)}, {combiner_title(combiner)}, preset {params.preset}",
+        SYNTHETIC if collected.synthetic else "",
         _caption(params, collected, combiner=combiner, metric=metric),
         columns,
         rows,
         notes,
-        _remarks(params, collected, columns, metric=metric),
+        _remarks(params, collected, rows, metric=metric),
         has_chance=metric == "accuracy",
     )
 
@@ -201,26 +208,18 @@ def _entry(values: list[float], expected: int, *, failed: int = 0, difference: b
     return Entry(mean, std, len(percent), expected, failed, difference)
 
 
-def _signed(points: float) -> str:
-    """One decimal, with a true minus sign, and no sign on what rounds to zero."""
-    rounded = round(points, 1)
-    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
-
-
 def _caption(params: Params, collected: Collected, *, combiner: str, metric: str) -> str:
     seeds = sorted({state.cell.seed for state in collected.cells})
     spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "one seed"
-    start = f"{SYNTHETIC} " if collected.synthetic else ""
-    title = metric_title(metric)
     return (
-        f"{start}Test {title} in %, {combiner_title(combiner)} of {params.members} members; {spread} "
+        f"Test {metric_title(metric)} in %, {combiner_title(combiner)} of {params.members} members; {spread} "
         f"({_listed(seeds)}); rows: dataset and backbone, columns: training images per class and method."
     )
 
 
-def _remarks(params: Params, collected: Collected, columns: list[Column], *, metric: str) -> list[str]:
+def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: str) -> list[str]:
     remarks = []
-    if any(column.difference for column in columns):
+    if any(column.difference for row in rows for column in row.entries):
         remarks.append(
             "Δ: mean over seeds of the difference to classical in points, paired by seed "
             "(same images, initial weights and batches); no test of significance."
@@ -238,6 +237,8 @@ def _remarks(params: Params, collected: Collected, columns: list[Column], *, met
         )
     if failed or collected.left_out:
         remarks.append("n: seeds with a value, where the grid has more.")
+    if any(not entry.expected for row in rows for entry in row.entries.values()):
+        remarks.append("Empty: not in the grid.")
     return [*remarks, _setting(params, collected)]
 
 
@@ -247,13 +248,17 @@ def _setting(params: Params, collected: Collected) -> str:
     cells = [state.cell for state in collected.cells]
 
     def epochs(dataset: str) -> str:
-        return _listed(sorted({params.epochs_of(cell) for cell in cells if cell.dataset == dataset}))
+        return " or ".join(map(str, sorted({params.epochs_of(cell) for cell in cells if cell.dataset == dataset})))
+
+    def test_images(dataset: str) -> str:
+        return str(collected.datasets[dataset].test or "unknown")
 
     parts = [
         f"preset {params.preset}",
         f"epochs {_by_dataset(datasets, epochs)}",
         f"epoch chosen by {_by_dataset(datasets, lambda dataset: params.selections_of(dataset)[0])}",
         f"images {_by_dataset(datasets, lambda dataset: f'{params.image_size_of(dataset)} px')}",
+        f"test images {_by_dataset(datasets, test_images)}",
         f"width × {params.width:g}",
         f"batch-norm statistics {_BN_STATISTICS[params.bn_statistics]}",
         "one draw of images per seed" if params.draws == "random" else "one draw of images for all seeds",

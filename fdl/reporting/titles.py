@@ -17,6 +17,12 @@ _COMBINERS = {
 SYNTHETIC = "Synthetic images: the numbers say nothing about the method."
 
 
+def signed(points: float) -> str:
+    """One decimal, with a true minus sign, and no sign on what rounds to zero."""
+    rounded = round(points, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
 def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
     """A dataset's printed name; synthetic twins never go under the real name."""
     title = DATASETS[dataset].title if dataset in DATASETS else dataset

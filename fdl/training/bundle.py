@@ -100,7 +100,7 @@ class _BundleInputs:
         return self._images[key]
 
     def _read(self, rows: NDArray[np.int64]) -> Images:
-        pixels = torch.from_numpy(self.prepared.rows(rows)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(self.prepared.rows(rows)).permute(0, 3, 1, 2).contiguous()
         labels = torch.from_numpy(np.asarray(self.prepared.labels)[rows].astype(np.int64))
         return Images(pixels.to(self.device), labels.to(self.device))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from fdl.combine.scores import score
 from fdl.combine.voting import hard_vote, soft_vote, softmax
@@ -35,8 +36,6 @@ def test_softmax_survives_large_logits():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
 def test_f1_equals_its_definition(labels, data):
     predicted = data.draw(st.lists(st.integers(0, 4), min_size=len(labels), max_size=len(labels)))
-    from sklearn.metrics import f1_score
-
     expected = f1_score(labels, predicted, average="macro", zero_division=0)
     assert f1_macro(np.array(predicted), np.array(labels)) == pytest.approx(expected)
     assert accuracy(np.array(predicted), np.array(labels)) == np.mean(np.array(predicted) == np.array(labels))

@@ -1,6 +1,8 @@
 """Writes fabricated records, to test what reads records. Their numbers are invented."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
 
 
-def small_grid(**overrides) -> Params:
+def small_grid(**overrides: object) -> Params:
     """Settings of a grid of eight cells: NEU, AlexNet, shots 3 and 5, two methods, two seeds."""
     grid = {"datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1]}
     return load(PARAMS_FILE, preset="demo", overrides=grid | overrides)
@@ -27,7 +29,16 @@ def fabricated_accuracy(cell: Cell, classes: int) -> float:
     return float(np.clip(1 / classes + (1 - 1 / classes) * learned + spread, 0, 1))
 
 
-def fabricate(params: Params, *, accuracy=None, failed=(), skip=(), seconds=1.5, shuffle=False, **data) -> None:
+def fabricate(
+    params: Params,
+    *,
+    accuracy: Mapping[Cell, float] | None = None,
+    failed: Collection[str] = (),
+    skip: Collection[str] = (),
+    seconds: float = 1.5,
+    shuffle: bool = False,
+    **data: object,
+) -> None:
     """Write a record for every cell of the grid, through the same door as a training does.
 
     Args:
@@ -63,8 +74,10 @@ def fabricate(params: Params, *, accuracy=None, failed=(), skip=(), seconds=1.5,
         records.publish(temporary, folder, _run(params, cell, classes, diverged, seconds, data))
 
 
-def _run(params, cell, classes, diverged, seconds, data):
-    run = {
+def _run(
+    params: Params, cell: Cell, classes: list[str], diverged: bool, seconds: float, data: Mapping[str, object]
+) -> dict[str, Any]:
+    run: dict[str, Any] = {
         "key": cell.key,
         "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
         "status": "failed" if diverged else "done",
@@ -81,7 +94,7 @@ def _run(params, cell, classes, diverged, seconds, data):
             "validation": 20,
             "test": 300,
         }
-        | data,
+        | dict(data),
         "split": {"hash": f"{cell.dataset} {cell.shots} {params.draw_of(cell.seed)}", "draw": 0, "rule": "random"},
         "selected": {} if diverged else {rule: [14] * params.members for rule in params.selections_of(cell.dataset)},
         "timings": {

@@ -1,12 +1,15 @@
-# Settings, checked once at parse time, and where every file lies.
+# Settings, checked once at parse time; where every file lies; the rules' functions.
 import os
 import sys
 from pathlib import Path
 
 from snakemake.utils import validate
 
-# The package beside this workflow, installed or not.
-sys.path.insert(0, str(Path(workflow.basedir).parent))
+# The package beside this workflow and this interpreter, also in jobs and without activation.
+ROOT = str(Path(workflow.basedir).parent)
+sys.path.insert(0, ROOT)
+for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
+    os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name)]))
 
 from fdl import layout
 from fdl import params as fdl_params
@@ -22,18 +25,58 @@ except InputError as error:
 
 validate(config, schema="../schemas/params.schema.json", set_default=False)
 
-# Jobs read the resolved settings from this file. It is no rule input: any key would then run every
-# bundle again. The digests in the rules' `params:` say what really changed.
-PARAMS_FILE = PARAMS.write(layout.RESULTS)
-FDL = f"{sys.executable} -m fdl"
-REPORTS = report_files(PARAMS)
-BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
+# Jobs read the resolved settings from this file. It is neither a rule's input nor its parameter: any
+# key would then run every bundle again. The digests in the rules' `params:` say what really changed.
+os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.RESULTS))
+
+
+envvars:
+    "FDL_PARAMS",
+
 
 # Snakemake ignores `gpu=1` locally unless there is a limit. Never 0: that would turn the request of a
 # cluster job into 0 as well, on a login node without a GPU.
 GPUS = len(gpu_slots())
 if GPUS:
     workflow.global_resources.setdefault("gpu", GPUS)
+
+# Another folder means other images.
+DATA_DIR = (
+    None
+    if PARAMS.source == "synthetic"
+    else PARAMS.data_dir or os.environ.get("FDL_DATA_DIR")
+)
+BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
+RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
+REPORTS = report_files(PARAMS)
+# Beside the report, not the records: for DVC a stage's folder must not change after the stage.
+TRACKED = f"{layout.report_folder(PARAMS)}/tracked.json"
+
+
+def split_files(cells):
+    """The draws that these cells train on."""
+    draws = {(cell.dataset, cell.shots, PARAMS.draw_of(cell.seed)) for cell in cells}
+    return sorted(str(layout.split_file(PARAMS, *draw)) for draw in draws)
+
+
+def dataset_of(wildcards):
+    """Name of a dataset without the size that a folder may carry."""
+    return wildcards.dataset.partition("-")[0]
+
+
+def bundle_cells(wildcards):
+    """The cells of a job's bundle."""
+    return BUNDLES[f"{wildcards.dataset}/{wildcards.backbone}/{wildcards.shots}shot"]
+
+
+def bundle_splits(wildcards):
+    """The draws that a bundle trains on."""
+    return split_files(bundle_cells(wildcards))
+
+
+def settings_digests(wildcards):
+    """What a bundle was asked to train: a new seed, method or value runs this job again, and no other."""
+    return [PARAMS.settings_digest(cell) for cell in bundle_cells(wildcards)]
 
 
 wildcard_constraints:

@@ -1,11 +1,4 @@
 # Images: read from their source into arrays, then drawn from.
-
-
-def dataset_of(wildcards):
-    """Name of a dataset without the size that a folder may carry."""
-    return wildcards.dataset.partition("-")[0]
-
-
 rule prepare:
     output:
         f"{layout.PREPARED}/{{source}}/{{dataset}}/dataset.json",
@@ -14,11 +7,10 @@ rule prepare:
     conda:
         "../../environment.yml"
     params:
-        fdl=FDL,
-        settings=PARAMS_FILE,
         dataset=dataset_of,
+        data_dir=DATA_DIR,
     shell:
-        "{params.fdl} data prepare --params {params.settings} {params.dataset} > {log} 2>&1"
+        'python -m fdl data prepare --params "$FDL_PARAMS" {params.dataset} > {log} 2>&1'
 
 
 rule split:
@@ -31,9 +23,7 @@ rule split:
     conda:
         "../../environment.yml"
     params:
-        fdl=FDL,
-        settings=PARAMS_FILE,
         dataset=dataset_of,
     shell:
-        "{params.fdl} split --params {params.settings} --shots {wildcards.shots} --draw {wildcards.draw} "
+        'python -m fdl split --params "$FDL_PARAMS" --shots {wildcards.shots} --draw {wildcards.draw} '
         "{params.dataset} > {log} 2>&1"

@@ -1,8 +1,4 @@
 # Records → runs.csv → tables and figures; and their mirror in MLflow.
-
-RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
-
-
 rule collect:
     input:
         RECEIPTS,
@@ -12,11 +8,8 @@ rule collect:
         f"logs/collect/{PARAMS.preset}.log",
     conda:
         "../../environment.yml"
-    params:
-        fdl=FDL,
-        settings=PARAMS_FILE,
     shell:
-        "{params.fdl} collect --params {params.settings} > {log} 2>&1"
+        'python -m fdl collect --params "$FDL_PARAMS" > {log} 2>&1'
 
 
 rule report:
@@ -28,24 +21,18 @@ rule report:
         f"logs/report/{PARAMS.preset}.log",
     conda:
         "../../environment.yml"
-    params:
-        fdl=FDL,
-        settings=PARAMS_FILE,
     shell:
-        "{params.fdl} report --params {params.settings} > {log} 2>&1"
+        'python -m fdl report --params "$FDL_PARAMS" > {log} 2>&1'
 
 
 rule track:
     input:
         RECEIPTS,
     output:
-        f"{layout.results_folder(PARAMS)}/tracked.json",
+        TRACKED,
     log:
         f"logs/track/{PARAMS.preset}.log",
     conda:
         "../../environment.yml"
-    params:
-        fdl=FDL,
-        settings=PARAMS_FILE,
     shell:
-        "{params.fdl} track --params {params.settings} --receipt {output} > {log} 2>&1"
+        'python -m fdl track --params "$FDL_PARAMS" --receipt {output} > {log} 2>&1'

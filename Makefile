@@ -1,0 +1,54 @@
+# make reproduce: everything from nothing to the report. make test: lint, types, tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint types tests format ui
+
+help:
+	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
+	@echo "make test        set everything up if needed, then lint, types and tests"
+	@echo "make ui          browse the runs in MLflow on this machine"
+	@echo "make format      format the code"
+	@echo "make setup       only the virtual environment $(VENV)"
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "fdl: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "fdl: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+reproduce: $(READY)
+	snakemake --cores all
+	@python -m fdl report --show
+
+test: lint types tests
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	snakefmt --check workflow
+	snakemake --lint
+
+types: $(READY)
+	mypy
+
+tests: $(READY)
+	python -m pytest --numprocesses auto
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+	snakefmt workflow
+
+ui: $(READY)
+	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db

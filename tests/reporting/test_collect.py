@@ -1,0 +1,195 @@
+"""`collect` on fabricated records: what it writes, what it refuses."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from fdl import layout
+from fdl.errors import InputError
+from fdl.params import Params
+from fdl.reporting.collect import collect, headline_values, read_collected, read_runs
+from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
+
+FILES = ("runs.csv", "costs.csv", "cells.json")
+FIRST, SECOND = "neu/alexnet/3shot/classical/seed0", "neu/alexnet/3shot/classical/seed1"
+
+
+def read(params: Params, name: str) -> list[dict[str, str]]:
+    with (layout.report_folder(params) / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def record(params: Params, key: str) -> Path:
+    return layout.results_folder(params) / key
+
+
+def refused(params: Params) -> str:
+    with pytest.raises(InputError) as caught:
+        collect(params)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_runs_csv_is_tidy_and_holds_every_value(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, accuracy=dict.fromkeys(params.cells(), 0.123456789012345))
+    collect(params)
+    rows = read(params, "runs.csv")
+    header = (layout.report_folder(params) / "runs.csv").read_text().splitlines()[0]
+    assert header == "dataset,backbone,shots,method,seed,selection,split,combiner,metric,value"
+    assert len(rows) == 8 * 2 * 2 * len(COMBINERS)
+    assert len({tuple(row.values())[:-1] for row in rows}) == len(rows)
+    (soft,) = [
+        row["value"]
+        for row in rows
+        if (row["shots"], row["method"], row["seed"], row["split"], row["combiner"], row["metric"])
+        == ("5", "fdl", "1", "test", "soft", "accuracy")
+    ]
+    assert float(soft) == 0.123456789012345  # all digits
+
+
+def test_equal_results_give_the_same_bytes_on_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = small_grid()
+    written = []
+    for name, seconds in {"one": 1.5, "other": 99.0}.items():
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        fabricate(params, failed={FIRST}, seconds=seconds, shuffle=name == "other")
+        collect(params)
+        written.append({file: (layout.report_folder(params) / file).read_bytes() for file in FILES})
+    one, other = written
+    assert one["runs.csv"] == other["runs.csv"]
+    assert one["cells.json"] == other["cells.json"]
+    assert one["costs.csv"] != other["costs.csv"]  # what differs is kept there
+
+
+def test_costs_csv_has_a_row_per_cell_and_no_parameters_of_a_failed_one(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, failed={FIRST})
+    collect(params)
+    rows = read(params, "costs.csv")
+    assert len(rows) == 8
+    assert (rows[0]["status"], rows[0]["parameters"]) == ("failed", "")
+    assert (rows[1]["status"], rows[1]["parameters"], rows[1]["train_seconds"]) == ("done", "12345", "1.5")
+    assert rows[1]["peak_memory_mb"] == "512.123"
+
+
+def test_a_failed_cell_is_no_reason_to_refuse_and_has_no_value(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, failed={FIRST})
+    (state,) = collect(params).of("failed")
+    assert (state.cell.key, state.epoch, state.reason) == (FIRST, 12, "member 2: the cross-entropy is nan")
+    runs = read_runs(params)
+    cells = set(headline_values(params, runs, combiner="soft", metric="accuracy"))
+    assert cells == set(params.cells()) - {state.cell}
+
+
+def test_missing_records_are_named(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, skip={FIRST, SECOND})
+    message = refused(params)
+    assert f"2 of 8 records cannot be used: 2 missing ({FIRST}, {SECOND})" in message
+    assert "fdl run --preset demo" in message
+    assert not layout.report_folder(params).exists()
+
+
+def test_a_long_refusal_names_three_and_counts_the_rest(project: Path) -> None:
+    message = refused(small_grid())
+    assert "8 of 8" in message
+    assert message.count("seed") == 3
+
+
+def test_records_of_other_settings_are_stale(project: Path) -> None:
+    fabricate(small_grid())
+    message = refused(small_grid(epochs=16))
+    assert f"8 stale ({FIRST}, " in message
+
+
+@pytest.mark.parametrize("harm", ["changed", "deleted", "truncated"])
+def test_damaged_records_are_named(project: Path, harm: str) -> None:
+    params = small_grid()
+    fabricate(params)
+    if harm == "changed":
+        (record(params, SECOND) / "metrics.json").write_text("[]")
+    elif harm == "deleted":
+        (record(params, SECOND) / "history.parquet").unlink()
+    else:
+        run = record(params, SECOND) / "run.json"
+        run.write_bytes(run.read_bytes()[:100])
+    assert f"1 of 8 records cannot be used: 1 damaged ({SECOND})" in refused(params)
+
+
+def test_partial_leaves_out_what_cannot_be_used_and_says_so(project: Path) -> None:
+    params = small_grid(seeds=[0, 1, 2])
+    fabricate(small_grid(), skip={FIRST})
+    (record(params, SECOND) / "metrics.json").unlink()
+    collected = collect(params, partial=True)
+    assert len(collected.cells) == 12
+    assert [state.status for state in collected.cells[:3]] == ["missing", "damaged", "missing"]
+    assert len(collected.of("done")) == 6
+    assert len(collected.left_out) == 6
+    assert {row["seed"] for row in read(params, "runs.csv")} == {"0", "1"}
+
+
+def test_partial_needs_at_least_one_record(project: Path) -> None:
+    with pytest.raises(InputError, match="8 of 8"):
+        collect(small_grid(), partial=True)
+
+
+def test_images_that_differ_are_not_compared(project: Path) -> None:
+    fabricate(small_grid(methods=["classical"]))
+    fabricate(small_grid(methods=["fdl"]), hash="other pixels")
+    message = refused(small_grid())
+    assert "trained on different images" in message
+    assert f"{FIRST} and neu/alexnet/3shot/fdl/seed0" in message
+
+
+def test_what_was_collected_is_read_back(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, failed={FIRST}, notes=["two\nlines"])
+    collected = collect(params)
+    assert read_collected(params) == collected
+    assert collected.synthetic
+    assert collected.datasets["neu"].chance == pytest.approx(1 / 6)
+    assert collected.datasets["neu"].notes == ("two lines",)
+
+
+@pytest.mark.parametrize("harm", ["never collected", "other settings", "runs.csv changed", "cells.json cut"])
+def test_reading_refuses_what_is_not_of_these_settings(project: Path, harm: str) -> None:
+    params = small_grid()
+    folder = layout.report_folder(params)
+    if harm != "never collected":
+        fabricate(params)
+        collect(params)
+    if harm == "other settings":
+        params = small_grid(epochs=16)
+    elif harm == "runs.csv changed":
+        with (folder / "runs.csv").open("a") as file:
+            file.write("\n")
+    elif harm == "cells.json cut":
+        (folder / "cells.json").write_bytes((folder / "cells.json").read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"fdl collect --preset demo"):
+        read_collected(params)
+
+
+@pytest.mark.parametrize("rules", [["sum", "last"], ["last", "sum"]])
+def test_headline_values_are_of_the_first_selection_rule(project: Path, rules: list[str]) -> None:
+    params = small_grid(evaluate_every=1, selections=rules)
+    fabricate(params)
+    collect(params)
+    runs = read_runs(params)
+    assert set(runs["selection"]) == {"sum", "last"}
+    runs.loc[runs["selection"] == rules[1], "value"] = 0.0
+    values = headline_values(params, runs, combiner="soft", metric="accuracy")
+    assert len(values) == 8
+    assert min(values.values()) > 0
+
+
+def test_an_unknown_combiner_is_refused_with_the_known_ones(project: Path) -> None:
+    params = small_grid()
+    fabricate(params)
+    collect(params)
+    with pytest.raises(InputError, match=r"stacking.*accuracy, f1_macro of .*soft"):
+        headline_values(params, read_runs(params), combiner="stacking", metric="accuracy")

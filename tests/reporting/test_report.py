@@ -1,0 +1,181 @@
+"""The report as a whole: its files, its page, its headline."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fdl.errors import InputError
+from fdl.params import Params
+from fdl.reporting.collect import collect
+from fdl.reporting.report import headline, write_report
+from fdl.reporting.targets import report_files
+from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
+
+NASTY = "<img src=x onerror=alert(1)> & \"quotes\" 'and' {{ 7 * 7 }}"
+WARNING = "Synthetic images: the numbers say nothing about the method."
+
+
+def reported(params: Params) -> dict[str, bytes]:
+    """The files of a report by path."""
+    return {str(path): path.read_bytes() for path in write_report(params)}
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    """Eight cells with records."""
+    grid = small_grid()
+    fabricate(grid)
+    collect(grid)
+    return grid
+
+
+class Links(HTMLParser):
+    """Every address that a page names, and its tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+
+
+def test_the_files_written_are_those_announced(params: Params) -> None:
+    assert sorted(reported(params)) == sorted(report_files(params)["made"])
+    assert all(Path(path).is_file() for path in report_files(params)["all"])
+
+
+def test_a_second_report_has_the_same_bytes(params: Params) -> None:
+    assert reported(params) == reported(params)
+
+
+def test_records_of_another_day_give_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, reports = small_grid(), []
+    for day, seconds in {"one": 1.0, "other": 77.0}.items():
+        (tmp_path / day).mkdir()
+        monkeypatch.chdir(tmp_path / day)
+        fabricate(grid, seconds=seconds, shuffle=day == "other")
+        collect(grid)
+        reports.append(reported(grid))
+    assert reports[0] == reports[1]
+
+
+def test_the_page_stands_alone(params: Params) -> None:
+    page = reported(params)["reports/demo/index.html"].decode()
+    links = Links()
+    links.feed(page)
+    assert not links.tags & {"script", "link", "iframe"}
+    assert "url(" not in page
+    for address in links.addresses:
+        if not address.startswith("data:image/png;base64,"):
+            assert Path("reports/demo", address).is_file()
+    assert "figures/accuracy_over_shots.pdf" in links.addresses
+
+
+def test_synthetic_images_are_marked_everywhere(params: Params) -> None:
+    files = reported(params)
+    for path, content in files.items():
+        if path.endswith((".html", ".md", ".tex")):
+            assert WARNING in content.decode()
+        if path.endswith(".csv"):
+            assert "(synthetic)" in content.decode()
+    assert '<p class="banner"' in files["reports/demo/index.html"].decode()
+    assert WARNING in headline(params).splitlines()
+
+
+def test_real_images_are_not_called_synthetic(project: Path) -> None:
+    grid = small_grid(source="local")
+    fabricate(grid)
+    collect(grid)
+    for path, content in reported(grid).items():
+        if not path.endswith((".png", ".pdf")):
+            assert "synthetic" not in content.decode().lower()
+    assert "ynthetic" not in headline(grid)
+
+
+def test_headline_numbers_are_those_worked_out_by_hand(project: Path) -> None:
+    grid = small_grid()
+    # 20 % in seed 0, 40 % in seed 1: mean 30; chance 100/6; above it 13.33, s = 10.69 over 8 cells,
+    # t(0.975, 7) = 2.365, so ± 8.94.
+    fabricate(grid, accuracy={cell: 0.2 + 0.2 * cell.seed for cell in grid.cells()})
+    collect(grid)
+    text = headline(grid)
+    assert (
+        "Mean test accuracy 30.0 %, +13.3 points against chance "
+        "(95 % t interval +4.4 to +22.3; n = 8 of 8 cells as if independent)." in text.splitlines()
+    )
+    assert text.splitlines()[-1] == "Report: reports/demo/index.html"
+    (row,) = [line for line in text.splitlines() if line.startswith("NEU")]
+    assert re.split(r"  +", row) == [
+        "NEU (synthetic)", "AlexNet", "16.7", "30.0 ± 14.1", "30.0 ± 14.1", "0.0", "30.0 ± 14.1", "30.0 ± 14.1", "0.0"
+    ]  # fmt: skip
+
+
+def test_chance_is_each_datasets_own(project: Path) -> None:
+    grid = small_grid(datasets=["neu", "bsd"], shots=[3], methods=["fdl"], seeds=[0])
+    fabricate(grid, accuracy={cell: {"neu": 0.5, "bsd": 0.6}[cell.dataset] for cell in grid.cells()})
+    collect(grid)
+    # (50 − 16.67 + 60 − 50) / 2
+    assert "Mean test accuracy 55.0 %, +21.7 points against chance" in headline(grid)
+
+
+def test_one_cell_has_no_interval(project: Path) -> None:
+    grid = small_grid(shots=[3], methods=["fdl"], seeds=[0])
+    fabricate(grid, accuracy=dict.fromkeys(grid.cells(), 0.5))
+    collect(grid)
+    write_report(grid)
+    assert "Mean test accuracy 50.0 %, +33.3 points against chance (n = 1 of 1 cells as if independent)." in headline(
+        grid
+    )
+
+
+def test_failed_and_missing_cells_are_listed_with_their_reason(project: Path) -> None:
+    grid = small_grid()
+    fabricate(grid, failed={"neu/alexnet/3shot/fdl/seed0"}, skip={"neu/alexnet/5shot/fdl/seed1"})
+    collect(grid, partial=True)
+    page = reported(grid)["reports/demo/index.html"].decode()
+    assert "2 cells</summary>" in page
+    assert '<th scope="row">neu/alexnet/3shot/fdl/seed0</th><td>failed</td>\n<td>12</td><td>member 2' in page
+    assert '<th scope="row">neu/alexnet/5shot/fdl/seed1</th><td>missing</td>' in page
+    assert "n = 6 of 8 cells" in headline(grid)
+
+
+def test_a_report_of_nothing_but_failed_cells_is_still_written(project: Path) -> None:
+    grid = small_grid()
+    fabricate(grid, failed={cell.key for cell in grid.cells()})
+    collect(grid)
+    write_report(grid)
+    assert "None of 8 cells has a value." in headline(grid)
+    assert "failed†" in headline(grid)
+
+
+def test_texts_of_the_data_cannot_write_html(project: Path) -> None:
+    grid = small_grid()
+    fabricate(grid, notes=[NASTY], classes=[NASTY, *"bcdef"])
+    collect(grid)
+    page = reported(grid)["reports/demo/index.html"].decode()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt; &amp; &#34;quotes&#34; &#39;and&#39; {{ 7 * 7 }}" in page
+
+
+def test_the_verb_says_what_to_do_first(project: Path) -> None:
+    with pytest.raises(InputError, match="fdl collect"):
+        write_report(small_grid())
+    with pytest.raises(InputError, match="fdl collect"):
+        headline(small_grid())
+
+
+def test_the_command_line_starts_without_the_plotting_packages() -> None:
+    code = "import sys, fdl.reporting.report; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=PARAMS_FILE.parent
+    )
+    loaded = set(result.stdout.split())
+    assert "fdl.reporting.figures" in loaded
+    assert not loaded & {"pandas", "matplotlib", "seaborn", "scipy", "jinja2"}

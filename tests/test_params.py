@@ -1,0 +1,213 @@
+"""Settings: what is resolved, what is refused, and what a changed value trains again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fdl.errors import InputError
+from fdl.params import Bundle, Cell, Params, json_schema, load, resolve
+from fdl.reference.protocol import DATASETS
+
+ROOT = Path(__file__).parents[1]
+FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def demo(**overrides):
+    return resolve(FILE, preset="demo", overrides=overrides)
+
+
+def test_presets_have_the_announced_sizes():
+    """DESIGN 4: 6 datasets × 3 backbones × 2 shots × 2 methods × 2 seeds, and so on."""
+    sizes = {name: (len(p.cells()), len(p.bundles())) for name in FILE["presets"] for p in [resolve(FILE, preset=name)]}
+    assert sizes == {"demo": (144, 36), "lite": (60, 6), "authors": (200, 20), "paper": (1080, 108)}
+
+
+def test_order_is_defaults_preset_overrides():
+    raw = FILE | {"overrides": {"epochs": 7}}
+    assert resolve(FILE, preset="demo").epochs == 15
+    assert resolve(raw, preset="demo").epochs == 7
+    assert resolve(raw, preset="demo", overrides={"epochs": 9}).epochs == 9
+    assert resolve(FILE, preset="demo").bn_statistics == "reestimate"
+    assert resolve(FILE, preset="paper").bn_statistics == "moving"
+
+
+def test_null_means_what_the_authors_used():
+    paper = resolve(FILE, preset="paper")
+    cell = Cell("miniimagenet", "resnet", 3, "fdl", 0)
+    wanted = paper.training_settings(cell)
+    assert (wanted["epochs"], wanted["image_size"], wanted["learning_rate"]) == (200, 84, 1e-3)
+    assert wanted["method_params"] == {"cosine_weight": 1, "gaussian_weight": 10}
+    assert resolve(FILE, preset="authors").selections_of("neu") == ["sum3"]
+    assert resolve(FILE, preset="authors").selections_of("cifar10") == ["sum"]
+
+
+def test_weights_of_single_stored_shots():
+    """docs/reference.md 2.4: TEX ResNet was trained with other weights at 100 shots."""
+    weights = DATASETS["tex"].backbones["resnet"]
+    assert weights.weights_for(100) == (1, 2)
+    assert weights.weights_for(5) == (1, 0.1)
+
+
+def test_a_block_of_the_grid_may_have_its_own_epochs():
+    authors = resolve(FILE, preset="authors")
+    assert authors.epochs_of(Cell("cifar10", "resnet", 3, "fdl", 0)) == 500
+    assert authors.epochs_of(Cell("cifar10", "alexnet", 10, "fdl", 0)) == 300
+
+
+def test_fixed_draws_keep_the_images():
+    assert [resolve(FILE, preset="authors").draw_of(seed) for seed in (0, 3)] == [0, 0]
+    assert [resolve(FILE, preset="paper").draw_of(seed) for seed in (0, 3)] == [0, 3]
+
+
+def test_keys_name_the_folders():
+    cell = Cell("neu", "vgg", 5, "fdl", 2)
+    assert cell.key == "neu/vgg/5shot/fdl/seed2"
+    assert cell.bundle == Bundle("neu", "vgg", 5)
+    assert cell.bundle.key == "neu/vgg/5shot"
+
+
+RETRAINS = {
+    "epochs": 16,
+    "batch_size": 5,
+    "learning_rate": 0.5,
+    "width": 0.25,
+    "image_size": 64,
+    "members": 4,
+    "augment": False,
+    "bn_statistics": "moving",
+    "precision": "tf32",
+    "source": "local",
+}
+KEEPS = {"threads": 2, "device": "cpu", "keep_weights": True, "seeds": [0, 1, 2], "data_dir": "elsewhere"}
+
+
+@pytest.mark.parametrize("key", RETRAINS)
+def test_what_decides_numbers_is_in_the_digest(key):
+    cell = Cell("neu", "alexnet", 3, "fdl", 0)
+    assert demo().settings_digest(cell) != demo(**{key: RETRAINS[key]}).settings_digest(cell)
+
+
+@pytest.mark.parametrize("key", KEEPS)
+def test_what_decides_nothing_is_not(key):
+    cell = Cell("neu", "alexnet", 3, "fdl", 0)
+    assert demo().settings_digest(cell) == demo(**{key: KEEPS[key]}).settings_digest(cell)
+
+
+def test_the_weights_of_the_distance_loss_retrain_only_methods_that_use_it():
+    changed = demo(cosine_weight=3.0)
+    for method, same in (("classical", True), ("fdl", False)):
+        cell = Cell("neu", "alexnet", 3, method, 0)
+        assert (demo().settings_digest(cell) == changed.settings_digest(cell)) is same
+
+
+WRONG = {
+    "unknown key, near miss": ({"epoch": 5}, "unknown key 'epoch'; did you mean 'epochs'?"),
+    "unknown key": ({"zzz": 5}, "unknown key 'zzz'; allowed: preset, source"),
+    "wrong type": ({"batch_size": "ten"}, "batch_size: 'ten' is not allowed"),
+    "too small": ({"epochs": 0}, "epochs: 0 is not allowed"),
+    "fraction": ({"members": 2.5}, "members: 2.5 is not allowed"),
+    "bool is no number": ({"threads": True}, "threads: True is not allowed"),
+    "not a number": ({"learning_rate": float("nan")}, "learning_rate: nan is not allowed"),
+    "infinite": ({"gaussian_weight": float("inf")}, "gaussian_weight: inf is not allowed"),
+    "unknown dataset": ({"datasets": ["neus"]}, "datasets.0: 'neus' is not allowed: input should be 'cifar10'"),
+    "shell in a dataset": ({"datasets": ["neu; rm -rf /"]}, "datasets.0: 'neu; rm -rf /' is not allowed"),
+    "unknown method": ({"methods": ["classic"]}, "methods: unknown 'classic'; did you mean 'classical'?"),
+    "no seeds": ({"seeds": []}, "seeds: [] is not allowed"),
+    "a seed twice": ({"seeds": [1, 1]}, "seeds: [1, 1] names a value twice"),
+    "negative seed": ({"seeds": [-1]}, "seeds.0: -1 is not allowed"),
+    "selection without validations": ({"selections": ["sum"]}, "needs validations: set evaluate_every"),
+    "a preset in an override": ({"preset": "paper"}, "'preset' cannot be set inside a preset or an override"),
+    "a block with an unknown key": ({"grid": [{"dataset": ["neu"]}]}, "grid.0: ["),
+    "two blocks with a cell": ({"grid": [{}, {"datasets": ["neu"]}]}, "grid: two blocks name the same cell"),
+    "a path in data_dir": ({"data_dir": 3}, "data_dir: 3 is not allowed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_one_line(case):
+    overrides, message = WRONG[case]
+    with pytest.raises(InputError) as error:
+        demo(**overrides)
+    text = str(error.value)
+    assert message.partition("[")[0] in text
+    assert "\n" not in text
+    assert "pydantic" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("preset: [", "not valid YAML"),
+        ("- a\n- b", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("preset: nope\npresets: {demo: {}}", "preset: unknown 'nope'"),
+        ("preset: demo\npresets: 3", "presets: must be a mapping"),
+        ("preset: demo\npresets: {demo: {}}", "missing; every setting must be in the file"),
+        ("a: *b", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "params.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"preset: \xe4\xff")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "latin.yaml")
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(sorted(Params.model_fields)) | st.text(max_size=6), VALUES, max_size=3))
+def test_any_override_is_resolved_or_refused_in_one_line(overrides):
+    try:
+        resolved = demo(**{str(key): value for key, value in overrides.items()})
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017 - both outcomes are right
+    else:
+        assert resolved.cells()
+
+
+def test_a_resolved_file_is_the_same_settings(tmp_path):
+    params = demo(seeds=[4])
+    path = params.write(tmp_path)
+    assert path == tmp_path / "demo" / "params" / f"{params.hash()}.yaml"
+    assert load(path) == params
+    before = path.stat().st_mtime_ns
+    params.write(tmp_path)
+    assert path.stat().st_mtime_ns == before, "never written again"
+    with pytest.raises(InputError, match="holds the resolved settings of 'demo', not 'paper'"):
+        load(path, preset="paper")
+
+
+def test_the_committed_schema_is_the_models():
+    committed = json.loads((ROOT / "workflow/schemas/params.schema.json").read_text())
+    assert committed == json_schema()
+
+
+def test_the_schema_accepts_the_file_and_refuses_an_unknown_key():
+    import jsonschema
+
+    jsonschema.validate(FILE, json_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(FILE | {"epoch": 3}, json_schema())

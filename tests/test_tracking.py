@@ -1,0 +1,406 @@
+"""The mirror in MLflow: what a reader of the store sees, and that a pass may be repeated, killed and doubled.
+
+MLflow takes seconds to import and to create a database: the tables are made once and copied.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fdl import layout, records, tracked
+from fdl.errors import InputError
+from fdl.params import Cell, Params, digest, load
+from fdl.tracking import track
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+EPOCHS = 120
+FDL, CLASSICAL = (Cell("neu", "alexnet", 3, method, 0) for method in ("fdl", "classical"))
+
+
+def small_grid(**overrides) -> Params:
+    """Four cells in two bundles: NEU, AlexNet, shots 3 and 5, both methods, one seed."""
+    grid = {"datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0]}
+    return load(
+        PARAMS_FILE, preset="demo", overrides=grid | {"selections": ["sum", "last"], "evaluate_every": 2} | overrides
+    )
+
+
+def split_hash(params: Params, cell: Cell) -> str:
+    return digest([cell.dataset, cell.shots, params.draw_of(cell.seed)])
+
+
+def write_history(path: Path, params: Params, diverged: bool) -> None:
+    """A history as a training writes it: validated every second epoch, NaN where it was not."""
+    epochs = 13 if diverged else EPOCHS
+    falling = np.exp(-np.arange(epochs) / 30) * 9
+    columns = {"epoch": list(range(epochs)), "loss": falling.tolist(), "cosine": (falling / 3).tolist()}
+    for member in range(params.members):
+        columns[f"train_accuracy_{member}"] = (1 - falling / 9).tolist()
+        validated = [1 - value / 9 if epoch % 2 else math.nan for epoch, value in enumerate(falling)]
+        columns[f"validation_accuracy_{member}"] = validated
+    if diverged:
+        columns["loss"][-1] = math.nan
+    parquet.write_table(pa.table(columns), path)
+
+
+def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged: bool = False) -> None:
+    """Publish a record with invented numbers, through the same door as a training."""
+    folder = layout.record_folder(params, cell)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary.mkdir(parents=True)
+    write_history(temporary / "history.parquet", params, diverged)
+    if not diverged:
+        rows = [
+            {"selection": rule, "split": split, "combiner": combiner, "metric": metric, "value": accuracy - drop}
+            for rule in params.selections_of(cell.dataset)
+            for split in ("validation", "test")
+            for metric in ("accuracy", "f1_macro")
+            for combiner, drop in {"member0": 0.2, "mean": 0.1, "best": 0.05, "hard": 0.02, "soft": 0}.items()
+        ]
+        (temporary / "metrics.json").write_bytes(records.to_json(rows))
+    run = {
+        "key": cell.key,
+        "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
+        "digests": {"settings": params.settings_digest(cell), "training": f"training of {cell.key}"},
+        "status": "failed" if diverged else "done",
+        "failure": {"epoch": 12, "reason": "member 2: the cross-entropy is nan"} if diverged else None,
+        "settings": params.training_settings(cell),
+        "data": {
+            "source": "synthetic",
+            "synthetic": True,
+            "notes": ["A synthetic twin of NEU."],
+            "classes": list("abcdef"),
+            "hash": f"pixels of {cell.dataset}",
+            "train": cell.shots * 6,
+            "validation": 120,
+            "test": 300,
+        },
+        "split": {
+            "hash": split_hash(params, cell),
+            "draw": params.draw_of(cell.seed),
+            "rule": "random",
+        },
+        "selected": {},
+        "timings": {"seconds": 12.5, "train_seconds": 12.0, "evaluate_seconds": 0.5, "peak_memory_mb": 512.0},
+        "provenance": {
+            "git": {"commit": "0123abc", "dirty": False},
+            "versions": {"torch": "2"},
+            "device": "cpu",
+            "precision": "float32",
+        },
+    }
+    records.publish(temporary, folder, run if diverged else run | {"parameters": 12345})
+
+
+def write_records(params: Params) -> None:
+    for cell in params.cells():
+        write_record(params, cell)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database with MLflow's tables, made by a pass that finds no record."""
+    folder: Path = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert track(small_grid(), uri=f"sqlite:///{folder}/mlflow.db")["missing"] == 4
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_database, tmp_path, monkeypatch) -> str:
+    """URI of a database of this test alone, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+class Store:
+    """What a reader sees of a preset's experiment."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=uri)
+
+    @property
+    def experiment(self) -> "Experiment":
+        experiment = self.client.get_experiment_by_name("fdl-demo")
+        assert experiment
+        return experiment
+
+    def runs(self) -> dict[str, "Run"]:
+        """The active runs by name; a name that stands twice is an error."""
+        found = list(self.client.search_runs([self.experiment.experiment_id], max_results=1000))
+        runs = {run.info.run_name: run for run in found}
+        assert len(runs) == len(found)
+        return runs
+
+    def ids(self) -> dict[str, str]:
+        return {name: run.info.run_id for name, run in self.runs().items()}
+
+    def curve(self, cell: Cell, name: str) -> list[tuple[int, float]]:
+        history = self.client.get_metric_history(self.ids()[cell.key], name)
+        return sorted((point.step, point.value) for point in history)
+
+
+def counts(new: int = 0, replaced: int = 0, same: int = 0, missing: int = 0) -> dict[str, int]:
+    return {"new": new, "replaced": replaced, "same": same, "missing": missing}
+
+
+def test_first_pass_shows_a_parent_per_bundle_and_a_child_per_cell(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    assert track(params, uri=uri) == counts(new=4)
+    runs = Store(uri).runs()
+    assert set(runs) == {cell.key for cell in params.cells()} | {bundle.key for bundle in params.bundles()}
+    for cell in params.cells():
+        assert runs[cell.key].data.tags["mlflow.parentRunId"] == runs[cell.bundle.key].info.run_id
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_a_cell_shows_its_settings_numbers_tags_data_and_files(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    track(params, uri=uri)
+    store = Store(uri)
+    run = store.runs()[FDL.key]
+    shown = {"dataset": "neu", "shots": "3", "method": "fdl", "seed": "0", "members": "5", "selections": "sum, last"}
+    assert (
+        run.data.params.items()
+        >= {**shown, "cosine_weight": "1", "test_images": "300", "parameters_per_member": "12345"}.items()
+    )
+    metrics = run.data.metrics
+    assert metrics["test.soft.accuracy"] == 0.5
+    assert metrics["test.member0.accuracy"] == pytest.approx(0.3)
+    assert metrics["validation.hard.f1_macro"] == pytest.approx(0.48)
+    assert metrics["last/test.mean.accuracy"] == pytest.approx(0.4)
+    assert metrics["resources/peak_memory_mb"] == 512
+    tags = {"dataset": "neu", "backbone": "alexnet", "shots": "3", "method": "fdl", "seed": "0", "git": "0123abc"}
+    tags |= {"device": "cpu", "source": "synthetic", "synthetic": "true", "status": "done", "git_dirty": "false"}
+    assert run.data.tags.items() >= tags.items()
+    assert "numbers mean nothing" in run.data.tags["mlflow.note.content"]
+    assert run.inputs
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == "neu-32 3shot draw0"
+    assert data.dataset.digest == split_hash(params, FDL)[:36]
+    assert {file.path for file in store.client.list_artifacts(run.info.run_id)} == {"run.json", "metrics.json"}
+    assert run.info.end_time - run.info.start_time == 12_500
+
+
+def test_curves_are_thinned_with_first_and_last_and_without_nan(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    track(params, uri=uri)
+    store = Store(uri)
+    loss = store.curve(FDL, "curve/loss")
+    assert len(loss) == 50
+    assert [loss[0][0], loss[-1][0]] == [0, EPOCHS - 1]
+    assert loss[0][1] == 9
+    validation = store.curve(FDL, "curve/validation_accuracy.member4")
+    assert len(validation) == 50
+    assert all(epoch % 2 == 1 and math.isfinite(value) for epoch, value in validation)
+    assert [validation[0][0], validation[-1][0]] == [1, EPOCHS - 1]
+
+
+def test_thinning_keeps_a_short_curve_whole() -> None:
+    points = [(epoch, float(epoch)) for epoch in range(50)]
+    assert tracked.thin(points) == points
+    assert tracked.thin(points, 3) == [points[0], points[24], points[49]]
+    assert tracked.thin([]) == []
+
+
+def test_a_bundle_shows_means_over_finished_seeds(uri) -> None:
+    params = small_grid(shots=[3], seeds=[0, 1, 2])
+    for cell in params.cells():
+        write_record(params, cell, accuracy=0.4 + cell.seed / 10, diverged=(cell.method, cell.seed) == ("fdl", 2))
+    track(params, uri=uri)
+    bundle = Store(uri).runs()["neu/alexnet/3shot"]
+    assert bundle.data.metrics["soft.accuracy.classical"] == pytest.approx(0.5)
+    assert bundle.data.metrics["soft.accuracy.fdl"] == pytest.approx(0.45)
+    assert bundle.data.metrics["seeds.fdl"] == 2
+    assert bundle.data.tags["status"] == "5 done, 1 failed, 0 missing"
+
+
+def test_saved_views_name_columns_that_the_runs_have(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    write_record(params, FDL, diverged=True)
+    track(params, uri=uri)
+    store = Store(uri)
+    views = [json.loads(view) for tag, view in store.experiment.tags.items() if "sharedViewState" in tag]
+    assert [view["name"] for view in views] == ["Bundles", "Cells"]
+    for view in views:
+        state = json.loads(view["state"])
+        wanted = set(state["selectedColumns"])
+        shown = store.client.search_runs([store.experiment.experiment_id], filter_string=state["searchFilter"])
+        assert {run.info.run_name.count("/") for run in shown} == {4 if view["name"] == "Cells" else 2}
+        columns = {
+            f"{kind}.`{name}`"
+            for run in shown
+            for kind in ("params", "metrics", "tags")
+            for name in getattr(run.data, kind)
+        }
+        assert wanted <= columns
+
+
+def test_second_pass_changes_nothing(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    track(params, uri=uri)
+    before = Store(uri).ids()
+    assert track(params, uri=uri) == counts(same=4)
+    assert Store(uri).ids() == before
+
+
+def test_only_a_changed_cell_is_replaced(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    track(params, uri=uri)
+    before = Store(uri).ids()
+    write_record(params, FDL, accuracy=0.75)
+    assert track(params, uri=uri) == counts(replaced=1, same=3)
+    runs = Store(uri).runs()
+    changed = {name for name, run in runs.items() if run.info.run_id != before[name]}
+    assert changed == {FDL.key, FDL.bundle.key}
+    assert runs[FDL.key].data.metrics["test.soft.accuracy"] == 0.75
+    assert runs[FDL.bundle.key].data.metrics["soft.accuracy.fdl"] == 0.75
+    assert runs[CLASSICAL.key].data.tags["mlflow.parentRunId"] == runs[FDL.bundle.key].info.run_id
+
+
+def test_a_killed_pass_is_repaired(uri, monkeypatch) -> None:
+    params = small_grid()
+    write_records(params)
+    described = []
+
+    def killed_at_the_second_cell(record, dataset):
+        described.append(record.cell)
+        if len(described) == 2:
+            raise KeyboardInterrupt
+        return dataset_input(record, dataset)
+
+    dataset_input = tracked.dataset_input
+    monkeypatch.setattr(tracked, "dataset_input", killed_at_the_second_cell)
+    with pytest.raises(KeyboardInterrupt):
+        track(params, uri=uri)
+    monkeypatch.setattr(tracked, "dataset_input", dataset_input)
+    whole, half = (cell.key for cell in described)
+    left = Store(uri).runs()
+    assert {name: run.info.status for name, run in left.items()} == {
+        FDL.bundle.key: "RUNNING",
+        whole: "FINISHED",
+        half: "RUNNING",
+    }
+    assert track(params, uri=uri) == counts(new=2, replaced=1, same=1)
+    runs = Store(uri).runs()
+    assert len(runs) == 6
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs[whole].info.run_id == left[whole].info.run_id
+    assert runs[whole].data.tags["mlflow.parentRunId"] == runs[FDL.bundle.key].info.run_id
+
+
+def test_a_diverged_cell_is_shown_as_failed_with_its_reason(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    write_record(params, FDL, diverged=True)
+    assert track(params, uri=uri) == counts(new=4)
+    store = Store(uri)
+    run = store.runs()[FDL.key]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] == "epoch 12: member 2: the cross-entropy is nan"
+    assert "Diverged in epoch 12" in run.data.tags["mlflow.note.content"]
+    assert "test.soft.accuracy" not in run.data.metrics
+    assert store.curve(FDL, "curve/loss")[-1][0] == 11
+    assert track(params, uri=uri) == counts(same=4)
+
+
+def test_missing_cells_are_counted_and_added_when_they_come(uri) -> None:
+    params = small_grid()
+    write_record(params, CLASSICAL)
+    assert track(params, uri=uri) == counts(new=1, missing=3)
+    runs = Store(uri).runs()
+    assert set(runs) == {CLASSICAL.key, CLASSICAL.bundle.key}
+    assert runs[CLASSICAL.bundle.key].data.tags["status"] == "1 done, 0 failed, 1 missing"
+    write_record(params, FDL)
+    assert track(params, uri=uri) == counts(new=1, same=1, missing=2)
+    assert Store(uri).runs()[FDL.bundle.key].data.tags["status"] == "2 done, 0 failed, 0 missing"
+
+
+def test_a_damaged_record_is_named(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    damaged = layout.record_folder(params, FDL) / "metrics.json"
+    damaged.write_bytes(b"[]")
+    with pytest.raises(InputError, match=rf"^{damaged}: differs from its hash"):
+        track(params, uri=uri)
+
+
+def test_two_processes_at_once_fill_a_cold_store_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = small_grid()
+    write_records(params)
+    command = [sys.executable, "-m", "fdl", "track", "--params", str(params.write(layout.RESULTS))]
+    passes = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONWARNINGS": ""}
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in passes]
+    assert [errors for _, errors in outputs] == ["", ""]
+    assert sorted(printed for printed, _ in outputs) == [
+        "mlflow: 0 new, 0 replaced, 4 same, 0 missing\n",
+        "mlflow: 4 new, 0 replaced, 0 same, 0 missing\n",
+    ]
+    assert len(Store(f"sqlite:///{tmp_path}/mlflow.db").runs()) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock", "results"]
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:9", "mysql+pymysql://me:secret@127.0.0.1:9/fdl"])
+def test_a_store_out_of_reach_is_one_line_without_the_password(uri, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    params = small_grid()
+    write_records(params)
+    with pytest.raises(InputError) as caught:
+        track(params, uri=uri)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "secret" not in message
+    assert message.startswith("MLflow at ")
+    assert "127.0.0.1:9" in message
+    assert "python -m fdl track" in message
+
+
+def test_a_store_without_a_file_name_is_refused() -> None:
+    with pytest.raises(InputError, match="names no database file"):
+        track(small_grid(), uri="sqlite://")
+
+
+def test_a_deleted_experiment_is_not_filled(uri) -> None:
+    params = small_grid()
+    store = Store(uri)
+    store.client.delete_experiment(store.experiment.experiment_id)
+    with pytest.raises(InputError, match="was deleted; bring it back with `mlflow experiments restore"):
+        track(params, uri=uri)
+
+
+def test_the_module_is_imported_without_mlflow() -> None:
+    code = (
+        "import sys, fdl.tracking; sys.exit(any(name in sys.modules for name in ('mlflow', 'sqlalchemy', 'pyarrow')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

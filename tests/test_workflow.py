@@ -1,0 +1,142 @@
+"""The whole pipeline on a tiny project, run as a user runs it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.projects import ROOT, write_images, write_params
+
+SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2")
+BIN = Path(sys.executable).parent
+
+
+def snakemake(*arguments, **variables):
+    """Run Snakemake in the working directory; what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    return subprocess.run([*SNAKEMAKE, *arguments], env=environment, capture_output=True, text=True)
+
+
+def done(*arguments, **variables):
+    """The same, and it must succeed."""
+    result = snakemake(*arguments, **variables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def records():
+    """When each cell's record was put in place."""
+    return {str(path.parent): path.stat().st_mtime_ns for path in Path("results").rglob("seed*/run.json")}
+
+
+def runs():
+    """Rows of runs.csv."""
+    with Path("reports/demo/runs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_from_images_to_the_table(project):
+    write_images()
+    write_params(project / "params.yaml", seeds=[0])
+    done()
+    first = records()
+    assert len(first) == 2
+    rows = runs()
+    assert {(row["method"], row["seed"]) for row in rows} == {("classical", "0"), ("fdl", "0")}
+    assert all(0 <= float(row["value"]) <= 1 for row in rows)
+    assert {row["combiner"] for row in rows} == {"member0", "member1", "mean", "best", "hard", "soft"}
+    for name in ("index.html", "costs.csv", "tables/accuracy.tex", "figures/accuracy_over_shots.png"):
+        assert (Path("reports/demo") / name).stat().st_size > 0
+    assert Path("mlflow.db").exists()
+    assert set(json.loads(Path("reports/demo/tracked.json").read_text())) == {
+        f"bsd/alexnet/3shot/{method}/seed0" for method in ("classical", "fdl")
+    }
+
+    assert "Nothing to be done" in done()
+
+    # A new seed: its cells, and no other.
+    write_params(project / "params.yaml", seeds=[0, 1])
+    done()
+    second = records()
+    assert len(second) == 4
+    assert {name: second[name] for name in first} == first
+
+    # What decides no number trains nothing.
+    write_params(project / "params.yaml", seeds=[0, 1], threads=2)
+    assert "Nothing to be done" in done()
+
+    # A method less: nothing is trained, and its rows are gone.
+    write_params(project / "params.yaml", seeds=[0, 1], methods=["classical"])
+    done()
+    assert records() == second
+    assert {row["method"] for row in runs()} == {"classical"}
+
+    # DVC finds Snakemake's work done and trains nothing, and then finds its own.
+    shutil.copytree(ROOT / "fdl", "fdl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "workflow", "workflow")
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copy(ROOT / ".dvcignore", ".")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for expected in ("Running stage 'report'", "Data and pipelines are up to date"):
+        dvc = subprocess.run(["dvc", "repro"], env=environment, capture_output=True, text=True)
+        assert dvc.returncode == 0, dvc.stdout + dvc.stderr
+        assert expected in dvc.stdout
+    assert records() == second
+
+
+def test_a_failing_bundle_costs_no_finished_one_and_is_named(project):
+    write_images()
+    write_params(project / "params.yaml", shots=[3, 6], seeds=[0])
+    done("data")
+    draw = Path("data/splits/local/bsd-32/6shot/draw0.json")
+    good = draw.read_bytes()
+    draw.write_bytes(good.replace(b'"rule": "first"', b'"rule": "worst"'))
+    failed = snakemake()
+    assert failed.returncode == 1
+    assert f"{draw}: damaged (its hash does not fit its content)" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
+    first = records()
+    assert [name.split("/")[4] for name in sorted(first)] == ["3shot", "3shot"]
+    draw.write_bytes(good)
+    done()
+    second = records()
+    assert len(second) == 4
+    assert {name: second[name] for name in first} == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"epoch": 3}, "fdl: params.yaml: unknown key 'epoch'; did you mean 'epochs'?"),
+        ({"datasets": ["neu; rm -rf /"]}, "fdl: params.yaml: datasets.0: 'neu; rm -rf /' is not allowed"),
+    ],
+)
+def test_wrong_settings_stop_snakemake_with_one_line_and_exit_code_2(project, overrides, message):
+    write_params(project / "params.yaml", **overrides)
+    result = snakemake()
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_data_folder_is_named(project):
+    write_params(project / "params.yaml")
+    result = snakemake()
+    assert result.returncode == 1
+    assert "fdl: images/bsd: no such folder; put the images of bsd there" in result.stdout + result.stderr
+
+
+def test_gpu_jobs_are_limited_to_the_slots(project):
+    """Snakemake ignores `gpu=1` locally unless there is a limit, which nothing documents."""
+    write_params(project / "params.yaml", device="auto")
+    plan = done("--dry-run", FDL_GPU_SLOTS="0,0")
+    assert "gpu=1" in plan
+    assert "Provided resources: gpu=2" in plan or "gpu=2" in plan
+    assert "gpu=0" in done("--dry-run", FDL_GPU_SLOTS="")

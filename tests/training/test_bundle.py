@@ -1,0 +1,191 @@
+"""A bundle's cells on disk: trained once, put in place at once, never mixed up."""
+
+import json
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from fdl import layout, records
+from fdl.combine.scores import score
+from fdl.data.prepare import prepare
+from fdl.data.splits import write_split
+from fdl.errors import InputError
+from fdl.params import Bundle, Cell
+from fdl.training import bundle as bundle_module
+from fdl.training.bundle import run_bundle
+from fdl.training.engine import Diverged
+from tests.projects import tiny, write_images
+
+BUNDLE = Bundle("bsd", "alexnet", 3)
+
+
+@pytest.fixture
+def ready(project):
+    """A project with its images prepared and drawn from."""
+    write_images()
+    params = tiny()
+    prepare(params, "bsd", say=quiet)
+    for draw in (0, 1, 2):
+        write_split(params, "bsd", 3, draw)
+    return params
+
+
+def quiet(line):
+    """No progress."""
+
+
+def run(params):
+    """Run the bundle; which cells were trained."""
+    trained = []
+
+    def listen(line):
+        if ": cell " in line:
+            trained.append(line.rpartition(": ")[2])
+
+    run_bundle(params, BUNDLE, say=listen)
+    return trained
+
+
+def folder(params, method="fdl", seed=0):
+    return layout.record_folder(params, Cell("bsd", "alexnet", 3, method, seed))
+
+
+def results(path):
+    """A record's content without what may differ between equal runs."""
+    run = json.loads((path / "run.json").read_bytes())
+    files = {name: np.load(path / name) for name in ("predictions.npz", "correct.npz")}
+    arrays = {f"{file}/{name}": value.tobytes() for file, content in files.items() for name, value in content.items()}
+    history = parquet.read_table(path / "history.parquet").to_pydict()
+    kept = {name: value for name, value in run.items() if name not in ("timings", "provenance", "files")}
+    return kept, arrays, repr(history), (path / "metrics.json").read_bytes()
+
+
+def test_every_cell_is_trained_once_and_scored(ready):
+    assert run(ready) == ["classical seed 0", "classical seed 1", "fdl seed 0", "fdl seed 1"]
+    assert run(ready) == []
+    for cell in ready.cells():
+        path = layout.record_folder(ready, cell)
+        record = records.read_run(path)
+        records.verify(path, record)
+        assert record["status"] == "done"
+        assert record["selected"] == {"last": [1, 1]}
+        assert (record["data"]["train"], record["data"]["validation"], record["data"]["test"]) == (6, 8, 10)
+        assert record["data"]["synthetic"] is False
+        assert record["timings"]["seconds"] > 0
+    # The metrics are those of the stored predictions.
+    stored = np.load(path / "predictions.npz")
+    logits = {split: stored[f"last/{split}/logits"] for split in ("validation", "test")}
+    labels = {split: stored[f"{split}/labels"] for split in ("validation", "test")}
+    rows, correct = score(logits, labels)
+    assert json.loads((path / "metrics.json").read_bytes()) == [{"selection": "last", **row} for row in rows]
+    packed = np.load(path / "correct.npz")
+    assert np.unpackbits(packed["last/soft"])[: packed["n"]].tolist() == correct["soft"].astype(int).tolist()
+    receipt = json.loads(layout.bundle_file(ready, BUNDLE).read_bytes())
+    assert {name: entry["status"] for name, entry in receipt["cells"].items()} == {c.key: "done" for c in ready.cells()}
+
+
+def test_a_cell_trained_twice_is_bit_identical_and_does_not_depend_on_its_neighbours(ready):
+    run(ready)
+    together = results(folder(ready))
+    alone = tiny(methods=["fdl"], seeds=[0])
+    (folder(ready) / "run.json").unlink()
+    assert run(alone) == ["fdl seed 0"]
+    assert results(folder(ready)) == together
+
+
+def test_a_new_seed_or_method_trains_only_its_own_cells(ready):
+    assert run(tiny(methods=["classical"], seeds=[0])) == ["classical seed 0"]
+    assert run(tiny(methods=["classical"])) == ["classical seed 1"]
+    assert run(tiny(seeds=[0, 1, 2])) == ["classical seed 2", "fdl seed 0", "fdl seed 1", "fdl seed 2"]
+
+
+def test_a_changed_setting_trains_again_and_a_changed_machine_setting_does_not(ready):
+    run(ready)
+    assert run(tiny(threads=2)) == []
+    assert run(tiny(gaussian_weight=2.0)) == ["fdl seed 0", "fdl seed 1"]
+    assert len(run(tiny(epochs=3))) == 4
+
+
+def test_other_images_train_again(ready, monkeypatch):
+    before = run(ready)
+    write_images(ready_folder := layout.RAW / "other" / "bsd", train=7)
+    changed = tiny(data_dir=str(ready_folder.parent))
+    prepare(changed, "bsd", say=quiet)
+    with pytest.raises(InputError, match="drawn from other images"):
+        run(changed)
+    for draw in (0, 1):
+        write_split(changed, "bsd", 3, draw)
+    assert run(changed) == before
+
+
+def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, monkeypatch):
+    train = bundle_module.train
+
+    def diverge(settings, data, **options):
+        if (settings.method, settings.seed) == ("fdl", 0):
+            raise Diverged(
+                1, "member 0: the cross-entropy is nan", [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 2.0}]
+            )
+        return train(settings, data, **options)
+
+    monkeypatch.setattr(bundle_module, "train", diverge)
+    receipt = run_bundle(ready, BUNDLE, say=quiet)
+    statuses = [entry["status"] for entry in receipt["cells"].values()]
+    assert statuses == ["done", "done", "failed", "done"]
+    record = records.read_run(folder(ready))
+    assert record["failure"] == {"epoch": 1, "reason": "member 0: the cross-entropy is nan"}
+    assert sorted(record["files"]) == ["history.parquet"]
+    assert run(ready) == [], "a failure is a result: the same training would fail again"
+
+
+def test_a_crash_costs_no_finished_cell(ready, monkeypatch):
+    train, started = bundle_module.train, []
+
+    def crash(settings, data, **options):
+        started.append(settings.seed)
+        if len(started) == 3:
+            raise MemoryError
+        return train(settings, data, **options)
+
+    monkeypatch.setattr(bundle_module, "train", crash)
+    with pytest.raises(MemoryError):
+        run(ready)
+    assert not layout.bundle_file(ready, BUNDLE).exists()
+    monkeypatch.setattr(bundle_module, "train", train)
+    assert run(ready) == ["fdl seed 0", "fdl seed 1"]
+    assert not list(layout.results_folder(ready).rglob(".*partial*")), "what the crash left is cleaned up"
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "predictions.npz"])
+def test_a_damaged_record_is_trained_again(ready, name):
+    run(ready)
+    expected = results(folder(ready))
+    path = folder(ready) / name
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run(ready) == ["fdl seed 0"]
+    assert results(folder(ready)) == expected
+
+
+def test_a_damaged_image_stops_the_bundle_by_name(ready):
+    images = layout.prepared_folder(ready, "bsd") / "images.npy"
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1  # of a test image
+    images.write_bytes(content)
+    with pytest.raises(InputError, match=r"images\.npy: image \d+ .* is damaged"):
+        run(ready)
+
+
+def test_kept_weights_give_the_stored_predictions(ready):
+    from safetensors.torch import load_file
+
+    params = tiny(keep_weights=True)
+    run(params)
+    weights = load_file(folder(params) / "weights-last.safetensors")
+    assert {name.partition(".")[0] for name in weights} == {"0", "1"}
+    assert "weights-last.safetensors" in records.read_run(folder(params))["files"]
+
+
+def test_a_bundle_outside_the_grid_is_refused(ready):
+    with pytest.raises(InputError, match="tex/vgg/3shot is not in the grid of preset 'demo'"):
+        run_bundle(ready, Bundle("tex", "vgg", 3), say=quiet)

@@ -1,0 +1,67 @@
+"""Devices: who gets a GPU, and who is told that there is none."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from fdl.errors import InputError
+from fdl.training.device import device_slot, gpu_slots
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.delenv("FDL_GPU_SLOTS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "slots"),
+    [
+        ("CUDA_VISIBLE_DEVICES", "", []),
+        ("CUDA_VISIBLE_DEVICES", "-1", []),
+        ("CUDA_VISIBLE_DEVICES", "2,3", ["2", "3"]),
+        ("CUDA_VISIBLE_DEVICES", "GPU-8f1c", ["GPU-8f1c"]),
+        ("FDL_GPU_SLOTS", "0,0", ["0", "0"]),
+    ],
+)
+def test_slots_come_from_the_environment(monkeypatch, variable, value, slots):
+    monkeypatch.setenv(variable, value)
+    assert gpu_slots() == slots
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tmp_path):
+    with device_slot("auto", tmp_path) as device:
+        assert device == "cpu"
+    with pytest.raises(InputError, match="this machine shows no GPU"), device_slot("cuda", tmp_path):
+        pass
+
+
+def _hold(locks, cards, entered, leave):
+    with device_slot("auto", locks) as device:
+        cards.put((device, os.environ["CUDA_VISIBLE_DEVICES"]))
+        entered.release()
+        leave.acquire()
+
+
+def test_two_processes_never_share_a_slot_and_a_killed_one_frees_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("FDL_GPU_SLOTS", "4,7")
+    context = multiprocessing.get_context("spawn")
+    cards, entered, leave = context.Queue(), context.Semaphore(0), context.Semaphore(0)
+    processes = [context.Process(target=_hold, args=(tmp_path, cards, entered, leave)) for _ in range(3)]
+    for process in processes[:2]:
+        process.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=60)
+    taken = [cards.get(timeout=60) for _ in range(2)]
+    assert sorted(taken) == [("cuda", "4"), ("cuda", "7")]
+    processes[2].start()
+    assert not entered.acquire(timeout=1), "both slots are held"
+    os.kill(processes[0].pid, signal.SIGKILL)
+    assert entered.acquire(timeout=60)
+    assert cards.get(timeout=60) in taken
+    for _ in range(2):
+        leave.release()
+    for process in processes:
+        process.join(timeout=60)

@@ -1,0 +1,165 @@
+"""The training loop: what methods share, what they must not touch, which epoch is kept."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fdl.models.layers import set_dropout_key
+from fdl.training import engine
+from fdl.training.engine import Diverged, adam_step, build_members, epoch_batches, make_adam, predict_states, train
+from fdl.training.randomness import derive
+from tests.training import cells
+
+
+def quiet(line):
+    """No progress."""
+
+
+def states_equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_classical_is_nets_trained_separately_bit_for_bit(backbone):
+    """The baseline has its own optimiser per net here, and no other net in sight."""
+    settings, data = cells.settings(backbone=backbone), cells.data()
+    trained = train(settings, data, device="cpu", progress=quiet)
+    for member in range(settings.members):
+        net = build_members(settings, cells.CLASSES, "cpu")[member]
+        optimiser = make_adam([net], settings.learning_rate)
+        steps = 0
+        for epoch in range(settings.epochs):
+            for step, inputs, labels in epoch_batches(settings, data.train, epoch):
+                set_dropout_key(net, derive(settings.seed, "dropout", epoch, step, member))
+                optimiser.zero_grad(set_to_none=True)
+                functional.cross_entropy(net(inputs)[0], labels).backward()
+                steps += 1
+                adam_step(optimiser, steps)
+        assert states_equal(net.state_dict(), trained.states["last"][member]), f"member {member}"
+
+
+def test_a_broken_member_leaves_the_others_of_a_classical_ensemble_untouched(monkeypatch):
+    settings, data = cells.settings(epochs=1), cells.data()
+    healthy = train(settings, data, device="cpu", progress=quiet).states["last"]
+    nets = build_members(settings, cells.CLASSES, "cpu")
+    with torch.no_grad():
+        next(nets[1].parameters()).fill_(math.nan)
+    monkeypatch.setattr(engine, "build_members", lambda *_: nets)
+    with pytest.raises(Diverged, match="epoch 0: member 1: the cross-entropy is nan") as failure:
+        train(settings, data, device="cpu", progress=quiet)
+    assert failure.value.epoch == 0
+    assert len(failure.value.history) == 1
+    assert states_equal(nets[0].state_dict(), healthy[0])
+    assert states_equal(nets[2].state_dict(), healthy[2])
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_training_twice_gives_the_same_bits(backbone):
+    settings, data = cells.settings(backbone=backbone, method="fdl"), cells.data()
+    first, second = (train(settings, data, device="cpu", progress=quiet) for _ in range(2))
+    assert first.history == second.history
+    for a, b in zip(first.states["last"], second.states["last"], strict=True):
+        assert states_equal(a, b)
+
+
+def test_methods_of_a_seed_start_from_the_same_weights_and_batches():
+    """With the distance loss weighted 0, `fdl` and `classical` are the same training."""
+    data = cells.data()
+    unweighted = {"cosine_weight": 0.0, "gaussian_weight": 0.0}
+    settings = cells.settings(method="fdl")
+    settings = type(settings)(**(vars(settings) | {"method_params": unweighted}))
+    zero = train(settings, data, device="cpu", progress=quiet)
+    classical = train(cells.settings(), data, device="cpu", progress=quiet)
+    assert zero.history == classical.history
+
+
+def test_the_distance_loss_moves_the_maps_apart():
+    data = cells.data()
+    changed = {"epochs": 12, "augment": False}
+    classical, fdl = (
+        train(cells.settings(method=method, **changed), data, device="cpu", progress=quiet).history[-1]
+        for method in ("classical", "fdl")
+    )
+    assert fdl["cosine"] < classical["cosine"] * 0.9
+
+
+def test_seeds_and_members_differ():
+    data = cells.data()
+    histories = [train(cells.settings(seed=s), data, device="cpu", progress=quiet).history for s in (0, 1)]
+    assert histories[0] != histories[1]
+    assert histories[0][0]["cross_entropy_0"] != histories[0][0]["cross_entropy_1"]
+
+
+def test_every_image_is_seen_once_per_epoch_in_fixed_chunks():
+    settings, data = cells.settings(augment=False), cells.data()
+    chunks = [
+        [(inputs[:, 0, 0, 0], labels) for _, inputs, labels in epoch_batches(settings, data.train, e)]
+        for e in (0, 1, 2)
+    ]
+    sizes = [[len(labels) for _, labels in epoch] for epoch in chunks]
+    assert all(sorted(epoch) == [1, 4, 4] for epoch in sizes)
+    firsts = [{tuple(pixels.tolist()) for pixels, _ in epoch} for epoch in chunks]
+    assert firsts[0] == firsts[1] == firsts[2]  # the authors' chunks stay together
+    assert len({tuple(tuple(p.tolist()) for p, _ in epoch) for epoch in chunks}) > 1  # in another order
+
+
+def test_augmentation_is_fresh_every_epoch():
+    settings, data = cells.settings(batch_size=9), cells.data()
+    first, second = (next(iter(epoch_batches(settings, data.train, epoch)))[1] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_adam_is_keras_adam():
+    """Keras: θ -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m / (√v + 1e-7), with m, v the raw moments."""
+    net = torch.nn.Linear(3, 1, bias=False)
+    theta = net.weight.detach().clone().double()
+    optimiser = make_adam([net], 0.01)
+    m = v = torch.zeros_like(theta)
+    for step in range(1, 6):
+        # Gradients near epsilon, where its place shows.
+        gradient = torch.tensor([[1e-7, -3e-8, 1.0]]) * step
+        net.weight.grad = gradient.clone()
+        adam_step(optimiser, step)
+        gradient = gradient.double()
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        rate = 0.01 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        theta = theta - rate * m / (v.sqrt() + 1e-7)
+        torch.testing.assert_close(net.weight.detach().double(), theta, rtol=0, atol=1e-6)
+
+
+def test_selections_follow_the_validation_counts():
+    rules = ["sum", "sum3", "own", "last", "sum-small"]
+    settings = cells.settings(members=4, epochs=8, selections=rules, evaluate_every=1, augment=False)
+    data = cells.data(train=6)
+    trained = train(settings, data, device="cpu", progress=quiet)
+    assert trained.validated == list(range(8))
+    right = torch.stack(trained.validation_correct)  # (epochs, M, N)
+    scores = {
+        "sum": right.sum((1, 2)),
+        "sum3": right[:, :3].sum((1, 2)),
+        "sum-small": right[:, :, data.small].sum((1, 2)),
+    }
+    for rule, score in scores.items():
+        # Only a strictly higher score replaces: the first of the best epochs.
+        assert trained.selected[rule] == [int(score.argmax())] * 4
+    assert trained.selected["own"] == [int(right[:, m].sum(1).argmax()) for m in range(4)]
+    assert trained.selected["last"] == [7] * 4
+    assert len({tuple(epochs) for epochs in trained.selected.values()}) > 1
+    # The states kept are those of the epoch: they give its validation predictions again.
+    for rule in ("sum", "own"):
+        logits = predict_states(settings, trained.states[rule], data, "cpu")["validation"]
+        for member, epoch in enumerate(trained.selected[rule]):
+            assert torch.equal(logits[member].argmax(-1) == data.validation.labels, right[epoch, member])
+
+
+def test_validating_changes_nothing():
+    settings, data = cells.settings(evaluate_every=1, selections=["sum"]), cells.data()
+    often = train(settings, data, device="cpu", progress=quiet)
+    once = train(cells.settings(), data, device="cpu", progress=quiet)
+    names = once.history[0].keys()
+    assert [{name: row[name] for name in names} for row in often.history] == [
+        {name: row[name] for name in names} for row in once.history
+    ]
