@@ -17,6 +17,7 @@ from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
+from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.randomness import absorb, derive, permutation
@@ -90,7 +91,7 @@ class Diverged(Exception):
 
 def build_members(settings: CellSettings, num_classes: int, device: str) -> list[nn.Module]:
     """The M nets with their initial weights, in training mode."""
-    nets = []
+    nets: list[nn.Module] = []
     for member in range(settings.members):
         net = build(
             settings.backbone,
@@ -125,19 +126,6 @@ def epoch_batches(settings: CellSettings, train: Images, epoch: int) -> Iterator
         yield step, to_input(pixels[part]), train.labels[part]
 
 
-def make_adam(nets: Sequence[nn.Module], learning_rate: float) -> torch.optim.Adam:
-    """Keras' Adam over all parameters; call `adam_step` instead of `step`."""
-    parameters = [parameter for net in nets for parameter in net.parameters()]
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.999), fused=True)
-
-
-def adam_step(optimiser: torch.optim.Adam, step: int) -> None:
-    """One update, the `step`-th (from 1): Keras adds its epsilon 1e-7 before the bias correction."""
-    for group in optimiser.param_groups:
-        group["eps"] = 1e-7 / math.sqrt(1 - 0.999**step)
-    optimiser.step()
-
-
 def train(settings: CellSettings, data: CellData, *, device: str, progress: Callable[[str], None] = print) -> Trained:
     """Train one cell.
 
@@ -151,7 +139,7 @@ def train(settings: CellSettings, data: CellData, *, device: str, progress: Call
         Diverged: a member's cross-entropy is not finite.
     """
     nets = build_members(settings, data.num_classes, device)
-    optimiser = make_adam(nets, settings.learning_rate)
+    optimiser = Adam(nets, settings.learning_rate)
     result = Trained([], {}, {})
     selector = _Selector(settings, data, result)
     for epoch in range(settings.epochs):
@@ -169,7 +157,7 @@ def train(settings: CellSettings, data: CellData, *, device: str, progress: Call
 
 
 def _train_epoch(
-    settings: CellSettings, train: Images, nets: list[nn.Module], optimiser: torch.optim.Adam, epoch: int
+    settings: CellSettings, train: Images, nets: list[nn.Module], optimiser: Adam, epoch: int
 ) -> dict[str, float]:
     """One pass over the training images; the row of the history, means over steps (accuracy: over images)."""
     method = METHODS[settings.method]
@@ -187,9 +175,9 @@ def _train_epoch(
         cross_entropies = [functional.cross_entropy(output, labels) for output in logits]
         added = method(maps, logits, inputs, labels, epoch=epoch, **settings.method_params)
         loss = torch.stack(cross_entropies).sum() + added
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
-        adam_step(optimiser, epoch * steps + step + 1)
+        optimiser.step()
         with torch.no_grad():
             distance = feature_distance([m.detach() for m in maps], 0, 0)
             sums += torch.stack([loss, distance.cosine, distance.gaussian, *cross_entropies]).detach()

@@ -85,7 +85,7 @@ def test_no_labels_collide_and_none_is_cut(name: str) -> None:
     params = load(PARAMS_FILE, preset=name if name in ("lite", "paper", "authors") else "demo", overrides=GRIDS[name])
     figure, _ = draw(params, synthetic=True, failed=1 if len(params.cells()) > 1 else 0)
     figure.draw_without_rendering()
-    texts = [figure._suptitle, figure._supylabel]  # type: ignore[attr-defined]
+    texts = list(figure.texts)  # the title, and the labels of the whole figure
     for axes in figure.axes:
         if axes.axison:
             texts += [axes.title, axes.xaxis.label, *axes.get_xticklabels()]

@@ -100,7 +100,7 @@ def test_shifts_equal_opencv(size):
     images = pictures("noise", 8, size, size)
     fraction = numbers(-0.2, 0.2, 8, 2)
     # Half a pixel: imgaug rounds half to even.
-    fraction[0] = torch.tensor([1.5 / size, -2.5 / size])
+    fraction[0] = torch.tensor([2.5 / size, -1.5 / size])
     pixels = np.round(fraction.numpy() * size)
     expected = by_opencv(images, lambda i, image: warp_affine(image, move=tuple(pixels[i])))
     assert torch.equal(shift(images, fraction), expected)
@@ -142,6 +142,14 @@ def test_quadrilaterals_without_area_or_with_crossed_corners_are_still_images():
     assert together.shape == images.shape
     for i in range(40):
         assert torch.equal(perspective(images[i : i + 1], jitter[i : i + 1])[0], together[i])
+
+
+def test_a_sliver_is_enlarged_to_the_full_width():
+    columns = (8 * torch.arange(32)).to(torch.uint8).expand(1, 3, 32, 32)
+    jitter = torch.tensor([0.49, 0.0], dtype=torch.float64).expand(1, 4, 2)  # 0.64 pixels are left in the middle
+    result = perspective(columns, jitter)
+    assert result[..., :31, :].min() >= 8 * 15
+    assert result[..., :31, :].max() <= 8 * 17
 
 
 @pytest.mark.parametrize("size", [32, 84])

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from fdl.models.layers import set_dropout_key
 from fdl.training import engine
-from fdl.training.engine import Diverged, adam_step, build_members, epoch_batches, make_adam, predict_states, train
+from fdl.training.adam import Adam
+from fdl.training.engine import Diverged, build_members, epoch_batches, predict_states, train
 from fdl.training.randomness import derive
 from tests.training import cells
 
@@ -28,15 +29,13 @@ def test_classical_is_nets_trained_separately_bit_for_bit(backbone):
     trained = train(settings, data, device="cpu", progress=quiet)
     for member in range(settings.members):
         net = build_members(settings, cells.CLASSES, "cpu")[member]
-        optimiser = make_adam([net], settings.learning_rate)
-        steps = 0
+        optimiser = Adam([net], settings.learning_rate)
         for epoch in range(settings.epochs):
             for step, inputs, labels in epoch_batches(settings, data.train, epoch):
                 set_dropout_key(net, derive(settings.seed, "dropout", epoch, step, member))
-                optimiser.zero_grad(set_to_none=True)
+                optimiser.zero_grad()
                 functional.cross_entropy(net(inputs)[0], labels).backward()
-                steps += 1
-                adam_step(optimiser, steps)
+                optimiser.step()
         assert states_equal(net.state_dict(), trained.states["last"][member]), f"member {member}"
 
 
@@ -109,25 +108,6 @@ def test_augmentation_is_fresh_every_epoch():
     settings, data = cells.settings(batch_size=9), cells.data()
     first, second = (next(iter(epoch_batches(settings, data.train, epoch)))[1] for epoch in (0, 1))
     assert not torch.equal(first, second)
-
-
-def test_adam_is_keras_adam():
-    """Keras: θ -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m / (√v + 1e-7), with m, v the raw moments."""
-    net = torch.nn.Linear(3, 1, bias=False)
-    theta = net.weight.detach().clone().double()
-    optimiser = make_adam([net], 0.01)
-    m = v = torch.zeros_like(theta)
-    for step in range(1, 6):
-        # Gradients near epsilon, where its place shows.
-        gradient = torch.tensor([[1e-7, -3e-8, 1.0]]) * step
-        net.weight.grad = gradient.clone()
-        adam_step(optimiser, step)
-        gradient = gradient.double()
-        m = 0.9 * m + 0.1 * gradient
-        v = 0.999 * v + 0.001 * gradient**2
-        rate = 0.01 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-        theta = theta - rate * m / (v.sqrt() + 1e-7)
-        torch.testing.assert_close(net.weight.detach().double(), theta, rtol=0, atol=1e-6)
 
 
 def test_selections_follow_the_validation_counts():

@@ -1,0 +1,59 @@
+"""Keras' Adam at a constant rate (docs/reference.md 5 and 10)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
+
+
+class Adam:
+    """One optimiser over the parameters of several nets.
+
+    It calls the kernel of `torch.optim.Adam(fused=True)` itself: the class imports the whole compiler
+    at its first use, 4 s in every bundle's process.
+
+    Args:
+        nets: their parameters are updated in place.
+        learning_rate: constant.
+    """
+
+    def __init__(self, nets: Sequence[nn.Module], learning_rate: float) -> None:
+        self.parameters = [parameter for net in nets for parameter in net.parameters()]
+        self.learning_rate = learning_rate
+        self.steps = 0
+        self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step before."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters from their gradients; all must have one."""
+        self.steps += 1
+        gradients: list[Tensor] = []
+        for parameter in self.parameters:
+            assert parameter.grad is not None
+            gradients.append(parameter.grad)
+        count = torch.tensor(float(self.steps), device=self.parameters[0].device)
+        torch._fused_adam_(
+            self.parameters,
+            gradients,
+            self.first,
+            self.second,
+            [],
+            [count] * len(gradients),
+            lr=self.learning_rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            weight_decay=0.0,
+            # Keras adds its epsilon before the bias correction, the kernel behind it.
+            eps=EPSILON / math.sqrt(1 - BETA2**self.steps),
+            amsgrad=False,
+            maximize=False,
+        )

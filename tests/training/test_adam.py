@@ -1,0 +1,43 @@
+"""Adam as Keras computes it."""
+
+import math
+
+import torch
+
+from fdl.training.adam import Adam
+
+
+def test_adam_is_keras_adam():
+    """Keras: θ -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m / (√v + 1e-7), with m, v the raw moments."""
+    net = torch.nn.Linear(3, 1, bias=False)
+    theta = net.weight.detach().clone().double()
+    optimiser = Adam([net], 0.01)
+    m = v = torch.zeros_like(theta)
+    for step in range(1, 6):
+        # Gradients near epsilon, where its place shows.
+        gradient = torch.tensor([[1e-7, -3e-8, 1.0]]) * step
+        net.weight.grad = gradient.clone()
+        optimiser.step()
+        gradient = gradient.double()
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        rate = 0.01 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        theta = theta - rate * m / (v.sqrt() + 1e-7)
+        torch.testing.assert_close(net.weight.detach().double(), theta, rtol=0, atol=1e-6)
+
+
+def test_it_is_the_librarys_kernel():
+    """With the epsilon moved, `torch.optim.Adam` gives the same bits."""
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(7, 5), torch.nn.Linear(7, 5)
+    theirs.load_state_dict(ours.state_dict())
+    optimiser = Adam([ours], 1e-3)
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=True)
+    for step in range(1, 5):
+        for net in (ours, theirs):
+            net.zero_grad()
+            net(torch.ones(2, 7) * step).square().sum().backward()
+        optimiser.step()
+        reference.param_groups[0]["eps"] = 1e-7 / math.sqrt(1 - 0.999**step)
+        reference.step()
+        assert torch.equal(ours.weight, theirs.weight)
