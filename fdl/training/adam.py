@@ -21,7 +21,7 @@ class Adam:
     """
 
     def __init__(self, nets: Sequence[nn.Module], learning_rate: float) -> None:
-        self.parameters = [parameter for net in nets for parameter in net.parameters()]
+        self.parameters: list[Tensor] = [parameter for net in nets for parameter in net.parameters()]
         self.learning_rate = learning_rate
         self.steps = 0
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
