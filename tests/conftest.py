@@ -19,4 +19,12 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for name in ("FDL_DATA_DIR", "FDL_GPU_SLOTS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    yield tmp_path
+    torch.set_flush_denormal(False)  # a bundle that ran in this process set it; hypothesis makes denormals
+
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """A bundle that is run inside a test switches denormals off for the whole process."""
+    yield
+    torch.set_flush_denormal(False)

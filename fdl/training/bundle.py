@@ -56,6 +56,8 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
 
 
 def _set_up_torch(params: Params, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: CUDA does not start (driver, or FDL_GPU_SLOTS without a GPU?); set device: cpu")
     torch.set_num_threads(params.threads)
     torch.backends.cuda.matmul.allow_tf32 = params.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = params.precision == "tf32"
@@ -127,7 +129,7 @@ def _run_cell(
     autocast = autocast_bfloat16(params.precision, device)
     cell_settings = CellSettings(
         backbone=cell.backbone,
-        dataset=cell.dataset,
+        dataset=settings.get("like", cell.dataset),  # whose networks are built
         method=cell.method,
         seed=cell.seed,
         autocast=autocast,
