@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-import yaml
 
-from fdl import layout, params, records
+from fdl import cli_data, layout, records
+from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
 from fdl.errors import InputError
-from fdl.params import Bundle, Params
+from fdl.params import Bundle
 
 app = typer.Typer(
     help=__doc__ and "A fair test of the feature distance loss (arXiv 2205.11606).",
@@ -17,49 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Images: prepare them.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-ParamsOption = Annotated[Path, typer.Option("--params", help="The settings: params.yaml, or a resolved file.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", help="Use this preset instead of the file's.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
-]
-Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets; none: all of the settings'.")]
-DEFAULT = Path("params.yaml")
-
-
-def _load(path: Path, preset: str | None, assignments: list[str] | None) -> Params:
-    overrides: dict[str, Any] = {}
-    for assignment in assignments or []:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise InputError(f"--set {assignment}: write it as KEY=VALUE, for example --set epochs=100")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {assignment}: the value is not valid YAML") from None
-    return params.load(path, preset=preset, overrides=overrides)
-
-
-def _chosen(resolved: Params, datasets: list[str] | None) -> list[str]:
-    used = list(dict.fromkeys(cell.dataset for cell in resolved.cells()))
-    for dataset in datasets or []:
-        if dataset not in used:
-            raise InputError(f"dataset {dataset!r} is not in the settings; they use {', '.join(used)}")
-    return datasets or used
-
-
-@data_app.command("prepare")
-def data_prepare(
-    datasets: Datasets = None, file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None
-) -> None:
-    """Read the source's files into pixel and label arrays below data/prepared/."""
-    from fdl.data.prepare import prepare
-
-    resolved = _load(file, preset, set_)
-    for dataset in _chosen(resolved, datasets):
-        print(f"{dataset}: {prepare(resolved, dataset)}")
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
@@ -74,11 +32,11 @@ def split(
     """Draw the k-shot training images into data/splits/."""
     from fdl.data.splits import write_split
 
-    resolved = _load(file, preset, set_)
-    chosen = _chosen(resolved, datasets)
+    resolved = load(file, preset, set_)
+    drawn = chosen(resolved, datasets)
     wanted = {(cell.dataset, cell.shots, resolved.draw_of(cell.seed)) for cell in resolved.cells()}
     for dataset, k, d in sorted(wanted):
-        if dataset in chosen and k in (shots or [k]) and d in (draw or [d]):
+        if dataset in drawn and k in (shots or [k]) and d in (draw or [d]):
             print(write_split(resolved, dataset, k, d))
 
 
@@ -90,22 +48,31 @@ def run(
     set_: SetOption = None,
 ) -> None:
     """Train and score the cells of a bundle that have no current record."""
-    resolved = _load(file, preset, set_)
+    resolved = load(file, preset, set_)
     known = {bundle.key: bundle for bundle in resolved.bundles()}
-    chosen: list[Bundle] = []
+    asked: list[Bundle] = []
     for key in bundles or known:
         if key not in known:
             raise InputError(
                 f"bundle {key!r} is not in the grid of preset {resolved.preset!r}; e.g. {next(iter(known))}"
             )
-        chosen.append(known[key])
+        asked.append(known[key])
     # Only now: torch takes two seconds.
     from fdl.training.bundle import run_bundle
 
-    for bundle in chosen:
+    for bundle in asked:
         receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
         failed = sum(cell["status"] == "failed" for cell in receipt["cells"].values())
         print(f"{bundle.key}: {len(receipt['cells'])} cells, {failed} failed")
+
+
+@app.command()
+def combine(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None) -> None:
+    """Score the finished cells again from their stored predictions; trains nothing."""
+    from fdl.combine.scores import rescore
+
+    counts = rescore(load(file, preset, set_))
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 @app.command()
@@ -118,7 +85,7 @@ def collect(
     """Gather the records into reports/<preset>/runs.csv and costs.csv."""
     from fdl.reporting.collect import collect as gather
 
-    resolved = _load(file, preset, set_)
+    resolved = load(file, preset, set_)
     gather(resolved, partial=partial)
     print(layout.report_folder(resolved) / "runs.csv")
 
@@ -133,7 +100,7 @@ def report(
     """Make the tables and figures from runs.csv."""
     from fdl.reporting import report as reporting
 
-    resolved = _load(file, preset, set_)
+    resolved = load(file, preset, set_)
     if not show:
         for path in reporting.write_report(resolved):
             print(path)
@@ -152,7 +119,7 @@ def track(
     """Mirror the records into MLflow; safe to repeat."""
     from fdl.tracking import track as mirror
 
-    resolved = _load(file, preset, set_)
+    resolved = load(file, preset, set_)
     counts = mirror(resolved, uri=uri)
     print("mlflow: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if receipt:

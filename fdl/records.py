@@ -50,16 +50,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fresh_folder(record: Path) -> Path:
+    """An empty folder beside a record, for `publish` (same file system: files are renamed); leftovers of a kill go."""
+    folder = record.with_name(f".{record.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 def publish(temporary: Path, folder: Path, run: dict[str, Any]) -> None:
     """Put a finished record in place: the files of `temporary`, then `run.json` with their hashes, last.
 
     Args:
         temporary: folder with the record's other files, on the same file system; it is used up.
         folder: the record's folder; an older record in it is replaced.
-        run: content of `run.json`, without `schema_version` and `files`.
+        run: content of `run.json`; its `schema_version` and `files` are set here.
     """
     files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-    content = {"schema_version": SCHEMA_VERSION, **run, "files": files}
+    content = run | {"schema_version": SCHEMA_VERSION, "files": files}
     folder.mkdir(parents=True, exist_ok=True)
     # An old run.json would vouch for files that are being replaced.
     (folder / "run.json").unlink(missing_ok=True)

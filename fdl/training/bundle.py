@@ -1,7 +1,6 @@
 """Runs a bundle: trains the cells that are not current, scores them, puts each record in place at once."""
 
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.combine.scores import score
+from fdl.combine.scores import write_scores
 from fdl.data import prepare, splits
 from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params, digest
@@ -135,7 +134,7 @@ def _run_cell(
         autocast=autocast,
         **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
     )
-    temporary = _fresh_folder(layout.record_folder(params, cell))
+    temporary = records.fresh_folder(layout.record_folder(params, cell))
     prepared = inputs.prepared
     run: dict[str, Any] = {
         "key": cell.key,
@@ -188,14 +187,6 @@ def _run_cell(
     return run
 
 
-def _fresh_folder(record: Path) -> Path:
-    """A folder beside the record (same file system: the files are renamed); leftovers of a kill go."""
-    folder = record.with_name(f".{record.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -208,27 +199,20 @@ def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
 def _write_predictions(
     folder: Path, settings: CellSettings, trained: Trained, data: CellData, device: str, keep_weights: bool
 ) -> None:
-    labels = {
-        "validation": data.validation.labels.cpu().numpy(),
-        "test": data.test.labels.cpu().numpy(),
+    predictions: dict[str, NDArray[Any]] = {
+        "validation/labels": data.validation.labels.cpu().numpy(),
+        "test/labels": data.test.labels.cpu().numpy(),
     }
-    predictions: dict[str, NDArray[Any]] = {f"{split}/labels": values for split, values in labels.items()}
-    correct: dict[str, NDArray[Any]] = {"n": np.array(len(labels["test"]))}
-    metrics = []
     for rule, states in trained.states.items():
-        logits = {split: x.cpu().numpy() for split, x in predict_states(settings, states, data, device).items()}
-        predictions |= {f"{rule}/{split}/logits": values for split, values in logits.items()}
-        rows, right = score(logits, labels)
-        metrics += [{"selection": rule, **row} for row in rows]
-        correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
+        logits = predict_states(settings, states, data, device)
+        predictions |= {f"{rule}/{split}/logits": values.cpu().numpy() for split, values in logits.items()}
         if keep_weights:
             _write_weights(folder / f"weights-{rule}.safetensors", states)
     predictions["validated_epochs"] = np.array(trained.validated)
     validation_correct = torch.stack(trained.validation_correct).numpy()  # (epochs, M, N)
     predictions["validation_correct"] = np.packbits(validation_correct, axis=-1)
     np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
-    np.savez(folder / "correct.npz", allow_pickle=False, **correct)
-    (folder / "metrics.json").write_bytes(records.to_json(metrics))
+    write_scores(folder, predictions)
 
 
 def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:

@@ -7,10 +7,11 @@ import pytest
 from pyarrow import parquet
 
 from fdl import layout, records
-from fdl.combine.scores import score
+from fdl.combine.scores import rescore, score
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
+from fdl.evaluation.metrics import METRICS
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
 from fdl.training.bundle import run_bundle
@@ -184,6 +185,24 @@ def test_kept_weights_give_the_stored_predictions(ready):
     weights = load_file(folder(params) / "weights-last.safetensors")
     assert {name.partition(".")[0] for name in weights} == {"0", "1"}
     assert "weights-last.safetensors" in records.read_run(folder(params))["files"]
+
+
+def test_a_new_metric_needs_no_training(ready, monkeypatch):
+    run(ready)
+    before = {path: path.stat().st_mtime_ns for path in layout.results_folder(ready).rglob("run.json")}
+    assert rescore(ready) == {"rescored": 0, "same": 4, "missing": 0}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    monkeypatch.setitem(METRICS, "errors", lambda predicted, labels: float((predicted != labels).sum()))
+    assert rescore(ready) == {"rescored": 4, "same": 0, "missing": 0}
+    record = records.read_run(folder(ready))
+    records.verify(folder(ready), record)
+    values = {
+        (row["combiner"], row["metric"]): row["value"]
+        for row in json.loads((folder(ready) / "metrics.json").read_bytes())
+        if row["split"] == "test"
+    }
+    assert values["soft", "errors"] == round(record["data"]["test"] * (1 - values["soft", "accuracy"]))
+    assert run(ready) == [], "the trainings are current"
 
 
 def test_a_bundle_outside_the_grid_is_refused(ready):
