@@ -59,9 +59,14 @@ def run(
         asked.append(known[key])
     # Only now: torch takes two seconds.
     from fdl.training.bundle import run_bundle
+    from fdl.training.checkpoint import Interrupted
 
     for bundle in asked:
-        receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        try:
+            receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        except Interrupted as error:
+            print(f"fdl: {error}", file=sys.stderr)
+            raise typer.Exit(128 + error.number) from None
         failed = sum(cell["status"] == "failed" for cell in receipt["cells"].values())
         print(f"{bundle.key}: {len(receipt['cells'])} cells, {failed} failed")
 

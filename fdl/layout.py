@@ -10,19 +10,20 @@ RESULTS, REPORTS, SCRATCH = Path("results"), Path("reports"), Path("scratch")
 
 
 def dataset_name(params: Params, dataset: str) -> str:
-    """Folder name of a dataset: its name, and its size in pixels where that is not the authors'."""
+    """Folder name of a dataset: its name, its size in pixels where that is not the authors', `aa` if antialiased."""
     size = params.image_size_of(dataset)
-    return dataset if size == DATASETS[dataset].image_size else f"{dataset}-{size}"
+    authors = dataset in DATASETS and size == DATASETS[dataset].image_size
+    return "-".join([dataset, *([] if authors else [str(size)]), *["aa"] * params.antialias])
 
 
 def prepared_folder(params: Params, dataset: str) -> Path:
     """Folder of a dataset's pixels and labels; sources never share one."""
-    return PREPARED / params.source / dataset_name(params, dataset)
+    return PREPARED / params.source_of(dataset) / dataset_name(params, dataset)
 
 
 def split_file(params: Params, dataset: str, shots: int, draw: int) -> Path:
     """File of one k-shot draw."""
-    return SPLITS / params.source / dataset_name(params, dataset) / f"{shots}shot" / f"draw{draw}.json"
+    return SPLITS / params.source_of(dataset) / dataset_name(params, dataset) / f"{shots}shot" / f"draw{draw}.json"
 
 
 def results_folder(params: Params) -> Path:

@@ -7,107 +7,73 @@ The values are the file's defaults, then the block of `presets:` that `preset:` 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fdl.errors import InputError
-from fdl.reference.protocol import DATASETS
+from fdl.grid import (
+    Backbone,
+    Bundle,
+    Cell,
+    Claims,
+    Count,
+    Dataset,
+    DatasetItem,
+    DatasetName,
+    GridBlock,
+    MethodName,
+    Name,
+    OwnDataset,
+    Pixels,
+    Seed,
+    Strict,
+)
+from fdl.method_parameters import method_params
+from fdl.method_sources import method_source
+from fdl.reference.protocol import DATASETS, DatasetProtocol
 
-Source = Literal["synthetic", "local"]
-Dataset = Literal["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"]
-Backbone = Literal["alexnet", "vgg", "resnet"]
+__all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
+
+Source = Literal["synthetic", "local", "official"]
 Selection = Literal["sum", "sum3", "own", "last", "sum-small", "authors"]
-Pixels = Annotated[int, Field(ge=16, le=1024)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Seed = Annotated[int, Field(ge=0, le=10_000)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 
-@dataclass(frozen=True, order=True)
-class Bundle:
-    """All cells of one dataset, backbone and number of shots: one process, one job."""
-
-    dataset: str
-    backbone: str
-    shots: int
-
-    @property
-    def key(self) -> str:
-        """The bundle's folder below `results/<preset>/`."""
-        return f"{self.dataset}/{self.backbone}/{self.shots}shot"
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One trained ensemble."""
-
-    dataset: str
-    backbone: str
-    shots: int
-    method: str
-    seed: int
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle that the cell belongs to."""
-        return Bundle(self.dataset, self.backbone, self.shots)
-
-    @property
-    def key(self) -> str:
-        """The cell's folder below `results/<preset>/`."""
-        return f"{self.bundle.key}/{self.method}/seed{self.seed}"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class GridBlock(_Strict):
-    """Some cells; what is left out is taken from the lists at the top level."""
-
-    datasets: list[Dataset] | None = Field(default=None, min_length=1)
-    backbones: list[Backbone] | None = Field(default=None, min_length=1)
-    shots: list[Count] | None = Field(default=None, min_length=1)
-    methods: list[Name] | None = Field(default=None, min_length=1)
-    seeds: list[Seed] | None = Field(default=None, min_length=1)
-    epochs: Count | None = Field(default=None, description="epochs of these cells")
-
-
-class Claims(_Strict):
-    """What the verdicts rest on."""
-
-    grid: list[GridBlock] | None = Field(description="the frozen cells; null: no verdict is given")
-
-
-class Params(_Strict):
+class Params(Strict):
     """The resolved settings of one preset."""
 
     preset: Name
     source: Source = Field(description="where the images come from")
     data_dir: str | None = Field(description="folder of the local source; null: $FDL_DATA_DIR")
-    datasets: list[Dataset] = Field(min_length=1)
+    datasets: list[DatasetItem] = Field(
+        min_length=1, description="names, or mappings that describe the user's own images"
+    )
     backbones: list[Backbone] = Field(min_length=1)
     shots: list[Count] = Field(min_length=1, description="training images per class")
-    methods: list[Name] = Field(min_length=1)
+    methods: list[MethodName] = Field(min_length=1, description="names, or module:function: your own in a module")
     seeds: list[Seed] = Field(min_length=1)
     grid: list[GridBlock] | None = Field(description="cells as blocks; null: the product of the lists above")
     draws: Literal["random", "fixed"] = Field(description="random: one draw of images per seed; fixed: draw 0")
     members: Annotated[int, Field(ge=2, le=20)]
-    image_size: Pixels | dict[Dataset, Pixels] | None = Field(description="pixels; null: the authors'")
+    image_size: Pixels | dict[Dataset, Pixels] | None = Field(description="pixels; null: the authors'; own have theirs")
+    antialias: bool = Field(description="false: resize by nearest neighbour, as the authors; true: antialiased")
     width: Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)] = Field(description="factor on all channel counts")
-    epochs: Count | dict[Dataset, Count] | None = Field(description="null: the authors' (300, miniImageNet 200)")
+    epochs: Count | dict[DatasetName, Count] | None = Field(description="null: the authors' (300, miniImageNet 200)")
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate: Rate | None = Field(description="constant Adam rate; null: the authors' per dataset and backbone")
     cosine_weight: Weight | None = Field(description="null: the authors' per dataset, backbone and shots")
     gaussian_weight: Weight | None = Field(description="null: the authors'")
+    method_params: dict[MethodName, dict[str, Finite]] = Field(
+        default_factory=dict, description="values of methods' parameters, a mapping per method"
+    )
     augment: bool
     selections: list[Selection] = Field(min_length=1, description="the first is the one in the headline table")
     evaluate_every: Count | None = Field(description="epochs between validations; null: once, after the last")
@@ -120,18 +86,27 @@ class Params(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        from fdl.provenance import method_names
-
-        known = method_names()
+        datasets = [*DATASETS, *(own.name for own in self._own_datasets())]
+        for own in self._own_datasets():
+            if own.name in DATASETS:
+                raise ValueError(f"datasets: your own images cannot be called {own.name!r}: it is a published dataset")
         blocks: list[Params | GridBlock] = [self, *(self.grid or []), *(self.claims.grid or [])]
         for block in blocks:
+            chosen = self.dataset_names if block is self else block.datasets or []
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
-                values = getattr(block, name) or []
+                values = chosen if name == "datasets" else getattr(block, name) or []
                 if len(set(values)) < len(values):
                     raise ValueError(f"{name}: {values} names a value twice")
             for method in block.methods or []:
-                if method not in known:
-                    raise ValueError(f"methods: {_unknown(method, known)}")
+                self._check_method(method)
+            for dataset in chosen:
+                if dataset not in datasets:
+                    raise ValueError(f"datasets: {_unknown(dataset, datasets)}")
+        for method in self.method_params:
+            self._check_method(method)
+        for dataset in self.epochs if isinstance(self.epochs, dict) else ():
+            if dataset not in datasets:
+                raise ValueError(f"epochs: {_unknown(dataset, datasets)}")
         if len(set(self.selections)) < len(self.selections):
             raise ValueError(f"selections: {self.selections} names a rule twice")
         if self.evaluate_every is None and self.selections != ["last"]:
@@ -141,6 +116,48 @@ class Params(_Strict):
             raise ValueError("grid: two blocks name the same cell")
         return self
 
+    def _check_method(self, method: str) -> None:
+        try:
+            self._method_params(method, (0, 0))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    def _method_params(self, method: str, weights: tuple[float, float]) -> dict[str, float]:
+        """Values of a method's parameters in a cell whose (cosine, Gaussian) weights are `weights`."""
+        cosine, gaussian = weights
+        known = {
+            "cosine_weight": cosine if self.cosine_weight is None else self.cosine_weight,
+            "gaussian_weight": gaussian if self.gaussian_weight is None else self.gaussian_weight,
+        }
+        return method_params(method, method_source(method), known, self.method_params.get(method, {}))
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """The names of `datasets`."""
+        return [item.name if isinstance(item, OwnDataset) else item for item in self.datasets]
+
+    def _own_datasets(self) -> list[OwnDataset]:
+        return [item for item in self.datasets if isinstance(item, OwnDataset)]
+
+    def own(self, dataset: str) -> OwnDataset | None:
+        """The entry of a dataset of the user's own images; None for a published dataset."""
+        return next((own for own in self._own_datasets() if own.name == dataset), None)
+
+    def protocol(self, dataset: str) -> DatasetProtocol:
+        """How a dataset is trained on: the authors' constants, or for the user's own images those of its `like`.
+
+        The classes of the user's own images are the names of its folders: here there are none, they stand in
+        the prepared dataset. Its training images are always drawn at random.
+        """
+        own = self.own(dataset)
+        if own is None:
+            return DATASETS[dataset]
+        return replace(DATASETS[own.like], title=own.name, classes=(), image_size=own.image_size, first_k=False)
+
+    def source_of(self, dataset: str) -> str:
+        """Where a dataset's images come from: `source`, or `own`."""
+        return "own" if self.own(dataset) else self.source
+
     def cells(self) -> list[Cell]:
         """Every cell of the grid, ordered by bundle, method and seed as the lists are."""
         cells = []
@@ -148,7 +165,7 @@ class Params(_Strict):
             cells += [
                 Cell(*values)
                 for values in product(
-                    block.datasets or self.datasets,
+                    block.datasets or self.dataset_names,
                     block.backbones or self.backbones,
                     block.shots or self.shots,
                     block.methods or self.methods,
@@ -166,14 +183,15 @@ class Params(_Strict):
 
     def image_size_of(self, dataset: str) -> int:
         """Side of the square images in pixels."""
-        return _of(self.image_size, dataset) or DATASETS[dataset].image_size
+        own = self.own(dataset)
+        return own.image_size if own else _of(self.image_size, dataset) or DATASETS[dataset].image_size
 
     def epochs_of(self, cell: Cell) -> int:
         """Epochs that the cell is trained for."""
         for block in self.grid or []:
             if block.epochs and cell in self._block_cells(block):
                 return block.epochs
-        return _of(self.epochs, cell.dataset) or DATASETS[cell.dataset].epochs
+        return _of(self.epochs, cell.dataset) or self.protocol(cell.dataset).epochs
 
     def _block_cells(self, block: GridBlock) -> list[Cell]:
         return self.model_copy(update={"grid": [block]}).cells()
@@ -184,7 +202,7 @@ class Params(_Strict):
 
     def selections_of(self, dataset: str) -> list[str]:
         """The selection rules for a dataset, `authors` resolved to the authors' own."""
-        rules = [DATASETS[dataset].selection if rule == "authors" else rule for rule in self.selections]
+        rules = [self.protocol(dataset).selection if rule == "authors" else rule for rule in self.selections]
         return list(dict.fromkeys(rules))
 
     def training_settings(self, cell: Cell) -> dict[str, Any]:
@@ -193,21 +211,18 @@ class Params(_Strict):
         The settings digest is taken over these; keys that decide nothing (device, threads,
         keep_weights) stay out, so that changing them retrains nothing.
         """
-        from fdl.provenance import TRAINING_VERSION, method_digest
+        from fdl.provenance import TRAINING_VERSION
 
-        protocol = DATASETS[cell.dataset].backbones[cell.backbone]
-        cosine, gaussian = protocol.weights_for(cell.shots)
-        weights = {
-            "cosine_weight": cosine if self.cosine_weight is None else self.cosine_weight,
-            "gaussian_weight": gaussian if self.gaussian_weight is None else self.gaussian_weight,
-        }
+        own = self.own(cell.dataset)
+        protocol = self.protocol(cell.dataset).backbones[cell.backbone]
         return {
             "cell": cell.key,
-            "source": self.source,
+            "source": self.source_of(cell.dataset),
             "draw": self.draw_of(cell.seed),
-            "method_digest": method_digest(cell.method),
-            "method_params": weights if cell.method.startswith("fdl") else {},
+            "method_digest": method_source(cell.method).digest,
+            "method_params": self._method_params(cell.method, protocol.weights_for(cell.shots)),
             "variant": protocol.variant,
+            **({"like": own.like} if own else {}),
             "members": self.members,
             "image_size": self.image_size_of(cell.dataset),
             "width": self.width,
@@ -332,10 +347,15 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     # Branches of a union ('int', 'dict[...]') stand in the location too; only keys and positions help a reader.
     loc = [str(part) for part in first["loc"]]
-    names = {*Params.model_fields, *GridBlock.model_fields, *Claims.model_fields, *DATASETS}
+    models = (Params, GridBlock, Claims, OwnDataset)
+    names = {*(name for model in models for name in model.model_fields), *DATASETS}
     key = ".".join(part for part in loc if part in names or part.isdigit())
+    if first["type"] == "missing" and loc[0] == "datasets":
+        return f"{key}: missing; your own images need {', '.join(OwnDataset.model_fields)}"
     if first["type"] == "missing":
         return f"{key or '.'.join(loc)}: missing; every setting must be in the file"
+    if first["type"] == "extra_forbidden":
+        return f"{'.'.join(part for part in loc[:-1] if part in names or part.isdigit())}: unknown key {loc[-1]!r}"
     message = _one_line(first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return message

@@ -1,10 +1,8 @@
-"""Which code and machine made a number: versions and digests.
+"""Which code and machine made a number.
 
-Nothing here imports torch: Snakemake reads these digests every time it parses the workflow.
+Nothing here imports torch: Snakemake reads `TRAINING_VERSION` every time it parses the workflow.
 """
 
-import ast
-import hashlib
 import os
 import platform
 import subprocess
@@ -16,37 +14,6 @@ from typing import Any
 # Raised by hand whenever a change alters the numbers of a training; the golden-trajectory test
 # (tests/training/test_golden.py) fails when they change without it.
 TRAINING_VERSION = 1
-
-_METHODS = Path(__file__).with_name("methods.py")
-
-
-@cache
-def _method_functions() -> dict[str, ast.FunctionDef]:
-    """The functions that the registry `METHODS` of methods.py names, by method."""
-    tree = ast.parse(_METHODS.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    for node in tree.body:
-        if (
-            isinstance(node, ast.AnnAssign)
-            and ast.unparse(node.target) == "METHODS"
-            and isinstance(node.value, ast.Dict)
-        ):
-            names = [ast.literal_eval(key) for key in node.value.keys if key]
-            return dict(zip(names, (functions[ast.unparse(value)] for value in node.value.values), strict=True))
-    raise RuntimeError("methods.py has no dictionary METHODS")
-
-
-def method_names() -> list[str]:
-    """Names of the registered methods."""
-    return list(_method_functions())
-
-
-def method_digest(name: str) -> str:
-    """Digest of a method's own function without docstring and comments: editing prose retrains nothing."""
-    function = _method_functions()[name]
-    body = function.body[1:] if ast.get_docstring(function) else function.body
-    text = ast.dump(function.args) + "".join(ast.dump(statement) for statement in body)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def provenance(device: str) -> dict[str, Any]:

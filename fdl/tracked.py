@@ -183,7 +183,8 @@ def experiment_tags(params: Params, made: int) -> dict[str, str]:
         "Cells": (CELL_TAG, [*identity, *final, "metrics.`resources/seconds`", "tags.`failure`"]),
     }
     hint = "Choose a table in the menu Views: Bundles (means over seeds) or Cells."
-    tags = {DESCRIPTION_TAG: f"{SYNTHETIC} {hint}" if params.source == "synthetic" else hint}
+    synthetic = any(params.source_of(cell.dataset) == "synthetic" for cell in params.cells())
+    tags = {DESCRIPTION_TAG: f"{SYNTHETIC} {hint}" if synthetic else hint}
     for name, (tag, columns) in views.items():
         widths = {"attributes.`Run Name`": 260} | {column: 40 + 7 * len(column.split("`")[1]) for column in columns}
         state = {

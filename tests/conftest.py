@@ -17,10 +17,9 @@ def project(tmp_path, monkeypatch):
     """An empty project folder, the working directory of the test; no data, no GPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name in ("FDL_DATA_DIR", "FDL_GPU_SLOTS", "MLFLOW_TRACKING_URI"):
+    for name in ("FDL_DATA_DIR", "FDL_GPU_SLOTS", "FDL_MIRROR", "FDL_OFFLINE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    yield tmp_path
-    torch.set_flush_denormal(False)  # a bundle that ran in this process set it; hypothesis makes denormals
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

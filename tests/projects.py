@@ -48,3 +48,20 @@ def write_images(folder=Path("images/bsd"), *, train=6, validation=4, test=5):
                 pixels = generator.integers(0, 200, (32, 32, 3), dtype=np.uint8)
                 pixels[4:12, 4 + 16 * label : 12 + 16 * label] = 255
                 Image.fromarray(pixels).save(folder / pool / name / f"{number}.png")
+
+
+BOLTS = {"name": "bolts", "folder": "photos/bolts", "image_size": 32, "like": "neu"}
+# What people call their folders; the second name would be markup in a page.
+BOLT_CLASSES = ("gut", "<b>große Öffnung", "Riss & Bruch 100 %")
+
+
+def write_photographs(folder, counts, *, pool=""):
+    """Photographs of unequal shape with a bright disc, a folder per class: `<folder>/<pool>/<class>/*.png`."""
+    generator = np.random.default_rng(len(pool))
+    for label, (name, count) in enumerate(counts.items()):
+        place = Path(folder, pool, name)
+        place.mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 200, (40, 50 + number, 3), dtype=np.uint8)
+            pixels[5 * label : 5 * label + 10, 10:20] = 255
+            Image.fromarray(pixels).save(place / f"Foto {number}.png")

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[1]
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
+BOLTS = {"name": "bolts", "folder": "photos/bolts", "image_size": 48, "like": "neu"}
+
+
 def demo(**overrides):
     return resolve(FILE, preset="demo", overrides=overrides)
 
@@ -63,6 +66,62 @@ def test_fixed_draws_keep_the_images():
     assert [resolve(FILE, preset="paper").draw_of(seed) for seed in (0, 3)] == [0, 3]
 
 
+def test_the_authors_grids_are_of_the_published_images():
+    assert {name: resolve(FILE, preset=name).source for name in FILE["presets"]} == {
+        "demo": "synthetic",
+        "lite": "local",
+        "authors": "official",
+        "paper": "official",
+    }
+
+
+def test_own_images_are_trained_on_as_the_dataset_that_they_are_like():
+    params = demo(datasets=["neu", BOLTS], learning_rate=None, epochs=None, selections=["authors"], evaluate_every=1)
+    assert params.dataset_names == ["neu", "bolts"]
+    assert [cell.dataset for cell in params.cells()] == ["neu"] * 24 + ["bolts"] * 24
+    neu, bolts = (params.training_settings(Cell(name, "resnet", 3, "fdl", 0)) for name in ("neu", "bolts"))
+    differ = {"cell", "source", "image_size", "like"}
+    assert {name for name in bolts if bolts[name] != neu.get(name)} == differ
+    assert (bolts["source"], bolts["image_size"], bolts["like"]) == ("own", 48, "neu")
+    assert params.source_of("neu") == "synthetic"
+
+
+def test_own_images_have_a_protocol_without_classes():
+    """Their classes are folder names, which the settings do not know."""
+    params = demo(datasets=["neu", BOLTS])
+    assert params.protocol("neu") is DATASETS["neu"]
+    bolts = params.protocol("bolts")
+    assert (bolts.title, bolts.classes, bolts.image_size, bolts.first_k) == ("bolts", (), 48, False)
+    assert bolts.backbones == DATASETS["neu"].backbones
+    assert params.own("neu") is None
+
+
+def test_the_grid_names_own_images():
+    """By their name, in blocks, in the claims and where a value differs by dataset."""
+    block = [{"datasets": ["bolts"], "seeds": [0]}]
+    params = demo(datasets=["neu", BOLTS], grid=block, claims={"grid": block}, epochs={"bolts": 7})
+    assert {cell.dataset for cell in params.cells()} == {"bolts"}
+    assert {params.epochs_of(cell) for cell in params.cells()} == {7}
+
+
+@pytest.mark.parametrize("change", [{"image_size": 49}, {"like": "bsd"}])
+def test_own_images_are_trained_again_when_they_are_described_otherwise(change):
+    cell = Cell("bolts", "alexnet", 3, "classical", 0)
+    before, after = (demo(datasets=[bolts]) for bolts in (BOLTS, BOLTS | change))
+    assert before.settings_digest(cell) != after.settings_digest(cell)
+    assert before.settings_digest(cell) == demo(datasets=["neu", BOLTS], source="official").settings_digest(cell)
+
+
+def test_settings_of_published_datasets_hold_what_trained_records_hold():
+    """A key more would train every stored cell again; `antialias` is in the hash of the pixels."""
+    settings = demo().training_settings(Cell("neu", "alexnet", 3, "classical", 0))
+    assert set(settings) == {
+        *("cell", "source", "draw", "method_digest", "method_params", "variant", "members", "image_size", "width"),
+        *("epochs", "batch_size", "learning_rate", "augment", "selections", "evaluate_every", "bn_statistics"),
+        *("precision", "training_version"),
+    }
+
+
 def test_keys_name_the_folders():
     cell = Cell("neu", "vgg", 5, "fdl", 2)
     assert cell.key == "neu/vgg/5shot/fdl/seed2"
@@ -82,7 +141,14 @@ RETRAINS = {
     "precision": "tf32",
     "source": "local",
 }
-KEEPS = {"threads": 2, "device": "cpu", "keep_weights": True, "seeds": [0, 1, 2], "data_dir": "elsewhere"}
+KEEPS = {
+    "antialias": True,
+    "threads": 2,
+    "device": "cpu",
+    "keep_weights": True,
+    "seeds": [0, 1, 2],
+    "data_dir": "elsewhere",
+}
 
 
 @pytest.mark.parametrize("key", RETRAINS)
@@ -121,9 +187,18 @@ WRONG = {
     "negative seed": ({"seeds": [-1]}, "seeds.0: -1 is not allowed"),
     "selection without validations": ({"selections": ["sum"]}, "needs validations: set evaluate_every"),
     "a preset in an override": ({"preset": "paper"}, "'preset' cannot be set inside a preset or an override"),
-    "a block with an unknown key": ({"grid": [{"dataset": ["neu"]}]}, "grid.0: ["),
+    "a block with an unknown key": ({"grid": [{"dataset": ["neu"]}]}, "grid.0: unknown key 'dataset'"),
     "two blocks with a cell": ({"grid": [{}, {"datasets": ["neu"]}]}, "grid: two blocks name the same cell"),
     "a path in data_dir": ({"data_dir": 3}, "data_dir: 3 is not allowed"),
+    "own images under a published name": ({"datasets": [BOLTS | {"name": "neu"}]}, "cannot be called 'neu'"),
+    "a dash in a name": ({"datasets": [BOLTS | {"name": "my-bolts"}]}, "datasets.0.name: 'my-bolts' is not allowed"),
+    "own images like nothing": ({"datasets": [BOLTS | {"like": "nue"}]}, "datasets.0.like: 'nue' is not allowed"),
+    "own images, key missing": ({"datasets": [{"name": "bolts"}]}, "datasets.0.folder: missing; your own images need"),
+    "own images, unknown key": ({"datasets": [BOLTS | {"size": 3}]}, "datasets.0: unknown key 'size'"),
+    "own images twice": ({"datasets": [BOLTS, BOLTS]}, "datasets: ['bolts', 'bolts'] names a value twice"),
+    "a number as dataset": ({"datasets": [3]}, "datasets.0: 3 is not allowed: input should be 'cifar10'"),
+    "a block of unknown images": ({"grid": [{"datasets": ["bolt"]}]}, "datasets: unknown 'bolt'; allowed: cifar10"),
+    "epochs of unknown images": ({"epochs": {"nue": 3}}, "epochs: unknown 'nue'; did you mean 'neu'?"),
 }
 
 
@@ -133,7 +208,7 @@ def test_what_is_wrong_is_said_in_one_line(case):
     with pytest.raises(InputError) as error:
         demo(**overrides)
     text = str(error.value)
-    assert message.partition("[")[0] in text
+    assert message in text
     assert "\n" not in text
     assert "pydantic" not in text
 
@@ -189,7 +264,7 @@ def test_any_override_is_resolved_or_refused_in_one_line(overrides):
 
 
 def test_a_resolved_file_is_the_same_settings(tmp_path):
-    params = demo(seeds=[4])
+    params = demo(seeds=[4], datasets=["neu", BOLTS])
     path = params.write(tmp_path)
     assert path == tmp_path / "demo" / "params" / f"{params.hash()}.yaml"
     assert load(path) == params
@@ -209,5 +284,6 @@ def test_the_schema_accepts_the_file_and_refuses_an_unknown_key():
     import jsonschema
 
     jsonschema.validate(FILE, json_schema())
+    jsonschema.validate(FILE | {"overrides": {"datasets": ["neu", BOLTS]}}, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(FILE | {"epoch": 3}, json_schema())

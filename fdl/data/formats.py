@@ -1,247 +1,145 @@
-"""Reads image files as they are published: Hugging Face parquet, or folders of classes; decodes them by one rule."""
+"""Finds out in which published layout the images of a folder lie, and opens them.
 
-import json
-import re
-import struct
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
+What is looked for, by file names alone, in this order:
+
+1. a published layout (`LAYOUTS`) in the folder itself; if the names of two fit, that is an error;
+2. archives as downloaded (.tar, .tar.gz, .tgz, .zip, .rar): each is extracted once, into
+   `<folder>/.extracted/<archive>/`, and looked into in the same way; they may hold one dataset only;
+3. where the folder holds one folder and nothing else: what lies in that one;
+4. folders of classes.
+
+Files whose names start with a dot, and notes (README, LICENSE, TERMS, …), are passed over everywhere.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from fdl.data import archives, cifar, folders, mini_imagenet, parquet, tex
+from fdl.data.images import POOLS, Content, ImageFiles, Record, decode, stored_size
 from fdl.errors import InputError
 
-POOLS = ("train", "validation", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# The second names are those of the Hugging Face mirrors of CIFAR-10 and CIFAR-100.
-IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
-_PIL_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-_BATCH = 256  # rows of a parquet file in memory at a time
-# What PIL raises on damaged bytes, and on images so large that they must be an attack or a mistake.
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, TypeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+__all__ = ["LAYOUTS", "POOLS", "Content", "Expected", "ImageFiles", "Record", "decode", "open_images"]
+
+_DEPTH = 4  # folders in folders, and archives, that are entered
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the official files must hold; None where nothing is known."""
+
+    classes: tuple[str, ...] | None = None  # as the files name them, in any order
+    # Images per class in each pool, one number for all classes or one for each: {"train": 5000, "test": 1000},
+    # {"all": {"N": 11_075, "P": 10_760}}.
+    counts: Mapping[str, int | Mapping[str, int]] | None = None
+    shape: tuple[int, int] | None = None  # height and width of every stored image
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a dataset is published."""
+
+    name: str
+    matches: Callable[[Path], bool]  # by the names in a folder alone
+    read: Callable[[Path], ImageFiles]
+
+
+LAYOUTS = (
+    Layout("parquet files", lambda folder: bool(parquet.files_in(folder)), parquet.read),
+    Layout("CIFAR-10 pickles", cifar.holds_cifar10_pickles, cifar.read_cifar10_pickles),
+    Layout("CIFAR-100 pickles", cifar.holds_cifar100_pickles, cifar.read_cifar100_pickles),
+    Layout("CIFAR-10 binary files", cifar.holds_cifar10_binary, cifar.read_cifar10_binary),
+    Layout("CIFAR-100 binary files", cifar.holds_cifar100_binary, cifar.read_cifar100_binary),
+    Layout("miniImageNet pickles", mini_imagenet.holds_pickles, mini_imagenet.read),
+    Layout("TEX HDF5 files", tex.holds_hdf5, tex.read),
+    Layout("images named by class and number", folders.holds_numbered, folders.read_numbered),
+)
+# What an archive holds where it is nothing else.
+CLASS_FOLDERS = Layout(
+    "class folders", lambda _: True, lambda folder: folders.read_classes(folders.only_folder(folder))
 )
 
 
-@dataclass(frozen=True)
-class Record:
-    """One image of a source, before it is decoded."""
+def open_images(folder: Path, expected: Expected | None = None) -> ImageFiles:
+    """List the images of a folder in any of the published layouts, or in class folders (`folders.read_classes`).
 
-    pool: str  # the file it stands in: "train", "validation", "test", or "all" where there is only one
-    label: int  # index into the classes of the files
-    identity: str  # the name that the source gives it
-    where: str  # for messages: file and row
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """The images of a source in their published order."""
-
-    classes: list[str]  # as the files name them, in the files' own order
-    records: list[Record]
-    contents: Callable[[], Iterator[bytes]]  # encoded images, in the order of `records`, a few in memory at a time
-
-
-def open_images(folder: Path) -> ImageFiles:
-    """List the images of a folder: parquet files, or class folders.
-
-    Parquet: `train.parquet`, `validation.parquet`, `test.parquet` (or shards `train-00000-of-00002.parquet`),
-    columns `image` (or `img`) struct{bytes, path} and `label` (or `fine_label`) int64, class names in the
-    schema's `huggingface` metadata.
-    Folders: `<pool>/<class>/*`, or `<class>/*` where one folder holds all; png, jpg, jpeg, bmp, webp.
+    Args:
+        expected: what the official files hold; the stored shape is checked as the images are read.
 
     Raises:
-        InputError: the files are in no such layout, cannot be read, or a class is empty.
+        InputError: the files are in no known layout or in two, cannot be read, a class is empty, or they
+            are not what is expected.
     """
-    parquet = [
-        (pool, path)
-        for pool in POOLS
-        for path in sorted(folder.glob(f"{pool}*.parquet"))
-        if re.fullmatch(rf"{pool}(-\d+-of-\d+)?", path.stem)
-    ]
-    files = _open_parquet(parquet) if parquet else _open_folders(folder)
+    files = _open(folder)
+    if not files.records:
+        raise InputError(f"{folder}: holds no images; download the files again")
     counts = np.bincount([record.label for record in files.records], minlength=len(files.classes))
     for name, count in zip(files.classes, counts, strict=True):
         if not count:
             raise InputError(f"{folder}: class {name!r} holds no images; add some or remove the class")
-    return files
+    return _checked(files, expected, folder) if expected else files
 
 
-def _open_parquet(paths: list[tuple[str, Path]]) -> ImageFiles:
-    classes: list[str] = []
-    records: list[Record] = []
-    for pool, path in paths:
-        with _readable(path):
-            names, rows = _parquet_index(path)
-        if classes and names != classes:
-            raise InputError(f"{path}: its class names differ from those of {paths[0][1].name}; use files of one set")
-        classes = names
-        for row, (label, name) in enumerate(rows):
-            where = f"{path} row {row}"
-            if label is None or not 0 <= label < len(classes):
-                raise InputError(f"{where}: label {label} is not one of 0 to {len(classes) - 1}; correct the file")
-            records.append(Record(pool, label, name or f"{path.name}#{row}", where))
-
-    def contents() -> Iterator[bytes]:
-        for _, path in paths:
-            yield from _parquet_bytes(path)
-
-    return ImageFiles(classes, records, contents)
+def _open(folder: Path) -> ImageFiles:
+    places = _places(folder, _DEPTH)
+    if len(places) > 1:
+        found = " and ".join(f"{layout.name} ({place})" for layout, place in places)
+        raise InputError(f"{folder}: holds {found}; keep one of them")
+    for layout, place in places:
+        return layout.read(place)
+    return folders.read_classes(folder)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what pyarrow says about a bad file into one line."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({_one_line(error)}); copy it again") from None
+def _places(folder: Path, depth: int) -> list[tuple[Layout, Path]]:
+    """The layouts in a folder, each with the folder that its files lie in."""
+    found = [(layout, folder) for layout in LAYOUTS if layout.matches(folder)]
+    if found or not depth:
+        return found
+    packed = [path for path in folders.visible(folder) if archives.is_archive(path)]
+    if packed:
+        inside = [archives.extract_once(path, folder / ".extracted" / path.name) for path in packed]
+        return [place for unpacked in inside for place in _places(unpacked, depth - 1) or [(CLASS_FOLDERS, unpacked)]]
+    entries = folders.visible(folder)
+    return _places(entries[0], depth - 1) if len(entries) == 1 and entries[0].is_dir() else []
 
 
-def _parquet_index(path: Path) -> tuple[list[str], list[tuple[int | None, str | None]]]:
-    """The class names of a parquet file, and label and name of its rows; reads no pixels."""
-    import pyarrow as pa
-    from pyarrow import parquet
+def _checked(files: ImageFiles, expected: Expected, folder: Path) -> ImageFiles:
+    if expected.classes is not None and set(files.classes) != set(expected.classes):
+        odd = sorted(set(files.classes) ^ set(expected.classes))[0]
+        problem = "is not published" if odd in files.classes else "is missing"
+        raise InputError(f"{folder}: class {odd!r} {problem} in this dataset; download the files again")
+    if expected.counts is not None:
+        _check_counts(files, expected.counts, folder)
+    if expected.shape is None:
+        return files
+    height, width = expected.shape
 
-    with parquet.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        image, label = _column(schema.names, IMAGE_COLUMNS, path), _column(schema.names, LABEL_COLUMNS, path)
-        kind = schema.field(image).type
-        if not pa.types.is_struct(kind) or {"bytes", "path"} - {field.name for field in kind}:
-            raise InputError(f"{path}: column {image!r} is {kind}, not struct{{bytes, path}}; write it in that layout")
-        if not pa.types.is_integer(schema.field(label).type):
-            raise InputError(f"{path}: column {label!r} is {schema.field(label).type}, not int64; write class indices")
-        names = _class_names(schema.metadata, label, path)
-        table = file.read(columns=[f"{image}.path", label]).flatten()
-    return names, list(zip(table[label].to_pylist(), table[f"{image}.path"].to_pylist(), strict=True))
+    def contents() -> Iterator[Content]:
+        for record, content in zip(files.records, files.contents(), strict=True):
+            if (stored := stored_size(content, record.where)) != expected.shape:
+                raise InputError(
+                    f"{record.where}: {stored[0]}×{stored[1]} pixels, but {height}×{width} are published: "
+                    "this is another set of images; put the official files in its place"
+                )
+            yield content
 
-
-def _column(present: list[str], allowed: tuple[str, ...], path: Path) -> str:
-    for column in allowed:
-        if column in present:
-            return column
-    raise InputError(f"{path}: no column {allowed[0]!r} (it has {', '.join(present)}); add or rename it")
+    return replace(files, contents=contents)
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, label: str, path: Path) -> list[str]:
-    try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
-        names = None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"{path}: no class names in the schema metadata (key 'huggingface', info.features.{label}.names); "
-            "write the file with a ClassLabel feature"
-        )
-    return names
-
-
-def _parquet_bytes(path: Path) -> Iterator[bytes]:
-    from pyarrow import parquet
-
-    row = 0
-    with parquet.ParquetFile(path) as file:
-        image = _column(file.schema_arrow.names, IMAGE_COLUMNS, path)
-        batches = file.iter_batches(batch_size=_BATCH, columns=[f"{image}.bytes"])
-        while True:
-            with _readable(path):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            for content in batch.column(image).field("bytes"):
-                if not content.is_valid:
-                    raise InputError(f"{path} row {row}: holds no image; put the image's bytes into the file")
-                yield content.as_py()
-                row += 1
-
-
-def _open_folders(folder: Path) -> ImageFiles:
-    entries = _visible(folder)
-    pools = [entry for entry in entries if entry.name in POOLS]
-    if not entries or not all(entry.is_dir() for entry in entries) or (pools and len(pools) < len(entries)):
-        odd = next((entry for entry in entries if not entry.is_dir() or entry.name not in POOLS), None)
-        raise InputError(
-            f"{folder}: expected parquet files, or only the folders {'/'.join(POOLS)} with a folder per class, "
-            f"or only a folder per class{f', found {odd.name}' if odd else ''}; arrange the images so"
-        )
-    places = [(pool.name, pool) for pool in sorted(pools, key=lambda pool: POOLS.index(pool.name))] or [("all", folder)]
-    classes = sorted({entry.name for _, place in places for entry in _visible(place)}, key=_natural)
-    records, paths = [], []
-    for pool, place in places:
-        for label, name in enumerate(classes):
-            for path in _images(place / name):
-                records.append(Record(pool, label, path.relative_to(folder).as_posix(), str(path)))
-                paths.append(path)
-    return ImageFiles(classes, records, lambda: (path.read_bytes() for path in paths))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, without the files that desktops leave behind."""
-    names = (path for path in folder.iterdir() if path.name not in ("Thumbs.db", "desktop.ini"))
-    return sorted((path for path in names if not path.name.startswith(".")), key=lambda path: _natural(path.name))
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with the images of this class; add it or move the file away")
-    for path in (paths := _visible(folder)):
-        if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{path}: not one of {', '.join(SUFFIXES)}; convert it or move it away")
-    if not paths:
-        raise InputError(f"{folder}: the class holds no images; add some or remove the class")
-    return paths
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts `P (2)` before `P (10)`; names that differ in leading zeros only have one order too."""
-    parts = (part for part in re.split(r"(\d+)", name) if part)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
-
-
-def decode(content: bytes, size: int, where: str) -> NDArray[np.uint8]:
-    """Decode one image: uint8 RGB, (size, size, 3).
-
-    The rule: EXIF orientation is applied; grey is replicated to three channels, a palette gives its
-    colours, transparency is composited on black, 16-bit grey is divided by 257 and rounded; then an
-    image of any other size, square or not, is resized by PIL's nearest neighbour, as the authors'
-    Keras `load_img` did (docs/reference.md 4.1).
-
-    Raises:
-        InputError: the bytes are no readable PNG, JPEG, BMP or WebP, or of another colour mode (CMYK, …).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content), formats=_PIL_FORMATS) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-    except _UNREADABLE as error:
-        raise InputError(f"{where}: not a readable image ({_one_line(error)}); replace or remove it") from None
-    rgb = _to_rgb(upright, where)
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(rgb)
-
-
-def _to_rgb(image: Image.Image, where: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        if image.has_transparency_data:
-            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            image = Image.alpha_composite(black, image.convert("RGBA"))
-        return image.convert("RGB")
-    raise InputError(f"{where}: colour mode {image.mode} is not read; save the image as RGB or grey")
-
-
-def _one_line(error: Any) -> str:
-    """The first line of a library's message, with the name of the error where it says nothing else."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _check_counts(files: ImageFiles, counts: Mapping[str, int | Mapping[str, int]], folder: Path) -> None:
+    held = {(record.pool, record.label): 0 for record in files.records}
+    for record in files.records:
+        held[record.pool, record.label] += 1
+    for pool in sorted({record.pool for record in files.records} - set(counts)):
+        raise InputError(f"{folder}: holds {pool} images, but only {', '.join(counts)} are published; remove them")
+    for pool, published in counts.items():
+        for label, name in enumerate(files.classes):
+            wanted = published if isinstance(published, int) else published[name]
+            if (count := held.get((pool, label), 0)) != wanted:
+                place = "" if pool == "all" else f"{pool} "
+                raise InputError(
+                    f"{folder}: {count:,} {place}images of class {name!r}, but {wanted:,} are published; "
+                    "download the files again"
+                )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import time
 import zipfile
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 
 from fdl import layout, records
 from fdl.data import formats, sources
+from fdl.data.images import POOLS, ImageFiles
+from fdl.data.pools import TEST, VALIDATION, assign
 from fdl.errors import InputError
 from fdl.params import Params
-from fdl.reference.protocol import DATASETS
 
-POOLS = formats.POOLS
-TRAIN, VALIDATION, TEST = range(3)
 _CHUNK = 256  # images copied at a time
 _REBUILD = "delete the folder and run `python -m fdl data prepare`"
 
@@ -88,45 +86,72 @@ def prepare(params: Params, dataset: str, *, say: Say = _print) -> Path:
 
 
 def _write(params: Params, dataset: str, located: sources.Located, folder: Path, say: Say) -> None:
-    size, synthetic = params.image_size_of(dataset), params.source == "synthetic"
-    files = formats.open_images(located.folder)
+    size, source = params.image_size_of(dataset), params.source_of(dataset)
+    synthetic = source == "synthetic"
+    files = formats.open_images(located.folder, located.expected)
     classes, label_of = sources.label_order(dataset, files.classes, synthetic=synthetic, where=located.folder)
     labels = np.array([label_of[record.label] for record in files.records], np.int16)
     groups = [sources.group(dataset, record.identity) for record in files.records]
-    pools, pool_notes = _pools(dataset, files.records, labels, groups, located.folder)
-    order = _row_order(dataset, files.records, labels, pools)
+    assigned = assign(dataset, params.protocol(dataset), files.records, labels, groups, located.folder)
+    pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
-    digests = _decode(files, decoded, size, f"{dataset}: ", say)
+    digests = _decode(files, decoded, size, f"{dataset}: ", say, antialias=params.antialias)
     kept = order[_first_kept(digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
     decoded.unlink()
 
+    ids = np.array([record.identity for record in files.records])
+    duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
+    names = {"ids": ids[kept], "groups": np.array(groups)[kept]}
     labels, pools, digests = labels[kept], pools[kept], digests[kept]
     counts = _counts(labels, pools, classes, located.folder)
-    notes = [*located.notes, *pool_notes]
-    if not located.notes:  # twins and crops are no subset of what was published
+    notes = [*located.notes, *assigned.notes]
+    if source == "official" or not located.notes:  # twins and crops are no subset of what was published
         notes += sources.content_notes(dataset, files.records)
     if any(removed.values()):
         notes.append(f"left out as exact duplicates: {removed['validation']} validation, {removed['test']} test images")
-    ids = np.array([files.records[index].identity for index in kept])
-    names = {"ids": ids, "groups": np.array([groups[index] for index in kept])}
     np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
     content = {
         "dataset": dataset,
-        "source": params.source,
+        "source": source,
         "synthetic": synthetic,
         "notes": notes,
         "classes": classes,
         "size": size,
+        "resize": "antialiased" if params.antialias else "nearest neighbour",
         "counts": counts,
+        "unused": len(files.records) - len(order),
         "duplicates_removed": {name: removed[name] for name in ("validation", "test")},
+        "duplicates": duplicates,
         "hash": _content_hash(digests, labels, pools, classes, size),
     }
     records.write_atomically(folder / "dataset.json", records.to_json(content))
     totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
-    say(f"{dataset}: {totals} images of {size} px in {len(classes)} classes" + "".join(f"; {note}" for note in notes))
+    repeated = [f"images that occur more than once: {len(duplicates):,}, listed in dataset.json"] if duplicates else []
+    say(
+        f"{dataset}: {totals} images of {size} px in {len(classes)} classes"
+        + "".join(f"; {note}" for note in [*notes, *repeated])
+    )
+
+
+def _duplicates(
+    digests: NDArray[np.uint64],
+    order: NDArray[np.int64],
+    ids: NDArray[np.str_],
+    classes: Sequence[str],
+    pools: NDArray[np.int8],
+    kept: set[int],
+) -> list[list[dict[str, Any]]]:
+    """Images with equal pixels, after resizing: a list for every image that occurs more than once."""
+    _, numbers, counts = np.unique(digests[order], return_inverse=True, return_counts=True)
+    copies: dict[int, list[dict[str, Any]]] = {}
+    for number, index in zip(numbers.tolist(), order.tolist(), strict=True):
+        if counts[number] > 1:
+            place = {"id": str(ids[index]), "class": classes[index], "pool": POOLS[pools[index]], "kept": index in kept}
+            copies.setdefault(number, []).append(place)
+    return list(copies.values())
 
 
 def _counts(
@@ -143,81 +168,15 @@ def _counts(
     return counts
 
 
-def _pools(
-    dataset: str, images: Sequence[formats.Record], labels: NDArray[np.int16], groups: Sequence[str], folder: Path
-) -> tuple[NDArray[np.int8], list[str]]:
-    """The pool of every image.
-
-    Files of their own for train, validation and test are kept. Without a validation file the
-    validation set is drawn per class from the training file: the authors' number, but at most 20 % of
-    it. One file with numbered names (NEU) is cut by number in the authors' proportions 180/60/60;
-    class folders without pools give 20 % (at most the authors' number) to the test set first. Draws
-    are the same for every seed, number of shots and image size.
-
-    Returns:
-        0 train, 1 validation, 2 test per image; and notes for the report.
-    """
-    present = {record.pool for record in images}
-    if sources.SOURCES[dataset].numbered and len(present) == 1:
-        return _pools_by_number(images), []
-    if "all" not in present and not {"train", "test"} <= present:
-        missing = "train" if "train" not in present else "test"
-        raise InputError(f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file")
-    pools = np.array([TRAIN if record.pool == "all" else POOLS.index(record.pool) for record in images], np.int8)
-    protocol, notes = DATASETS[dataset], []
-    if "all" in present:
-        _draw_pool(pools, TEST, protocol.test, labels, groups)
-        notes.append("test set drawn from the one set of files")
-    if "validation" not in present:
-        _draw_pool(pools, VALIDATION, (protocol.validation,), labels, groups)
-    return pools, notes
-
-
-def _pools_by_number(images: Sequence[formats.Record]) -> NDArray[np.int8]:
-    numbers = np.zeros(len(images), np.int64)
-    for index, record in enumerate(images):
-        number = sources.file_number(record.identity)
-        if number is None:
-            raise InputError(f"{record.where}: the name {record.identity!r} holds no number, which decides the pool")
-        numbers[index] = number
-    return np.where(
-        5 * numbers <= 3 * numbers.max(), TRAIN, np.where(5 * numbers <= 4 * numbers.max(), VALIDATION, TEST)
-    ).astype(np.int8)
-
-
-def _draw_pool(
-    pools: NDArray[np.int8], pool: int, wanted: tuple[int, ...], labels: NDArray[np.int16], groups: Sequence[str]
-) -> None:
-    """Move images from the training pool into another: whole groups, per class `wanted` but at most a fifth.
-
-    The draw depends on the pool, the class and the number of images in the files, on nothing else.
-    """
-    for label in range(labels.max() + 1):
-        candidates = np.flatnonzero((labels == label) & (pools == TRAIN)).tolist()
-        members: dict[str, list[int]] = {}
-        for index in candidates:
-            members.setdefault(groups[index], []).append(index)
-        shuffled = list(members.values())
-        random.Random(f"{POOLS[pool]} {label}").shuffle(shuffled)
-        room = min(wanted[label % len(wanted)], max(1, len(candidates) // 5))
-        for indices in shuffled:
-            if len(indices) <= room:
-                pools[indices] = pool
-                room -= len(indices)
-
-
-def _row_order(
-    dataset: str, images: Sequence[formats.Record], labels: NDArray[np.int16], pools: NDArray[np.int8]
-) -> NDArray[np.int64]:
-    """Train, validation, test, each in file order; numbered names by class and number."""
-    if not sources.SOURCES[dataset].numbered:
-        return np.argsort(pools, kind="stable")
-    numbers = np.array([sources.file_number(record.identity) or 0 for record in images])
-    return np.lexsort((numbers, labels, pools))
-
-
 def _decode(
-    files: formats.ImageFiles, path: Path, size: int, prefix: str, say: Say, seconds: float = 5.0
+    files: ImageFiles,
+    path: Path,
+    size: int,
+    prefix: str,
+    say: Say,
+    *,
+    antialias: bool,
+    seconds: float = 5.0,
 ) -> NDArray[np.uint64]:
     """Decode all images into a file, one in memory at a time; return their digests."""
     count = len(files.records)
@@ -227,7 +186,7 @@ def _decode(
         shape = (count, size, size, 3)
         np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for index, (record, content) in enumerate(zip(files.records, files.contents(), strict=True)):
-            image = formats.decode(content, size, record.where)
+            image = formats.decode(content, size, record.where, antialias=antialias)
             digests[index] = _digests(image[None])[0]
             file.write(image.tobytes())
             if time.monotonic() - said >= seconds:

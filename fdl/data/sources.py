@@ -1,52 +1,102 @@
-"""Where each dataset's files lie, what its classes are called there, and what reports must say about it."""
+"""Where each dataset is published and lies, what its classes are called there, and what reports must say of it."""
 
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from filelock import FileLock
 
 from fdl import layout
-from fdl.data.formats import Record
+from fdl.data.formats import Expected, Record
+from fdl.data.places import Entry, File, Place
 from fdl.errors import InputError
 from fdl.params import Params
 from fdl.reference.protocol import DATASETS
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One dataset as its publishers name and count it (docs/datasets.md)."""
-
-    folders: tuple[str, ...]  # names below the data folder; the first that exists is read
-    published: dict[str, int]  # images per class in the "train" and "test" files, or in "all" of them
-    class_names: dict[str, str] = field(default_factory=dict)  # what files call a class: what the protocol calls it
-    sorted_names: bool = False  # labels are the files' own class names in sorted order
-    numbered: bool = False  # the number in a file's name decides its pool and its place
-    rotated_copies: bool = False  # "name_.png" is a rotated copy of "name.png"
-    note: str = ""  # always said
-    folder_notes: dict[str, str] = field(default_factory=dict)  # said when this folder is read
-    suffix_notes: dict[str, str] = field(default_factory=dict)  # said when the images are of this file type
-    subset_note: str = ""  # said when the files hold fewer images than were published
-
+# Of the archives: as torchvision and Keras have them; NEU's from one source only.
+_CIFAR10 = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_CIFAR100 = "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+_NEU_CLS = "sha256:a85bcc6bfa1a40e76f28079e135694aaf5f6a4ee01203f7eaacff0ebafaa96f8"
+_TORONTO = "https://www.cs.toronto.edu/~kriz"
+_KRIZHEVSKY = "Krizhevsky: Learning Multiple Layers of Features from Tiny Images. University of Toronto, 2009."
 
 SOURCES: dict[str, Entry] = {
-    "cifar10": Entry(("cifar10",), {"train": 5000, "test": 1000}),
+    "cifar10": Entry(
+        citation=_KRIZHEVSKY,
+        licence="none stated",
+        terms="No licence is stated; cite the report if you use the images.",
+        places=(
+            Place("web", _TORONTO, (File("cifar-10-python.tar.gz", 170_498_071, _CIFAR10),)),
+            Place("huggingface", "uoft-cs/cifar10"),
+        ),
+        published={"train": 5000, "test": 1000},
+        images=60_000,
+        download="170 MB",
+        stored=(32, 32),
+        formats="pickles in a tar file, or parquet",
+    ),
     "cifar100": Entry(
-        ("cifar100",),
-        {"train": 500, "test": 100},
+        citation=_KRIZHEVSKY,
+        licence="none stated",
+        terms="No licence is stated; cite the report if you use the images.",
+        places=(
+            Place("web", _TORONTO, (File("cifar-100-python.tar.gz", 169_001_437, _CIFAR100),)),
+            Place("huggingface", "uoft-cs/cifar100"),
+        ),
+        published={"train": 500, "test": 100},
+        images=60_000,
+        download="169 MB",
+        stored=(32, 32),
+        formats="pickles in a tar file, or parquet",
         class_names={"cra": "crab"},  # as the Hugging Face mirror spells it
         subset_note="own split",
     ),
     "miniimagenet": Entry(
-        ("miniimagenet",), {"all": 600}, sorted_names=True, note="own split: the authors' lists are not published"
+        citation="Vinyals et al.: Matching Networks for One Shot Learning. NIPS 2016; images of ImageNet, "
+        "Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 115, 2015.",
+        licence="ImageNet: research only",
+        terms="ImageNet's terms: non-commercial research and teaching only, no redistribution (https://image-net.org).",
+        places=(
+            Place(
+                "zenodo",
+                "7978538",
+                tuple(File(f"mini-imagenet-cache-{pool}.pkl") for pool in ("train", "validation", "test")),
+            ),
+            Place(
+                "drive",
+                "16V_ZlkW4SsnNDtnGmaBRq2OoPmUOc5mY",
+                (File("mini-imagenet.tar.gz", hash="md5:b38f1eb4251fb9459ecc8e7febf9b2eb"),),
+            ),
+            Place("kaggle", "whitemoon/miniimagenet", (File("archive.zip"),)),
+        ),
+        published={"all": 600},
+        images=60_000,
+        download="1.3 GB",
+        stored=(84, 84),
+        formats="pickles",
+        sorted_names=True,
+        note="own split: the authors' lists are not published",
     ),
     "neu": Entry(
-        ("neu",),
-        {"all": 300},
+        citation="Song, Yan: A noise robust method based on completed local binary patterns for hot-rolled steel strip "
+        "surface defects. Applied Surface Science 285, 2013; He et al.: An End-to-End Steel Surface Defect Detection "
+        "Approach via Fusing Multiple Hierarchical Features. IEEE TIM 69, 2020.",
+        licence="none stated",
+        terms="No licence is stated: do not republish the images; cite both papers if you use them.",
+        places=(
+            Place("drive", "1NGlXT9sIaQpyxUoT6MLKm1Pr6x8oxOvc", (File("NEU-CLS.rar", hash=_NEU_CLS),)),
+            Place("page", "http://faculty.neu.edu.cn/songkc/en/zdylm/263265/list/", by_hand="NEU-CLS (not NEU-CLS-64)"),
+            Place("drive", "1qrdZlaDi272eA79b0uCwwqPrm2Q_WI3k", (File("NEU-DET.zip"),)),
+            Place("kaggle", "kaustubhdikshit/neu-surface-defect-database", (File("archive.zip"),)),
+        ),
+        published={"all": 300},
+        images=1800,
+        stored=(200, 200),
+        formats="BMP in a RAR file, or JPG in a ZIP file",
         class_names={
             "Cr": "crazing",
             "In": "inclusion",
@@ -59,13 +109,38 @@ SOURCES: dict[str, Entry] = {
         suffix_notes={".jpg": "NEU-DET JPG copy, not the authors' BMP files"},
     ),
     "bsd": Entry(
-        ("bsd", "bsd_crops"),
-        {"all": 10_760},
+        citation="Schlagenhauf: Ball Screw Drive Surface Defect Dataset for Classification. "
+        "Karlsruhe Institute of Technology, 2021, DOI 10.5445/IR/1000133819.",
+        licence="CC BY-SA 4.0 or CC BY-NC 4.0",
+        terms="Its copies disagree: CC BY-SA 4.0 or CC BY-NC 4.0. Keep to both: attribute, share alike, no commerce.",
+        places=(
+            Place("huggingface", "2OBe/Ball_Screw_Drive_Classification"),
+            Place(
+                "page",
+                "https://publikationen.bibliothek.kit.edu/1000133819",
+                by_hand="the folder of N (…).png, P (…).png",
+            ),
+        ),
+        published={"all": 10_760},
+        images=21_835,
+        formats="parquet, or a folder of PNG",
+        local_folders=("bsd_crops",),
         class_names={"N": "no pitting", "P": "pitting"},
         rotated_copies=True,
         folder_notes={"bsd_crops": "crops around pitting, not the BSD classification set"},
     ),
-    "tex": Entry(("tex",), {"all": 18_000}),
+    "tex": Entry(
+        citation="Belkhir: Textile Defect Detection. Kaggle; cut from Bergmann et al.: MVTec AD, a comprehensive "
+        "real-world dataset for unsupervised anomaly detection. CVPR 2019.",
+        licence="CC BY-NC-SA 4.0",
+        terms="CC BY-NC-SA 4.0, as the MVTec AD photographs that it is cut from: no commercial use.",
+        places=(Place("kaggle", "belkhirnacim/textiledefectdetection", (File("archive.zip"),)),),
+        published={"all": 18_000},
+        images=108_000,
+        download="about 4 GB",
+        stored=(64, 64),
+        formats="HDF5 and CSV in a ZIP file",
+    ),
 }
 
 
@@ -75,22 +150,32 @@ class Located:
 
     folder: Path
     notes: tuple[str, ...] = ()
+    expected: Expected | None = None  # what the files must hold, where that was published
 
 
 def locate(params: Params, dataset: str) -> Located:
-    """The folder with a dataset's files; the synthetic twin is written first if it is not there.
+    """The folder with a dataset's files; fetched, or for the synthetic twin written, if they are not there.
 
     Raises:
-        InputError: the local source has no such folder.
+        InputError: the local source or the user's own dataset has no such folder, or the files cannot be fetched.
     """
+    if own := params.own(dataset):
+        folder = Path(own.folder).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; put the images of {dataset} there, or correct params.yaml")
+        return Located(folder)
     if params.source == "synthetic":
         return Located(_synthetic_folder(dataset), ("synthetic images",))
+    if params.source == "official":
+        from fdl.data.download import fetch
+
+        return Located(fetch(dataset), expected=_expected(SOURCES[dataset]))
     root = params.data_dir or os.environ.get("FDL_DATA_DIR")
     if not root:
         raise InputError(
             f"{dataset}: no folder of images is named; set data_dir in params.yaml or the environment's FDL_DATA_DIR"
         )
-    folders = [Path(root).expanduser() / name for name in SOURCES[dataset].folders]
+    folders = [Path(root).expanduser() / name for name in (dataset, *SOURCES[dataset].local_folders)]
     for folder in folders:
         if folder.is_dir():
             note = SOURCES[dataset].folder_notes.get(folder.name)
@@ -99,6 +184,11 @@ def locate(params: Params, dataset: str) -> Located:
         f"{folders[0]}: no such folder; put the images of {dataset} there, "
         "or point data_dir in params.yaml (or the environment's FDL_DATA_DIR) to the folder above them"
     )
+
+
+def _expected(entry: Entry) -> Expected:
+    """What can be said of every published copy; some are one set of files and some are parted."""
+    return Expected(counts=None if "all" in entry.published else entry.published, shape=entry.stored)
 
 
 def _synthetic_folder(dataset: str) -> Path:
@@ -126,7 +216,7 @@ def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: P
     """The dataset's classes in label order, and the label of each of the files' classes.
 
     Classes are matched by name, never by the order of the files (docs/reference.md 4.1). A synthetic
-    twin may have only the first of the protocol's classes.
+    twin may have only the first of the protocol's classes; the user's own are sorted by name.
 
     Args:
         names: the class names in the files.
@@ -134,6 +224,9 @@ def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: P
     Raises:
         InputError: a class is unknown, missing or there twice.
     """
+    if dataset not in SOURCES:
+        classes = sorted(names)
+        return classes, [classes.index(name) for name in names]
     entry, expected = SOURCES[dataset], DATASETS[dataset].classes
     own = [entry.class_names.get(name, name) for name in names]
     if synthetic:
@@ -163,14 +256,16 @@ def file_number(identity: str) -> int | None:
 
 def group(dataset: str, identity: str) -> str:
     """What an image must not be parted from when pools are drawn: for BSD, the original of a rotated copy."""
-    if not SOURCES[dataset].rotated_copies:
+    if dataset not in SOURCES or not SOURCES[dataset].rotated_copies:
         return identity
     path = PurePath(identity)
     return str(path.with_name(path.stem.rstrip("_") + path.suffix)) if path.stem.rstrip("_") else identity
 
 
 def content_notes(dataset: str, records: Sequence[Record]) -> list[str]:
-    """What must be said because of what the local files hold: their type, and how many were published."""
+    """What must be said because of what the files hold: their type, and how many were published."""
+    if dataset not in SOURCES:
+        return []
     entry = SOURCES[dataset]
     suffixes = {PurePath(record.identity).suffix.lower().replace(".jpeg", ".jpg") for record in records}
     notes = [entry.note] if entry.note else []

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.data.prepare import TEST, TRAIN, VALIDATION, Prepared, load
+from fdl.data.pools import TEST, TRAIN, VALIDATION
+from fdl.data.prepare import Prepared, load
 from fdl.errors import InputError
 from fdl.params import Params, digest
-from fdl.reference.protocol import DATASETS
 
 RULES = ("random", "first")
 
@@ -90,7 +90,7 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int) -> Pa
         InputError: the dataset is not prepared, or a class holds fewer than `shots` images.
     """
     prepared = load(layout.prepared_folder(params, dataset))
-    rule = "first" if DATASETS[dataset].first_k and draw_index == 0 else "random"
+    rule = "first" if params.protocol(dataset).first_k and draw_index == 0 else "random"
     pool = np.flatnonzero(prepared.pools == TRAIN)
     _check_shots(prepared.labels[pool], shots, prepared.classes, f"the training pool of {dataset}")
     train = pool[draw(prepared.labels[pool], shots, draw_index, rule=rule)]

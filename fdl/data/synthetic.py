@@ -6,12 +6,10 @@ about any method, and a comparison made on them is only a check that the compari
 
 Every image holds objects or defects at random places on textured ground, so that a class activation
 map has something to point at, and position and mean colour alone do not give the class away. Steel and
-textile are grey PNG files, as these photographs are grey; the others are RGB.
+textile are grey, as their photographs are; the others are RGB.
 """
 
 import colorsys
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +21,15 @@ from fdl.reference.protocol import DATASETS
 
 SIZE = 32  # pixels
 MAX_CLASSES = 10
-IMAGES = {"train": 20, "validation": 8, "test": 30}  # per class
+# Images per class in each of the published files, or in the one set of them.
+IMAGES = {
+    "cifar10": {"train": 30, "test": 30},
+    "cifar100": {"train": 30, "test": 30},
+    "miniimagenet": {"all": 60},
+    "neu": {"all": 100},
+    "bsd": {"all": 135},
+    "tex": {"train": 30, "test": 50},
+}
 Array = NDArray[np.float64]
 X: Array
 Y: Array
@@ -31,22 +37,22 @@ Y, X = np.mgrid[:SIZE, :SIZE] + 0.5  # pixel centres
 
 
 def write_twin(dataset: str, folder: Path) -> None:
-    """Write `train.parquet`, `validation.parquet` and `test.parquet` of one dataset's twin.
+    """Write one dataset's twin in the format that the dataset is published in, see `synthetic_files`.
 
     The classes are the first ten of the protocol's, or all where there are fewer; `IMAGES` gives the
     images per class. Equal library versions write equal bytes.
     """
+    from fdl.data.synthetic_files import WRITERS
+
     classes = DATASETS[dataset].classes[:MAX_CLASSES]
-    folder.mkdir(parents=True, exist_ok=True)
+    images: dict[str, list[list[NDArray[np.uint8]]]] = {}
     first = 0
-    for split, count in IMAGES.items():
-        rows = [
-            (_png(draw(dataset, label, number)), f"{name}/{number:04d}.png", label)
-            for label, name in enumerate(classes)
-            for number in range(first, first + count)
-        ]
-        _write_parquet(folder / f"{split}.parquet", rows, classes)
+    for file, count in IMAGES[dataset].items():
+        numbers = range(first, first + count)
+        images[file] = [[_pixels(draw(dataset, label, number)) for number in numbers] for label in range(len(classes))]
         first += count
+    folder.mkdir(parents=True, exist_ok=True)
+    WRITERS[dataset](folder, classes, images)
 
 
 def draw(dataset: str, label: int, number: int) -> Array:
@@ -55,25 +61,8 @@ def draw(dataset: str, label: int, number: int) -> Array:
     return np.clip(SCENES[dataset](rng, label), 0, 1)
 
 
-def _png(image: Array) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _write_parquet(path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]) -> None:
-    """The Hugging Face image layout: class names stand in the schema's metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    label = {"names": list(classes), "_type": "ClassLabel"}
-    features = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", image), ("label", pa.int64())], metadata={"huggingface": json.dumps(features)})
-    images = [{"bytes": content, "path": name} for content, name, _ in rows]
-    pq.write_table(pa.table({"image": images, "label": [row[2] for row in rows]}, schema=schema), path)
+def _pixels(image: Array) -> NDArray[np.uint8]:
+    return np.rint(image * 255).astype(np.uint8)
 
 
 # Drawing. Images are floats, (32, 32) grey or (32, 32, 3) RGB; coverages are (32, 32) in [0, 1]; points are

@@ -247,7 +247,8 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
     for dataset in dict.fromkeys(cell.dataset for cell in params.cells()):
         data = [run["data"] for cell, run in recorded.items() if cell.dataset == dataset]
         if not data:
-            facts[dataset] = DatasetFacts(params.source == "synthetic", params.source)
+            source = params.source_of(dataset)
+            facts[dataset] = DatasetFacts(source == "synthetic", source)
             continue
         facts[dataset] = DatasetFacts(
             synthetic=any(block["synthetic"] for block in data),

@@ -13,8 +13,8 @@ from fdl.reporting.collect import Collected, headline_values, read_collected, re
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import FORMATS, html_fragment, to_text
 from fdl.reporting.tables import Table, results_table
-from fdl.reporting.targets import TABLES
-from fdl.reporting.titles import SYNTHETIC, signed
+from fdl.reporting.targets import tables
+from fdl.reporting.titles import SYNTHETIC, metric_title, signed
 
 COMBINER = "soft"  # of the headline table
 
@@ -28,10 +28,10 @@ def write_report(params: Params) -> list[Path]:
     folder = layout.report_folder(params)
     collected, runs = read_collected(params), read_runs(params)
     written: list[Path] = []
-    tables = {}
-    for metric in TABLES:
+    fragments = {}
+    for metric in tables(params):
         table = _table(params, collected, headline_values(params, runs, combiner=COMBINER, metric=metric), metric)
-        tables[metric] = html_fragment(table)
+        fragments[metric] = html_fragment(table)
         for ending, write in FORMATS.items():
             written.append(folder / "tables" / f"{metric}.{ending}")
             records.write_atomically(written[-1], write(table).encode())
@@ -46,7 +46,8 @@ def write_report(params: Params) -> list[Path]:
         "report.html",
         title=title,
         summary=_summary(collected, accuracy),
-        tables=tables,
+        accuracy=fragments.pop("accuracy"),
+        others=[(metric_title(metric), fragment) for metric, fragment in fragments.items()],
         figure=base64.b64encode(png.read_bytes()).decode(),
         figure_caption=figures.accuracy_over_shots_caption(params, collected, combiner=COMBINER),
         problems=[state for state in collected.cells if state.status != "done"],

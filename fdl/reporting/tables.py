@@ -22,6 +22,7 @@ from fdl.reporting.titles import (
 )
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
+_CHANCE_METRICS = ("accuracy", "accuracy_balanced")  # guessing all classes equally often scores 1 / classes
 _NAMED = 5  # failed cells that a table's remarks name
 
 
@@ -153,7 +154,7 @@ def results_table(
         rows,
         notes,
         _remarks(params, collected, rows, metric=metric),
-        has_chance=metric == "accuracy",
+        has_chance=metric in _CHANCE_METRICS,
     )
 
 
@@ -224,8 +225,8 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
             "Δ: mean over seeds of the difference to classical in points, paired by seed "
             "(same images, initial weights and batches); no test of significance."
         )
-    if metric == "accuracy":
-        remarks.append("Chance: accuracy of guessing all classes equally often.")
+    if metric in _CHANCE_METRICS:
+        remarks.append(f"Chance: {metric_title(metric)} of guessing all classes equally often.")
     failed = collected.of("failed")
     if failed:
         named = "; ".join(f"{state.cell.key}, epoch {state.epoch} ({state.reason})" for state in failed[:_NAMED])

@@ -6,7 +6,7 @@ BASELINE = "classical"
 
 _METHODS = {"classical": "classical", "fdl": "FDL"}
 _BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
-_METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1"}
+_METRICS = {"accuracy": "accuracy", "accuracy_balanced": "balanced accuracy", "f1_macro": "macro F1"}
 _COMBINERS = {
     "mean": "mean of the members",
     "best": "member best on validation",

@@ -17,6 +17,7 @@ from fdl.data import prepare, splits
 from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params, digest
 from fdl.provenance import provenance
+from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
 from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, predict_states, train
 
@@ -39,7 +40,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     if cells is None:
         raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
     receipt: dict[str, Any] = {"bundle": bundle.key, "cells": {}}
-    with device_slot(params.device, layout.SCRATCH / "locks") as device:
+    with device_slot(params.device, layout.SCRATCH / "locks") as device, signals_wait_for_the_epoch():
         _set_up_torch(params, device)
         inputs = _BundleInputs(params, bundle, device)
         for number, cell in enumerate(cells, start=1):
@@ -135,6 +136,7 @@ def _run_cell(
         **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
     )
     temporary = records.fresh_folder(layout.record_folder(params, cell))
+    checkpoint = Checkpoint(layout.SCRATCH / expected, say)
     prepared = inputs.prepared
     run: dict[str, Any] = {
         "key": cell.key,
@@ -155,7 +157,7 @@ def _run_cell(
     }
     start = time.perf_counter()
     try:
-        trained = train(cell_settings, data, device=device, progress=_Throttle(say))
+        trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
     except Diverged as error:
         _write_history(temporary, error.history)
         run |= {"status": "failed", "failure": {"epoch": error.epoch, "reason": error.reason}, "selected": {}}
@@ -184,6 +186,7 @@ def _run_cell(
         "threads": params.threads,
     }
     records.publish(temporary, layout.record_folder(params, cell), run)
+    checkpoint.remove()
     return run
 
 

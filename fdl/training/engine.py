@@ -8,6 +8,8 @@ All methods of a seed see the same images, initial weights, batches, augmentatio
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from fdl.models.layers import set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
+from fdl.training.checkpoint import Checkpoint
 from fdl.training.randomness import absorb, derive, permutation
 
 EVALUATION_BATCH = 200
@@ -126,23 +129,36 @@ def epoch_batches(settings: CellSettings, train: Images, epoch: int) -> Iterator
         yield step, to_input(pixels[part]), train.labels[part]
 
 
-def train(settings: CellSettings, data: CellData, *, device: str, progress: Callable[[str], None] = print) -> Trained:
-    """Train one cell.
+def train(
+    settings: CellSettings,
+    data: CellData,
+    *,
+    device: str,
+    progress: Callable[[str], None] = print,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
+    """Train one cell, from its checkpoint if there is one.
 
     Args:
         settings: what to train.
         data: the images, on `device`.
         device: "cpu" or "cuda".
-        progress: takes one line per call; called at every validation and at least every few epochs.
+        progress: takes one line per epoch.
+        checkpoint: where the state is kept between epochs; None: nowhere.
 
     Raises:
         Diverged: a member's cross-entropy is not finite.
+        Interrupted: a signal arrived; the checkpoint is written.
     """
     nets = build_members(settings, data.num_classes, device)
     optimiser = Adam(nets, settings.learning_rate)
     result = Trained([], {}, {})
     selector = _Selector(settings, data, result)
-    for epoch in range(settings.epochs):
+    start = 0
+    if checkpoint and (state := checkpoint.load(device)):
+        start = _restore(state, nets, optimiser, selector)
+        progress(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
+    for epoch in range(start, settings.epochs):
         row = _train_epoch(settings, data.train, nets, optimiser, epoch)
         result.history.append(row)
         for member in range(settings.members):
@@ -153,7 +169,33 @@ def train(settings: CellSettings, data: CellData, *, device: str, progress: Call
         if last or (settings.evaluate_every and (epoch + 1) % settings.evaluate_every == 0):
             row |= selector.validate(nets, epoch, last=last)
         progress(_line(settings, row))
+        if checkpoint and not last:
+            checkpoint.epoch_end(partial(_state, epoch, nets, optimiser, selector))
     return result
+
+
+def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "_Selector") -> dict[str, Any]:
+    """Everything that the epochs after this one depend on."""
+    return {
+        "epoch": epoch,
+        "nets": [net.state_dict() for net in nets],
+        "adam": {"steps": optimiser.steps, "first": optimiser.first, "second": optimiser.second},
+        "best": selector.best,
+        "result": vars(selector.result),
+    }
+
+
+def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: "_Selector") -> int:
+    """Put everything back as `_state` found it; the next epoch."""
+    for net, values in zip(nets, state["nets"], strict=True):
+        net.load_state_dict(values)
+    optimiser.steps = state["adam"]["steps"]
+    for name in ("first", "second"):
+        for moment, value in zip(getattr(optimiser, name), state["adam"][name], strict=True):
+            moment.copy_(value)
+    selector.best = state["best"]
+    vars(selector.result).update(state["result"])
+    return int(state["epoch"]) + 1
 
 
 def _train_epoch(

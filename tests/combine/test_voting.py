@@ -55,3 +55,14 @@ def test_scores_of_members_and_combiners():
     assert value["test", "hard", "accuracy"] == 0.5
     assert correct["hard"].tolist() == [True, True, False, False]
     assert set(correct) == {"member0", "member1", "member2", "hard", "soft"}
+
+
+def test_every_metric_is_there_for_every_member_and_combiner():
+    labels = {"validation": np.array([0, 1]), "test": np.array([0, 0, 0, 1])}
+    logits = {"validation": one_hot([[0, 1]] * 2), "test": one_hot([[0, 0, 0, 0]] * 2)}
+    rows, _ = score(logits, labels)
+    names = {(row["combiner"], row["metric"]) for row in rows if row["split"] == "test"}
+    combiners = ("member0", "member1", "mean", "best", "hard", "soft")
+    assert names == {(c, m) for c in combiners for m in ("accuracy", "accuracy_balanced", "f1_macro")}
+    balanced = [row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "accuracy_balanced")]
+    assert balanced == [0.5] * 6

@@ -1,4 +1,4 @@
-"""Writes small files in the layouts that datasets are published in."""
+"""Writes small datasets of noise as parquet files; `published_formats` writes all the other published formats."""
 
 import io
 import json

@@ -1,267 +1,212 @@
-"""Reading: published layouts, and the one rule by which images become pixels."""
+"""Which layout lies in a folder, and whether it holds what the official files hold."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from fdl.data.formats import decode, open_images
+from fdl.data.formats import Expected, open_images
 from fdl.errors import InputError
-from tests.data.published import encoded, noise_rows, pixels, write_parquet
+from tests.data.published import pixels
+from tests.data.published_formats import (
+    CIFAR10,
+    NEU_CLS,
+    NEU_DET,
+    PUBLISHED,
+    TEX,
+    grey,
+    image,
+    packed_by,
+    tarred,
+    write_bsd_pngs,
+    write_cifar10,
+    write_cifar10_binary,
+    write_neu_cls,
+    write_tex,
+    write_tex_groups,
+    zipped,
+)  # fmt: skip
+from tests.data.reading import read_all, refusal
 
-RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
-
-
-def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
-def test_rgb_pixels_are_kept_exactly(kind, options):
-    image = decode(encoded(pixels(1), kind, **options), 16, "x")
-    assert image.dtype == np.uint8
-    np.testing.assert_array_equal(image, pixels(1))
-
-
-def test_grey_is_replicated():
-    np.testing.assert_array_equal(decode(encoded(RAMP), 16, "x"), np.repeat(RAMP[..., None], 3, axis=2))
-
-
-def test_a_bilevel_image_becomes_black_and_white():
-    bits = RAMP > 100
-    np.testing.assert_array_equal(decode(encoded(Image.fromarray(bits)), 16, "x")[..., 1], bits * np.uint8(255))
-
-
-def test_16_bit_grey_is_divided_by_257_and_rounded():
-    deep = np.random.default_rng(0).integers(0, 65536, (16, 16), dtype=np.uint16)
-    expected = np.rint(deep / 257).astype(np.uint8)
-    assert (expected != deep // 257).any()  # rounding and truncation differ here
-    np.testing.assert_array_equal(decode(encoded(deep), 16, "x")[..., 0], expected)
-
-
-def test_a_palette_gives_its_colours():
-    image = Image.fromarray(RAMP).convert("P")
-    palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
-    image.putpalette(palette.tobytes())
-    np.testing.assert_array_equal(decode(encoded(image), 16, "x"), palette[np.asarray(image)])
+FINE = tuple(f"fine_{label:02d}" for label in range(100))
+MINI = tuple(f"n{label:08d}" for label in range(100))
+NEEDS_BSDTAR = pytest.mark.skipif(not shutil.which("bsdtar"), reason="no program here opens RAR archives")
+# Classes in any order, and images per class in each pool, of what `PUBLISHED` writes.
+HELD = {
+    "cifar10": (CIFAR10, {"train": 5, "test": 1}),
+    "cifar100": (FINE, {"train": 2, "test": 1}),
+    "miniimagenet": (MINI, {"all": 5}),
+    "neu": (NEU_CLS, {"all": 5}),
+    "neu det": (NEU_DET, {"all": 5}),
+    "bsd": (("N", "P"), {"all": 6}),
+    "bsd parquet": (("N", "P"), {"train": 5}),
+    "tex": (TEX, {"train": 4, "test": 4}),
+    "tex png": (TEX, {"train": 3, "test": 2}),
+}
 
 
-def test_transparency_is_composited_on_black():
-    rgba = np.dstack([pixels(2), RAMP])
-    expected = np.rint(pixels(2) * (RAMP[..., None] / 255.0))
-    for image in (encoded(rgba), encoded(rgba, "WEBP", lossless=True, exact=True)):
-        np.testing.assert_allclose(decode(image, 16, "x").astype(float), expected, atol=1)
-    grey = Image.merge("LA", [Image.fromarray(np.ascontiguousarray(RAMP.T)), Image.fromarray(RAMP)])
-    np.testing.assert_allclose(decode(encoded(grey), 16, "x")[..., 2].astype(float), RAMP.T * (RAMP / 255.0), atol=1)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_BSDTAR if n.endswith("rar") else ()) for n in PUBLISHED])
+def test_every_published_format_is_read(tmp_path, name):
+    PUBLISHED[name](tmp_path / "raw")
+    classes, counts = HELD[max((key for key in HELD if name.startswith(key)), key=len)]
+    files, images = read_all(tmp_path / "raw", Expected(classes, counts))
+    assert len(images) == len(classes) * sum(counts.values())
+    assert len({record.identity for record in files.records}) == len(images)
+    assert len({decoded.tobytes() for decoded in images}) == len(images)
+    again = open_images(tmp_path / "raw")
+    assert (again.classes, again.records) == (files.classes, files.records)
 
 
-def test_a_transparent_colour_of_a_palette_becomes_black():
-    image = Image.new("P", (16, 16), 1)
-    image.putpalette([9, 9, 9, 200, 100, 50])
-    image.putpixel((0, 0), 0)
-    result = decode(encoded(image, transparency=1), 16, "x")
-    assert result[0, 0].tolist() == [9, 9, 9]
-    assert not result[1:].any()
+@pytest.mark.parametrize("name", ["cifar10", "cifar10 binary", "cifar100", "cifar100 binary", "cifar100 tar"])
+def test_cifar_pixels_and_labels(tmp_path, name):
+    PUBLISHED[name](tmp_path / "raw")
+    files, images = read_all(tmp_path / "raw", size=32)
+    classes = len(files.classes)
+    for position in (0, 7, classes, len(images) - 1):
+        assert files.records[position].label == position % classes
+        np.testing.assert_array_equal(images[position], image(position % classes, position // classes, 32))
 
 
-def test_exif_orientation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90° clockwise when shown
-    turned = decode(encoded(pixels(3), exif=exif), 16, "x")
-    np.testing.assert_array_equal(turned, np.rot90(pixels(3), k=-1))
+@pytest.mark.parametrize("name", ["miniimagenet", "miniimagenet tar"])
+def test_mini_imagenet_pixels_and_labels(tmp_path, name):
+    PUBLISHED[name](tmp_path / "raw")
+    files, images = read_all(tmp_path / "raw", size=8)
+    for position in (0, 1, 5, 320, 499):
+        assert files.records[position].label == position // 5
+        np.testing.assert_array_equal(images[position], image(position // 5, position % 5, 8))
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (30, 20), (7, 40), (1, 1)])
-def test_other_sizes_are_resized_by_nearest_neighbour(shape):
-    image = np.random.default_rng(4).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    # PIL's rule: the pixel below the centre of the target pixel.
-    rows, columns = (((np.arange(16) + 0.5) * side / 16).astype(int) for side in shape)
-    np.testing.assert_array_equal(decode(encoded(image), 16, "x"), image[rows][:, columns])
+@pytest.mark.parametrize("name", ["neu", "neu zip", pytest.param("neu rar", marks=NEEDS_BSDTAR)])
+def test_neu_pixels_and_labels(tmp_path, name):
+    PUBLISHED[name](tmp_path / "raw")
+    files, images = read_all(tmp_path / "raw", size=20)
+    assert [record.identity for record in files.records][:6] == [*(f"Cr_{n}.bmp" for n in range(1, 6)), "In_1.bmp"]
+    position = [record.identity for record in files.records].index("RS_3.bmp")
+    assert files.classes[files.records[position].label] == "RS"
+    np.testing.assert_array_equal(images[position], np.repeat(grey(4, 3, 20)[..., None], 3, axis=2))
 
 
-def test_other_colour_modes_are_refused():
-    with pytest.raises(InputError) as error:
-        decode(encoded(Image.new("CMYK", (16, 16)), "JPEG"), 16, "a.parquet row 7")
-    assert "a.parquet row 7: colour mode CMYK" in one_line(error)
+@pytest.mark.parametrize("name", ["tex", "tex zip", "tex groups", "tex png"])
+def test_tex_pixels_and_labels(tmp_path, name):
+    PUBLISHED[name](tmp_path / "raw")
+    files, images = read_all(tmp_path / "raw", size=64)
+    order = sorted(TEX) if name == "tex png" else list(TEX)
+    for pool, number in (("train", 1), ("test", 3 if name == "tex png" else 5)):
+        expected = np.repeat(grey(order.index("hole"), number, 64)[..., None], 3, axis=2)
+        place = [np.array_equal(decoded, expected) for decoded in images].index(True)
+        assert files.classes[files.records[place].label] == "hole"
+        assert files.records[place].pool == pool
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not an image",
-        encoded(pixels(5, 64))[:2000],
-        encoded(pixels(5, 64), "JPEG")[:900],
-        encoded(pixels(5), "GIF"),
-    ],
-    ids=["empty", "text", "half a PNG", "half a JPEG", "GIF"],
-)
-def test_unreadable_images_are_named(content):
-    with pytest.raises(InputError) as error:
-        decode(content, 16, "b.png")
-    assert one_line(error).startswith("b.png: not a readable image")
+def test_an_archive_is_extracted_once(tmp_path):
+    packed_by(write_cifar10, "cifar-10-python.tar.gz")(tmp_path / "raw")
+    open_images(tmp_path / "raw")
+    batch = tmp_path / "raw/.extracted/cifar-10-python.tar.gz/cifar-10-batches-py/data_batch_1"
+    os.utime(batch, ns=(1, 1))
+    open_images(tmp_path / "raw")
+    assert batch.stat().st_mtime_ns == 1
+    assert [path.name for path in (tmp_path / "raw/.extracted").iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-def test_an_image_of_absurd_size_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # one image of 256 pixels: more, but not twice as many
-    with pytest.raises(InputError, match="not a readable image"):
-        decode(encoded(pixels(5)), 16, "b.png")
+def test_a_changed_archive_is_extracted_again(tmp_path):
+    packed_by(write_neu_cls, "NEU-CLS.zip", zipped)(tmp_path / "raw")
+    assert len(open_images(tmp_path / "raw").records) == 30
+    zipped(tmp_path / "raw/NEU-CLS.zip", write_neu_cls(tmp_path / "more", per_class=6))
+    assert len(open_images(tmp_path / "raw").records) == 36
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.sampled_from(["PNG", "JPEG", "BMP", "WEBP"]),
-    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=8),
-    st.integers(0, 800),
-)
-def test_damaged_bytes_give_an_image_or_one_line(kind, changes, length):
-    content = bytearray(encoded(pixels(6), kind)[:length])
-    for position, value in changes:
-        if position < len(content):
-            content[position] = value
-    try:
-        shape, message = decode(bytes(content), 16, "c").shape, ""
-    except InputError as error:
-        shape, message = (16, 16, 3), str(error)
-    assert shape == (16, 16, 3)
-    assert "\n" not in message
+def test_class_folders_may_lie_in_an_archive(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        shutil.copy(write_bsd_pngs(tmp_path / "png") / "N (1).png", tmp_path / "pets" / name / "photograph.png")
+    (tmp_path / "raw").mkdir()
+    tarred(tmp_path / "raw/pets.tar", tmp_path / "pets", mode="w")
+    assert open_images(tmp_path / "raw").classes == ["cat", "dog"]
 
 
-def test_parquet_rows_come_in_their_order_from_all_files(tmp_path):
-    rows = noise_rows(2, 5)
-    write_parquet(tmp_path / "train-00000-of-00002.parquet", rows[:4], ["b", "a"])
-    write_parquet(tmp_path / "train-00001-of-00002.parquet", rows[4:8], ["b", "a"])
-    write_parquet(tmp_path / "test.parquet", [(content, None, label) for content, _, label in rows[8:]], ["b", "a"])
-    files = open_images(tmp_path)
-    assert files.classes == ["b", "a"]
-    assert [record.pool for record in files.records] == ["train"] * 8 + ["test"] * 2
-    assert [record.label for record in files.records] == [0, 1] * 5
-    assert [record.identity for record in files.records][-3:] == ["1_4.png", "test.parquet#0", "test.parquet#1"]
-    assert list(files.contents()) == [row[0] for row in rows]
+def test_notes_beside_the_files_are_passed_over(tmp_path):
+    write_cifar10(tmp_path)
+    for name in ("TERMS.txt", "LICENSE", "README.md", ".hashes.json"):
+        (tmp_path / name).touch()
+    assert len(open_images(tmp_path).records) == 60
 
 
-def test_the_columns_of_the_cifar_mirrors_are_known(tmp_path):
-    write_parquet(tmp_path / "train.parquet", noise_rows(2, 2), ["a", "b"], image="img", label="fine_label")
-    files = open_images(tmp_path)
-    assert files.classes == ["a", "b"]
-    assert len(list(files.contents())) == 4
+def test_of_the_forms_of_tex_64_pixels_and_the_table_come_first(tmp_path):
+    write_tex_groups(tmp_path, size=32)
+    assert "matchingtDATASET_train_32.h5" in open_images(tmp_path).records[0].identity
+    write_tex(tmp_path, size=32)
+    assert "train32.h5" in open_images(tmp_path).records[0].identity
+    write_tex_groups(tmp_path)
+    assert "matchingtDATASET_train_64.h5" in open_images(tmp_path).records[0].identity
+    write_tex(tmp_path)
+    assert "train64.h5" in open_images(tmp_path).records[0].identity
 
 
-def test_a_row_without_an_image_is_named(tmp_path):
-    rows = noise_rows(2, 200)
-    rows[301] = (None, "lost.png", 1)
-    write_parquet(tmp_path / "train.parquet", rows, ["a", "b"])
-    with pytest.raises(InputError, match=r"train.parquet row 301: holds no image"):
-        list(open_images(tmp_path).contents())
+def test_two_datasets_in_a_folder_are_refused(tmp_path):
+    write_cifar10(tmp_path / "1")
+    write_tex(tmp_path / "1/cifar-10-batches-py")
+    assert "holds CIFAR-10 pickles" in (message := refusal(tmp_path / "1"))
+    assert "and TEX HDF5 files" in message
+    write_cifar10_binary(tmp_path / "2")
+    (tmp_path / "2/cifar-10-batches-bin/data_batch_1").touch()
+    assert "holds CIFAR-10 pickles" in refusal(tmp_path / "2")
 
 
-@pytest.mark.parametrize("label", [2, -1, None])
-def test_a_wrong_label_is_named(tmp_path, label):
-    write_parquet(tmp_path / "train.parquet", [*noise_rows(2, 2), (encoded(pixels(0)), "x.png", label)], ["a", "b"])
-    with pytest.raises(InputError, match=f"train.parquet row 4: label {label} is not one of 0 to 1"):
-        open_images(tmp_path)
+def test_two_archives_of_datasets_are_refused(tmp_path):
+    for name, write in (("a.tar.gz", write_cifar10), ("b.tar.gz", write_cifar10_binary)):
+        packed_by(write, name)(tmp_path / "raw")
+    shutil.rmtree(tmp_path / "raw-unpacked")
+    open_twice = [refusal_after_extraction(tmp_path / "raw") for _ in range(2)]
+    assert open_twice[0] == open_twice[1]
+    assert "holds CIFAR-10 pickles" in open_twice[0]
+    assert "b.tar.gz" in open_twice[0]
 
 
-def test_wrong_parquet_files_are_refused_in_one_line(tmp_path):
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    path = tmp_path / "train.parquet"
-    picture = pa.array([{"bytes": b"", "path": ""}])
-    for table, expected in [
-        (pa.table({"image": picture}), "no column 'label'"),
-        (pa.table({"pixels": picture, "label": [0]}), "no column 'image'"),
-        (pa.table({"image": [b""], "label": [0]}), "column 'image' is binary"),
-        (pa.table({"image": picture, "label": ["a"]}), "column 'label' is string"),
-        (pa.table({"image": picture, "label": [0]}), "no class names"),
-        (pa.table({"image": picture, "label": [0]}).replace_schema_metadata({"huggingface": "{"}), "no class names"),
-    ]:
-        parquet.write_table(table, path)
-        with pytest.raises(InputError) as error:
-            open_images(tmp_path)
-        assert expected in one_line(error)
-        assert str(path) in one_line(error)
-    path.write_bytes(b"PAR1 nonsense")
-    with pytest.raises(InputError, match="not a readable parquet file"):
-        open_images(tmp_path)
+def refusal_after_extraction(folder: Path) -> str:
+    with pytest.raises(InputError, match="keep one of them") as error:
+        open_images(folder)
+    return str(error.value)
 
 
-def test_a_parquet_file_with_damaged_pages_is_refused(tmp_path):
-    path = tmp_path / "train.parquet"
-    write_parquet(path, noise_rows(2, 50), ["a", "b"])
-    content = bytearray(path.read_bytes())
-    content[4:40] = bytes(36)
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="not a readable parquet file"):
-        list(open_images(tmp_path).contents())
-
-
-def test_shards_must_agree_on_their_classes(tmp_path):
-    write_parquet(tmp_path / "train.parquet", noise_rows(2, 2), ["a", "b"])
-    write_parquet(tmp_path / "test.parquet", noise_rows(2, 2), ["b", "a"])
-    with pytest.raises(InputError, match=r"test.parquet: its class names differ from those of train.parquet"):
-        open_images(tmp_path)
-
-
-def write_folder(folder: Path, names: list[str]) -> None:
-    for seed, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(pixels(seed), path.suffix.lstrip(".").upper().replace("JPG", "JPEG")))
-
-
-def test_class_folders_are_read_in_natural_order(tmp_path):
-    write_folder(tmp_path, ["P/P (10).png", "P/P (9).png", "P/P (1).bmp", "N/b.jpg", "N/a.webp", "N/c.jpeg"])
-    (tmp_path / ".DS_Store").touch()
-    (tmp_path / "N" / "Thumbs.db").touch()
-    files = open_images(tmp_path)
-    assert files.classes == ["N", "P"]
-    assert [record.identity for record in files.records] == [
-        *("N/a.webp", "N/b.jpg", "N/c.jpeg"),
-        *("P/P (1).bmp", "P/P (9).png", "P/P (10).png"),
-    ]
-    assert {record.pool for record in files.records} == {"all"}
-    third = list(files.contents())[5]
-    assert third == (tmp_path / "P/P (10).png").read_bytes()
-
-
-def test_pool_folders_keep_their_pools(tmp_path):
-    write_folder(tmp_path, ["test/a/1.png", "test/b/1.png", "train/a/1.png", "train/a/2.png", "train/b/1.png"])
-    files = open_images(tmp_path)
-    assert [(record.pool, record.label) for record in files.records] == [
-        *(("train", 0), ("train", 0), ("train", 1)),
-        *(("test", 0), ("test", 1)),
-    ]
+def test_a_missing_folder_is_refused(tmp_path):
+    assert refusal(tmp_path / "nowhere").endswith("nowhere: no such folder; put the images there")
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    ("expected", "message"),
     [
-        (["a/1.png", "b.png"], "expected parquet files, or only the folders"),
-        (["train/a/1.png", "val/a/1.png"], "found val"),
-        (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "test/b: expected a folder with the images"),
-        (["a/1.png", "b/deep/1.png"], "b/deep: not one of .png"),
+        (Expected(classes=NEU_CLS[:5]), "class 'Sc' is not published in this dataset"),
+        (Expected(classes=(*NEU_CLS, "Zz")), "class 'Zz' is missing in this dataset"),
+        (Expected(counts={"all": 300}), "5 images of class 'Cr', but 300 are published"),
+        (
+            Expected(counts={"all": dict.fromkeys(NEU_CLS, 5) | {"RS": 4}}),
+            "5 images of class 'RS', but 4 are published",
+        ),
+        (Expected(counts={"train": 5}), "holds all images, but only train are published"),
+        (Expected(shape=(200, 200)), "20×20 pixels, but 200×200 are published: this is another set of images"),
     ],
 )
-def test_other_folder_layouts_are_refused(tmp_path, names, expected):
-    write_folder(tmp_path, names)
-    with pytest.raises(InputError) as error:
-        open_images(tmp_path)
-    assert expected in one_line(error)
+def test_other_files_than_the_official_ones_are_named(tmp_path, expected, message):
+    write_neu_cls(tmp_path)
+    assert message in refusal(tmp_path, expected)
 
 
-def test_empty_folders_and_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="expected parquet files"):
-        open_images(tmp_path)
-    write_folder(tmp_path, ["a/1.png"])
-    (tmp_path / "b").mkdir()
-    with pytest.raises(InputError, match="b: the class holds no images"):
-        open_images(tmp_path)
-    write_parquet(tmp_path / "train.parquet", noise_rows(2, 1), ["a", "b", "c"])
-    with pytest.raises(InputError, match="class 'c' holds no images"):
-        open_images(tmp_path)
+def test_neu_cls_64_is_not_taken_for_neu(tmp_path):
+    write_neu_cls(tmp_path, size=64)
+    message = refusal(tmp_path, Expected(NEU_CLS, {"all": 5}, (200, 200)))
+    assert "Cr_1.bmp: 64×64 pixels, but 200×200 are published" in message
+
+
+def test_the_shape_of_stored_arrays_is_checked(tmp_path):
+    write_cifar10(tmp_path)
+    assert read_all(tmp_path, Expected(shape=(32, 32)))
+    assert "data_batch_1 row 0: 32×32 pixels, but 64×64" in refusal(tmp_path, Expected(shape=(64, 64)))
+
+
+def test_one_image_of_another_size_is_named(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(pixels(1, 21)).save(write_neu_cls(tmp_path) / "Pa_4.bmp")
+    assert "Pa_4.bmp: 21×21 pixels" in refusal(tmp_path, Expected(shape=(20, 20)))

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from fdl import layout
+from fdl.data import sources
+from fdl.data.formats import Expected
 from fdl.data.prepare import Prepared, load, prepare
 from fdl.errors import InputError
 from tests.data.published import (
@@ -94,7 +96,7 @@ def test_a_rotated_copy_stays_with_its_original(project):
     assert per_class(prepared, 1) == [6, 6]  # a fifth of the remaining 32
     pool_of = dict(zip(prepared.ids.tolist(), prepared.pools.tolist(), strict=True))
     assert all(pool_of[name] == pool_of[name.replace(").", ")_.")] for name in pool_of if ")." in name)
-    assert "test set drawn from the one set of files" in prepared.notes
+    assert "validation and test sets are the last images of the one set of files" in prepared.notes
 
 
 def test_unequal_class_folders_are_pooled_class_by_class(project):
@@ -121,20 +123,6 @@ def test_neu_is_cut_by_file_number(project):
     assert prepared.notes == ["NEU-DET JPG copy, not the authors' BMP files"]
 
 
-def test_neu_without_numbers_is_refused(project):
-    rows = [(encoded(pixels(label)), f"{name}.jpg", label) for label, name in enumerate(NEU)]
-    write_parquet(project / "images/neu/train.parquet", rows, NEU)
-    with pytest.raises(InputError, match=r"row 0: the name 'crazing.jpg' holds no number"):
-        prepare(settings(project / "images", "neu"), "neu")
-
-
-def test_a_missing_test_file_is_refused(project):
-    write_bsd(project / "images")
-    (project / "images/bsd/test.parquet").unlink()
-    with pytest.raises(InputError, match="no test images"):
-        prepare(settings(project / "images", "bsd"), "bsd")
-
-
 def test_copies_of_pool_images_leave_validation_and_test(project):
     validation, test = noise_rows(2, 1, first=800), noise_rows(2, 1, first=900)
     train = noise_rows(2, 1)  # two images twice in the pool: it is not thinned
@@ -151,6 +139,68 @@ def test_copies_of_pool_images_leave_validation_and_test(project):
     assert "left out as exact duplicates: 1 validation, 4 test images" in prepared.notes
     pools = [set(prepared.digests[prepared.pools == pool].tolist()) for pool in range(3)]
     assert not pools[0] & pools[1] | pools[0] & pools[2] | pools[1] & pools[2]
+
+
+def test_images_that_occur_more_than_once_are_reported(project):
+    copies = [(encoded(pixels(1)), "copy.png", 1), (encoded(pixels(500)), "held out.png", 0)]
+    prepared = prepared_bsd(project, train=[copies[0]], validation=[copies[1]], test=[])
+    about = json.loads((prepared.folder / "dataset.json").read_bytes())
+    # `pixels(1)` is image 0_2.png, `pixels(500)` the first of the test file.
+    assert about["duplicates"] == [
+        [
+            {"id": "0_2.png", "class": "no pitting", "pool": "train", "kept": True},
+            {"id": "copy.png", "class": "pitting", "pool": "train", "kept": True},
+        ],
+        [
+            {"id": "held out.png", "class": "no pitting", "pool": "validation", "kept": True},
+            {"id": "0_501.png", "class": "no pitting", "pool": "test", "kept": False},
+        ],
+    ]
+    assert about["duplicates_removed"] == {"validation": 0, "test": 1}
+    assert "0_501.png" not in prepared.ids
+
+
+def test_antialiased_images_are_averaged_and_lie_apart(project):
+    stripes = np.zeros((32, 32), np.uint8)
+    stripes[:, ::2] = 255
+    write_bsd(project / "images", train=[(encoded(stripes), "stripes.png", 0)])
+    nearest, averaged = (
+        load(prepare(settings(project / "images", "bsd", antialias=antialias), "bsd")) for antialias in (False, True)
+    )
+    assert [prepared.folder.name for prepared in (nearest, averaged)] == ["bsd-16", "bsd-16-aa"]
+    assert nearest.hash != averaged.hash
+    image = nearest.images[nearest.ids == "stripes.png"]
+    assert set(np.unique(image).tolist()) <= {0, 255}
+    image = averaged.images[averaged.ids == "stripes.png"]
+    assert abs(image.astype(float) - 127.5).max() < 64
+    # An image of the wanted size is left as it is.
+    np.testing.assert_array_equal(nearest.images[nearest.ids == "0_1.png"], averaged.images[averaged.ids == "0_1.png"])
+
+
+def test_files_are_held_to_what_their_source_expects(project, monkeypatch):
+    write_bsd(project / "images")
+    params = settings(project / "images", "bsd")
+    expected = Expected(counts={"train": 21, "test": 5})
+    monkeypatch.setattr(sources, "locate", lambda *_: sources.Located(project / "images/bsd", (), expected))
+    with pytest.raises(InputError, match="20 train images of class 'N', but 21 are published"):
+        prepare(params, "bsd")
+    assert not layout.prepared_folder(params, "bsd").exists()
+
+
+def test_images_that_no_pool_needs_are_counted_and_left_out(project):
+    # miniImageNet pooled: what exceeds the authors' 20 of validation and 400 of the pool.
+    rows = noise_rows(100, 3)
+    for number in range(3, 560):
+        content = encoded(np.full((2, 2), [[number % 256, number // 256], [1, 2]], np.uint8))
+        rows.append((content, f"more {number}.png", 0))
+    folder = project / "images/miniimagenet"
+    for content, name, label in rows:
+        (folder / f"n{label:08d}").mkdir(parents=True, exist_ok=True)
+        (folder / f"n{label:08d}" / name).write_bytes(content)
+    prepared = load(prepare(settings(project / "images", "miniimagenet", image_size=16), "miniimagenet"))
+    assert [per_class(prepared, pool)[0] for pool in range(3)] == [400, 20, 112]
+    about = json.loads((prepared.folder / "dataset.json").read_bytes())
+    assert about["unused"] == 560 - 532
 
 
 def test_a_class_may_not_lose_all_its_test_images(project):

@@ -1,14 +1,19 @@
 """Sources: which folder is read, classes by name, and what reports must say about the images."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fdl import layout
-from fdl.data import formats
+from fdl.data import sources
+from fdl.data.places import File
 from fdl.data.prepare import load, prepare
+from fdl.data.synthetic import write_twin
 from fdl.errors import InputError
+from fdl.reference.protocol import DATASETS
 from tests.data.published import NEU, encoded, noise_rows, prepared_bsd, settings, write_bsd, write_parquet
 
 
@@ -76,8 +81,86 @@ def test_the_synthetic_source_writes_its_twin_once(project, monkeypatch):
     assert prepared.notes == ["synthetic images"]
     assert tuple(prepared.classes) == NEU
     assert prepared.folder == layout.PREPARED / "synthetic" / "neu-32"
-    assert {path.name for path in (layout.RAW / "synthetic/neu").iterdir()} == {
-        f"{pool}.parquet" for pool in formats.POOLS
-    }
+    assert (layout.RAW / "synthetic/neu").is_dir()
     monkeypatch.setattr("fdl.data.synthetic.write_twin", None)  # not called again
     assert load(prepare(params, "neu")).hash == prepared.hash
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_entry_can_be_cited_agreed_to_and_fetched(dataset):
+    entry, classes = sources.SOURCES[dataset], DATASETS[dataset].classes
+    assert entry.citation.endswith(".")
+    assert entry.licence
+    assert entry.terms
+    assert dataset == "bsd" or entry.images == sum(entry.published.values()) * len(classes)
+    for place in entry.places:
+        assert place.page.startswith("http")
+        assert place.wanted
+        for file in place.files:
+            assert place.address(file).startswith("https://")
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", file.hash or "md5:" + "0" * 32)
+        assert place.files or place.host in ("huggingface", "page")
+
+
+def test_addresses_of_every_host():
+    addresses = {
+        place.host: place.address(place.files[0] if place.files else File("a b.parquet", path="data/a b.parquet"))
+        for entry in sources.SOURCES.values()
+        for place in entry.places
+        if place.host != "page"
+    }
+    assert addresses == {
+        "web": "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "zenodo": "https://zenodo.org/records/7978538/files/mini-imagenet-cache-train.pkl",
+        "drive": "https://drive.usercontent.google.com/download"
+        "?id=1qrdZlaDi272eA79b0uCwwqPrm2Q_WI3k&export=download&confirm=t",
+        "huggingface": "https://huggingface.co/datasets/2OBe/Ball_Screw_Drive_Classification"
+        "/resolve/main/data/a%20b.parquet",
+        "kaggle": "https://www.kaggle.com/api/v1/datasets/download/belkhirnacim/textiledefectdetection",
+    }
+
+
+def test_official_files_are_fetched_and_read(project):
+    write_twin("bsd", layout.RAW / "official/bsd")  # a human put them there
+    params = settings(project, "bsd", source="official", data_dir=None)
+    prepared = load(prepare(params, "bsd"))
+    assert prepared.folder == layout.PREPARED / "official/bsd-16"
+    assert not prepared.synthetic
+    assert any(note.startswith("subset: ") for note in prepared.notes)
+    assert (layout.RAW / "official/bsd/.hashes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "problem"), [("cifar10", "but 5,000 are published"), ("neu", "but 200×200 are published")]
+)
+def test_other_images_under_a_published_name_are_refused(project, dataset, problem):
+    write_twin(dataset, Path("twin"))
+    folder = layout.RAW / "official" / dataset
+    folder.mkdir(parents=True)
+    shutil.make_archive(str(folder / "mine"), "zip", "twin")
+    with pytest.raises(InputError, match=problem):
+        prepare(settings(project, dataset, source="official", data_dir=None), dataset)
+    assert not (layout.PREPARED / "official").exists() or not list((layout.PREPARED / "official").iterdir())
+
+
+OWN = {"name": "bolts", "folder": "my/bolts", "image_size": 16, "like": "neu"}
+
+
+def test_own_images_are_taken_from_their_folder_whatever_the_source(project):
+    params = settings(project, "neu", source="official", data_dir=None, datasets=[OWN])
+    with pytest.raises(InputError, match=r"my/bolts: no such folder; put the images of bolts there, or correct"):
+        sources.locate(params, "bolts")
+    (project / "my/bolts").mkdir(parents=True)
+    assert sources.locate(params, "bolts") == sources.Located(Path("my/bolts"))
+
+
+def test_own_classes_are_sorted_and_names_mean_nothing(project):
+    order = sources.label_order("bolts", ["worn", "new"], synthetic=False, where=project)
+    assert order == (["new", "worn"], [1, 0])
+    assert sources.group("bolts", "new/a_.png") == "new/a_.png"
+    assert sources.content_notes("bolts", []) == []
+
+
+def test_a_rotated_copy_stays_with_its_original():
+    assert sources.group("bsd", "P (12)_.png") == sources.group("bsd", "P (12).png") == "P (12).png"
+    assert sources.group("neu", "Cr_1_.bmp") == "Cr_1_.bmp"

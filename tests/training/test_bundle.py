@@ -1,6 +1,8 @@
 """A bundle's cells on disk: trained once, put in place at once, never mixed up."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fdl.evaluation.metrics import METRICS
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
 from fdl.training.bundle import run_bundle
+from fdl.training.checkpoint import Interrupted
 from fdl.training.engine import Diverged
 from tests.projects import tiny, write_images
 
@@ -156,6 +159,28 @@ def test_a_crash_costs_no_finished_cell(ready, monkeypatch):
     monkeypatch.setattr(bundle_module, "train", train)
     assert run(ready) == ["fdl seed 0", "fdl seed 1"]
     assert not list(layout.results_folder(ready).rglob(".*partial*")), "what the crash left is cleaned up"
+
+
+def test_an_interrupted_cell_goes_on_and_leaves_no_checkpoint(ready, monkeypatch):
+    undisturbed = tiny(epochs=4)
+    run(undisturbed)
+    expected = results(folder(undisturbed, seed=1))
+    (folder(undisturbed, seed=1) / "run.json").unlink()
+    said = []
+
+    def interrupt(line):
+        said.append(line)
+        if "epoch 2/4" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(bundle_module, "_Throttle", lambda say: say)
+    with pytest.raises(Interrupted):
+        run_bundle(undisturbed, BUNDLE, say=interrupt)
+    assert records.read_run(folder(undisturbed, seed=1)) is None
+    run_bundle(undisturbed, BUNDLE, say=said.append)
+    assert "fdl seed 1: going on after epoch 2" in said
+    assert results(folder(undisturbed, seed=1)) == expected
+    assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "predictions.npz"])

@@ -42,9 +42,9 @@ if GPUS:
 
 # Another folder means other images.
 DATA_DIR = (
-    None
-    if PARAMS.source == "synthetic"
-    else PARAMS.data_dir or os.environ.get("FDL_DATA_DIR")
+    PARAMS.data_dir or os.environ.get("FDL_DATA_DIR")
+    if PARAMS.source == "local"
+    else None
 )
 BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
@@ -60,8 +60,14 @@ def split_files(cells):
 
 
 def dataset_of(wildcards):
-    """Name of a dataset without the size that a folder may carry."""
+    """Name of a dataset without what its folder's name says of its images."""
     return wildcards.dataset.partition("-")[0]
+
+
+def data_folder(wildcards):
+    """Where a dataset's files lie, and for the user's own also how they are read."""
+    own = PARAMS.own(dataset_of(wildcards))
+    return [own.folder, own.image_size, own.like] if own else DATA_DIR
 
 
 def bundle_cells(wildcards):
@@ -80,8 +86,8 @@ def settings_digests(wildcards):
 
 
 wildcard_constraints:
-    source="|".join(["synthetic", "local"]),
-    dataset=r"[a-z0-9]+(-\d+)?",
+    source="|".join(["synthetic", "local", "official", "own"]),
+    dataset=r"[a-z0-9]+(-\d+)?(-aa)?",
     backbone=r"[a-z0-9]+",
     shots=r"\d+",
     draw=r"\d+",

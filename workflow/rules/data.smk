@@ -8,7 +8,7 @@ rule prepare:
         "../../environment.yml"
     params:
         dataset=dataset_of,
-        data_dir=DATA_DIR,
+        data_dir=data_folder,
     shell:
         'python -m fdl data prepare --params "$FDL_PARAMS" {params.dataset} > {log} 2>&1'
 

@@ -1,0 +1,172 @@
+"""The verbs of the images: `python -m fdl data <verb>`."""
+
+import json
+import sys
+from difflib import get_close_matches
+from typing import Annotated
+
+import typer
+
+from fdl import layout
+from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
+from fdl.errors import InputError
+from fdl.params import Params
+from fdl.reference.protocol import DATASETS
+
+app = typer.Typer(help="Images: fetch, check, prepare, look at them.", no_args_is_help=True)
+
+Published = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(DATASETS)}; none: see above.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Fetch nothing; FDL_OFFLINE=1 does so for every verb.")]
+
+
+@app.command("list")
+def list_datasets(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None) -> None:
+    """Show all datasets: images, state, size on disk or of the download, terms."""
+    from rich.console import Console
+    from rich.table import Table
+
+    resolved = load(file, preset, set_)
+    official = resolved.model_copy(update={"source": "official"})
+    table = Table("dataset", "source", "images", "state", "size", "terms", box=None, pad_edge=False)
+    for dataset in [*DATASETS, *_own(resolved)]:
+        for settings in [official, resolved] if resolved.source_of(dataset) not in ("official", "own") else [resolved]:
+            table.add_row(dataset, settings.source_of(dataset), *_about(settings, dataset))
+    # Where another program reads it, so wide that nothing is folded or cut.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _about(settings: Params, dataset: str) -> tuple[str, str, str, str]:
+    """Images, state, size and terms of a dataset from the settings' source."""
+    from rich.filesize import decimal
+
+    from fdl.data import download, sources
+
+    images, state, size, terms = "", "missing", "", ""
+    source = settings.source_of(dataset)
+    if source == "official":
+        entry, held = sources.SOURCES[dataset], download.held_bytes(dataset)
+        images, terms = f"{entry.images:,}", entry.licence
+        size = decimal(held) if held else entry.download
+        state = "downloaded" if download.is_complete(dataset) else "incomplete" if held else "missing"
+    elif source == "synthetic":
+        state = "written when used"
+    else:
+        try:
+            sources.locate(settings, dataset)
+            state = "there"
+        except InputError:
+            pass
+    about = layout.prepared_folder(settings, dataset) / "dataset.json"
+    if about.exists():
+        counts = json.loads(about.read_bytes())["counts"]
+        images, state = f"{sum(sum(pool.values()) for pool in counts.values()):,}", "prepared"
+    return images, state, size, terms
+
+
+@app.command()
+def download(
+    datasets: Published = None,
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Fetch the published files into data/raw/official/; without names, what settings of source official use.
+
+    A broken transfer goes on where it ended. FDL_MIRROR names an address that is tried first for every file:
+    <FDL_MIRROR>/<dataset>/<file>.
+    """
+    from fdl.data.download import fetch
+
+    if not datasets:
+        resolved = load(file, preset, set_)
+        if resolved.source != "official":
+            raise InputError(
+                f"preset {resolved.preset!r} reads {resolved.source} images; name the datasets to download, "
+                "or choose a preset of source official"
+            )
+        datasets = [dataset for dataset in chosen(resolved, None) if dataset in DATASETS]
+    for dataset in _known(datasets):
+        fetch(dataset, offline=offline or None)
+
+
+@app.command()
+def verify(
+    datasets: Published = None, file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None
+) -> None:
+    """Hash the downloaded files and the settings' prepared images again; without names, all that are there."""
+    from fdl.data import download
+
+    resolved = load(file, preset, set_)
+    wrong, verified = [], 0
+    for dataset in _known(datasets, resolved) or [*DATASETS, *_own(resolved)]:
+        try:
+            if dataset in DATASETS and (datasets or download.is_complete(dataset)):
+                verified += download.verify(dataset)
+            verified += _verify_prepared(resolved, dataset)
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
+    if not verified:
+        print("nothing is downloaded or prepared")
+
+
+def _verify_prepared(resolved: Params, dataset: str) -> int:
+    import numpy as np
+
+    from fdl.data.prepare import load as load_prepared
+
+    folder = layout.prepared_folder(resolved, dataset)
+    if not (folder / "dataset.json").exists():
+        return 0
+    prepared = load_prepared(folder)
+    rows = np.arange(len(prepared.labels))
+    for start in range(0, len(rows), 1024):  # so many in memory at a time
+        prepared.rows(rows[start : start + 1024])
+    print(f"{dataset}: {len(rows):,} prepared images verified in {folder}", flush=True)
+    return len(rows)
+
+
+@app.command()
+def prepare(
+    datasets: Datasets = None, file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None
+) -> None:
+    """Read the source's files, fetched if need be, into pixel and label arrays below data/prepared/."""
+    from fdl.data.prepare import prepare as read
+
+    resolved = load(file, preset, set_)
+    for dataset in chosen(resolved, datasets):
+        print(f"{dataset}: {read(resolved, dataset)}")
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="A dataset of the settings, prepared.")],
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    shots: Annotated[int | None, typer.Option(help="Images per class; none: the settings' first.")] = None,
+    draw: Annotated[int, typer.Option(min=0, help="Which draw is marked.")] = 0,
+) -> None:
+    """Write contact sheets of a prepared dataset, with the images of one k-shot draw marked."""
+    from fdl.data.show import write_contact_sheets
+
+    resolved = load(file, preset, set_)
+    chosen(resolved, [dataset])
+    for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw):
+        print(path)
+
+
+def _known(datasets: list[str] | None, resolved: Params | None = None) -> list[str]:
+    names = [*DATASETS, *(_own(resolved) if resolved else ())]
+    for dataset in datasets or []:
+        if dataset not in names:
+            close = get_close_matches(dataset, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+            raise InputError(f"unknown dataset {dataset!r}; {hint}")
+    return datasets or []
+
+
+def _own(resolved: Params) -> list[str]:
+    return [name for name in resolved.dataset_names if resolved.own(name)]

@@ -1,0 +1,232 @@
+"""Fetches the published files of a dataset, and vouches that they are what was published or first fetched.
+
+`data/raw/official/<dataset>/` holds the files under their published names, `TERMS.txt`, the ledger
+`.hashes.json` (SHA-256 of every file, recorded when it is first seen, enforced ever after) and, while
+a transfer lasts, `.partial/`. A broken transfer goes on where it ended; a file is moved to its name
+once its hash is checked, and a set of files once all of them are there. Whatever a human puts there is
+taken as well: the files under their published names, or any layout that `fdl.data.formats` reads.
+
+Environment: FDL_MIRROR, an address that is tried first for every file (`<FDL_MIRROR>/<dataset>/<file>`);
+FDL_OFFLINE, if set, nothing is fetched. A Kaggle token is read as Kaggle's own client reads it
+(`fdl.data.transfer.kaggle_token`) and goes to Kaggle only.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import Timeout
+
+from fdl import layout, records
+from fdl.data import sources, transfer
+from fdl.data.places import File, Place
+from fdl.errors import InputError
+from fdl.reference.protocol import DATASETS
+
+LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
+
+Say = Callable[[str], None]
+_print = partial(print, flush=True)
+
+
+@dataclass
+class Ledger:
+    """What is known of the files in one dataset's folder."""
+
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 by path below the folder; never forgotten
+    complete: list[str] = field(default_factory=list)  # the names that were downloaded as one set
+
+
+def folder_of(dataset: str) -> Path:
+    """Where the official files of a dataset lie."""
+    return layout.RAW / "official" / dataset
+
+
+def fetch(dataset: str, *, offline: bool | None = None, say: Say = _print) -> Path:
+    """The folder with a dataset's official files: downloaded if they are not there, and verified.
+
+    Args:
+        offline: never use the network; None: as the environment's FDL_OFFLINE says.
+
+    Raises:
+        InputError: the files cannot be fetched by a program, or are not what was published or recorded.
+    """
+    folder = folder_of(dataset)
+    offline = bool(os.environ.get("FDL_OFFLINE")) if offline is None else offline
+    with _alone(folder, say):
+        _put_in_place(folder)
+        if not is_complete(dataset):
+            if offline:
+                raise InputError(f"{folder}: not all files are there and no network may be used; {_by_hand(dataset)}")
+            _download(dataset, folder, say)
+        _verify(dataset, folder, say)
+    return folder
+
+
+def verify(dataset: str, *, say: Say = _print) -> int:
+    """Hash all official files of a dataset; return their number.
+
+    Raises:
+        InputError: there are none, or one is not what was published or recorded.
+    """
+    folder = folder_of(dataset)
+    if not is_complete(dataset):
+        raise InputError(f"{folder}: not all files are there; run `python -m fdl data download {dataset}`")
+    with _alone(folder, say):
+        return _verify(dataset, folder, say)
+
+
+def is_complete(dataset: str) -> bool:
+    """Whether all files are there: those of one place, those downloaded as one set, or a human's own arrangement."""
+    folder = folder_of(dataset)
+    recorded = set(_read(folder).complete)
+    published = [{file.name for file in place.files} for place in sources.SOURCES[dataset].places]
+    present = {path.name for path in folder.iterdir() if _counts(path)} if folder.is_dir() else set()
+    if any(names and names <= present for names in [*published, recorded]):
+        return True
+    return bool(present) and not present & recorded.union(*published)
+
+
+def held_bytes(dataset: str) -> int:
+    """Size of the official files on disk."""
+    return sum(path.stat().st_size for path in _files(folder_of(dataset)))
+
+
+@contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Held by one process at a time; a second one waits and then finds the work done."""
+    lock = sources.lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{folder}: another process works on it; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(dataset: str, folder: Path, say: Say) -> None:
+    """Fetch all files of the first place that has them."""
+    entry, title = sources.SOURCES[dataset], DATASETS[dataset].title
+    about = f"{title}: {entry.images:,} images ({entry.formats}; size: {entry.download}). {entry.citation}"
+    terms = f"{about}\nTerms: {entry.terms}"
+    say(terms)
+    (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
+    records.write_atomically(folder / TERMS, f"{terms}\n".encode())
+    failures = []
+    for place in entry.places:
+        if place.host == "page":
+            continue
+        try:
+            files = place.files or transfer.listed(place, say)
+            for file in files:
+                if not (folder / file.name).exists():
+                    _fetch_file(dataset, place, file, folder, say)
+        except transfer.Unavailable as reason:
+            say(f"{dataset}: {place.name}: {reason}")
+            failures.append(f"{place.name}: {reason}")
+            continue
+        _record(folder, {file.name for file in files})
+        _put_in_place(folder)
+        return
+    reasons = "; ".join(failures) or "no place gives it to a program"
+    raise InputError(f"{dataset}: cannot be downloaded ({reasons}); {_by_hand(dataset)}")
+
+
+def _fetch_file(dataset: str, place: Place, file: File, folder: Path, say: Say) -> None:
+    """One file into `.partial/`, from the mirror of FDL_MIRROR or from its place."""
+    recorded = _read(folder).files.get(file.name)
+    hash_ = file.hash or (f"sha256:{recorded}" if recorded else None)
+    wanted = transfer.Wanted(folder / PARTIAL / file.name, file.size, hash_)
+    if mirror := os.environ.get("FDL_MIRROR"):
+        try:
+            return transfer.fetch(f"{mirror.rstrip('/')}/{dataset}/{quote(file.name)}", wanted, say)
+        except transfer.Unavailable as reason:
+            say(f"{dataset}: {mirror}: {reason}")
+    token = transfer.kaggle_token() if place.host == "kaggle" else None
+    return transfer.fetch(place.address(file), wanted, say, token=token)
+
+
+def _by_hand(dataset: str) -> str:
+    """What a human can do."""
+    ways = " or ".join(f"{place.wanted} from {place.page}" for place in sources.SOURCES[dataset].places)
+    return f"put {ways} into {folder_of(dataset)} and run the same command again"
+
+
+def _record(folder: Path, names: set[str]) -> None:
+    """Write down which files are the dataset, before the first of them is moved to its place."""
+    ledger = _read(folder)
+    ledger.complete = sorted(names)
+    _write(folder, ledger)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Move a complete set of files out of `.partial/`; what a killed process left undone is done by the next."""
+    names = _read(folder).complete
+    for name in names:
+        if (folder / PARTIAL / name).exists():
+            os.replace(folder / PARTIAL / name, folder / name)
+    if names and all((folder / name).exists() for name in names):
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def _verify(dataset: str, folder: Path, say: Say) -> int:
+    """Compare every file with its published hash and with the ledger; record the files that are new."""
+    ledger = _read(folder)
+    published = {file.name: file for place in sources.SOURCES[dataset].places for file in place.files}
+    paths = _files(folder)
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        found = records.file_hash(path)
+        known = published.get(name)
+        if known and known.hash and not transfer.has_hash(path, known.hash, sha256=found):
+            raise InputError(
+                f"{path}: is not the published file ({known.hash} is); delete it and download it again, "
+                "or give it another name if you mean to use your own"
+            )
+        if ledger.files.setdefault(name, found) != found:
+            raise InputError(
+                f"{path}: differs from the file first seen (SHA-256 {ledger.files[name]} in {folder / LEDGER}); "
+                "put that one back, or delete its line there if the new one is meant"
+            )
+    if ledger != _read(folder):
+        _write(folder, ledger)
+    say(f"{dataset}: {len(paths):,} file{'s' * (len(paths) != 1)} verified in {folder}")
+    return len(paths)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of a dataset, without what we keep beside them."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and all(_counts(part) for part in (path, *path.parents) if part.is_relative_to(folder))
+    )
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != TERMS
+
+
+def _read(folder: Path) -> Ledger:
+    path = folder / LEDGER
+    try:
+        return Ledger(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return Ledger()
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); restore it, or delete it to record all files anew") from None
+
+
+def _write(folder: Path, ledger: Ledger) -> None:
+    records.write_atomically(folder / LEDGER, records.to_json({"complete": ledger.complete, "files": ledger.files}))

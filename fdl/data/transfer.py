@@ -1,0 +1,300 @@
+"""Brings one file over HTTP: resumed where it broke off, tried again, checked, and only then given its name.
+
+pooch checks the hash and moves the file to its name; it cannot resume, so the transfer itself is ours.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fdl.data.places import File, Place
+from fdl.errors import InputError
+
+if TYPE_CHECKING:
+    from requests import Response
+
+WAITS = (1.0, 4.0, 15.0)  # seconds before the second, third and fourth attempt
+TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 1 << 18  # bytes
+
+Say = Callable[[str], None]
+Token = tuple[str, str]  # user name and key
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """A place does not give the file; another one may."""
+
+
+class _TryAgain(Exception):
+    """It went wrong, and may go well the next time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that is to be fetched."""
+
+    path: Path  # beside it, `<name>.part` holds what has arrived
+    size: int | None = None  # bytes
+    hash: str | None = None  # "md5:…" or "sha256:…"
+
+
+def fetch(url: str, wanted: Wanted, say: Say, *, token: Token | None = None) -> None:
+    """Bring a file; nothing is done if it is there with the right hash.
+
+    Raises:
+        Unavailable: the address does not give it, or gives another file.
+        InputError: the disk has no room for it.
+    """
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")
+    transfer = _Transfer(wanted, say, token)
+    for orphan in wanted.path.parent.glob("tmp*"):  # pooch's, from a killed process
+        orphan.unlink()
+
+    def attempt() -> None:
+        try:
+            pooch.retrieve(url, wanted.hash, wanted.path.name, wanted.path.parent, downloader=transfer)
+        except RequestException:
+            raise
+        except ValueError:  # pooch: the hash; a file that was brought in parts may be a mixture of two
+            if not transfer.resumed:
+                raise Unavailable(f"gives another file than the one with {wanted.hash}") from None
+            raise _TryAgain("the parts do not fit together") from None
+
+    _repeatedly(attempt, say)
+
+
+def listed(place: Place, say: Say) -> tuple[File, ...]:
+    """The parquet files of a Hugging Face dataset, with the sizes and hashes that the host states.
+
+    Raises:
+        Unavailable: there is no list, or it names no parquet files or two of the same name.
+    """
+    import requests
+
+    def attempt() -> list[File]:
+        response = requests.get(place.listing(), timeout=TIMEOUT)
+        _check_status(response)
+        try:
+            return [
+                File(Path(item["path"]).name, item["size"], f"sha256:{item['lfs']['oid']}", item["path"])
+                for item in response.json()
+                if item["path"].endswith(".parquet")
+            ]
+        except (ValueError, KeyError, TypeError):
+            raise Unavailable("its list of files cannot be read") from None
+
+    files = _repeatedly(attempt, say)
+    if not files or len({file.name for file in files}) < len(files):
+        raise Unavailable("it lists no single set of parquet files")
+    return tuple(files)
+
+
+def kaggle_token() -> Token:
+    """User name and key: KAGGLE_USERNAME and KAGGLE_KEY, or kaggle.json in $KAGGLE_CONFIG_DIR or ~/.kaggle.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    if (user := os.environ.get("KAGGLE_USERNAME")) and (key := os.environ.get("KAGGLE_KEY")):
+        return user, key
+    path = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle") / "kaggle.json"
+    try:
+        content = json.loads(path.read_bytes())
+        return str(content["username"]), str(content["key"])
+    except FileNotFoundError:
+        raise Unavailable(f"no token in {path} or in KAGGLE_USERNAME and KAGGLE_KEY") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Unavailable(f"{path} is no Kaggle token") from None  # its content is a secret
+
+
+def has_hash(path: Path, expected: str, *, sha256: str) -> bool:
+    """Whether a file has a published hash; its SHA-256 is known already."""
+    algorithm, _, value = expected.partition(":")
+    if algorithm == "sha256":
+        return value == sha256
+    with path.open("rb") as file:
+        return value == hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _repeatedly(attempt: Callable[[], T], say: Say) -> T:
+    """Try again, after longer and longer waits, what may go well the next time."""
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    waits = iter(WAITS)
+    while True:
+        try:
+            return attempt()
+        except (RequestException, HTTPError, _TryAgain) as error:
+            reason, wait = _reason(error), next(waits, None)
+            if wait is None or isinstance(error, ValueError):  # of requests: the address itself is wrong
+                raise Unavailable(reason) from None
+        say(f"{reason}; trying again in {wait:g} s")
+        time.sleep(wait)
+
+
+def _check_status(response: "Response", *, token: Token | None = None) -> None:
+    status = response.status_code
+    if status < 400:
+        return
+    reason = f"HTTP {status} {response.reason}"
+    if status >= 500 or status in (408, 429):
+        raise _TryAgain(reason)
+    if token and status in (401, 403):
+        reason += ": the token is wrong, or the terms on the page are not accepted yet"
+    raise Unavailable(reason)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in few words; the libraries' own hold addresses and objects."""
+    import requests
+    from urllib3.exceptions import ReadTimeoutError
+
+    match error:
+        case _TryAgain():
+            return str(error)
+        case requests.Timeout() | ReadTimeoutError():
+            return f"no answer for {TIMEOUT:g} s"
+        case requests.ConnectionError():
+            return "no connection"
+        case ValueError():
+            return "not an address"
+        case _:
+            return f"the transfer broke off ({type(error).__name__})"
+
+
+@dataclass
+class _Transfer:
+    """What pooch calls to bring the bytes: it continues `<file>.part`.
+
+    A transfer of unknown hash is continued only if the server vouches, by an entity tag, that the
+    file is still the same one.
+    """
+
+    wanted: Wanted
+    say: Say
+    token: Token | None
+    resumed: bool = False
+
+    @property
+    def part(self) -> Path:
+        return self.wanted.path.with_name(f"{self.wanted.path.name}.part")
+
+    @property
+    def tag(self) -> Path:
+        return self.wanted.path.with_name(f"{self.wanted.path.name}.tag")
+
+    def __call__(self, url: str, output: str, _pooch: object) -> None:
+        headers = self._resume()
+        start = self.part.stat().st_size if headers else 0
+        self.resumed = start > 0
+        if not (start and start == self.wanted.size):
+            self._bring(url, {"Accept-Encoding": "identity", **headers}, start)
+        os.replace(self.part, output)
+        self.tag.unlink(missing_ok=True)
+
+    def _resume(self) -> dict[str, str]:
+        """The request's headers that ask for the rest of the file; none: ask for all of it."""
+        if not self.part.exists() or not (size := self.part.stat().st_size):
+            return {}
+        if self.wanted.size is not None and size > self.wanted.size:
+            return {}
+        if self.wanted.hash:
+            return {"Range": f"bytes={size}-"}
+        return {"Range": f"bytes={size}-", "If-Range": self.tag.read_text()} if self.tag.exists() else {}
+
+    def _bring(self, url: str, headers: dict[str, str], start: int) -> None:
+        import requests
+
+        with requests.get(url, headers=headers, auth=self.token, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == 416:  # the server's file ends where ours does, or before
+                if response.headers.get("Content-Range") == f"bytes */{start}":
+                    return
+                self.part.unlink()
+                raise _TryAgain("the file there is shorter than what has arrived")
+            _check_status(response, token=self.token)
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise Unavailable("gives a web page, not the file")
+            if response.status_code != 206:
+                start, self.resumed = 0, False
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                self.part.unlink()
+                raise _TryAgain("the server gives another part than the one asked for")
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length else None
+            self._check(total, start)
+            tag = response.headers.get("ETag", "")
+            if tag.startswith('"'):  # a weak one (W/"…") does not vouch for bytes
+                self.tag.write_text(tag)
+            else:
+                self.tag.unlink(missing_ok=True)
+            self._store(response, start, total)
+
+    def _check(self, total: int | None, start: int) -> None:
+        if total is None:
+            return
+        if self.wanted.size is not None and total != self.wanted.size:
+            raise Unavailable(f"gives a file of {total:,} bytes, published are {self.wanted.size:,}")
+        folder = self.wanted.path.parent
+        free = shutil.disk_usage(folder).free
+        if total - start > free:
+            raise InputError(
+                f"{folder}: {self.wanted.path.name} needs {_bytes(total - start)} but only {_bytes(free)} are free; "
+                "make room and run the same command again"
+            )
+
+    def _store(self, response: "Response", start: int, total: int | None) -> None:
+        name = self.wanted.path.name
+        with self.part.open("ab" if start else "wb") as file, _progress(name, start, total, self.say) as arrived:
+            # Undecoded: some servers mark a .tar.gz as compressed for the transfer.
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                file.write(chunk)
+                arrived(len(chunk))
+        if total is not None and (size := self.part.stat().st_size) != total:
+            raise _TryAgain(f"the transfer broke off after {size:,} of {total:,} bytes")
+
+
+@contextmanager
+def _progress(name: str, start: int, total: int | None, say: Say) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere a line per tenth of the file, or per 100 MB where its size is unknown."""
+    if sys.stdout.isatty():
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(*columns) as bar:
+            task = bar.add_task(name, total=total, completed=start)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, step = start, max(total // 10, 1) if total else 100_000_000
+
+    def arrived(count: int) -> None:
+        nonlocal done
+        before, done = done // step, done + count
+        if done // step > before:
+            say(f"{name}: {_bytes(done)}" + (f" of {_bytes(total)}" if total else ""))
+
+    yield arrived
+
+
+def _bytes(count: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count)

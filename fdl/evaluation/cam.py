@@ -1,0 +1,182 @@
+"""Grad-CAM at the feature map of the distance loss (docs/reference.md 7), and how far the members' maps overlap.
+
+The measure of claim C4 (docs/claims.md): the mean cosine between the members' maps of the true class.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
+# keeps the graphs of five nets for batches of ten.
+BATCH = 50
+# A record shows the first test image of this many classes, in label order.
+CLASSES = 10
+Score = Literal["probability", "logit"]
+
+
+def grad_cam(nets: Sequence[nn.Module], images: Tensor, classes: Tensor, *, score: Score = "probability") -> Tensor:
+    """Signed Grad-CAM maps of all members, not normalised: Σₖ αₖ Fₖ, αₖ the spatial mean of ∂score/∂Fₖ.
+
+    The authors' score is the softmax probability p of the class. Its gradient is p (1 - p) times that of
+    the margin z - log Σ exp(other logits), which does not vanish when the softmax saturates: the margin
+    is differentiated, and the factor put on in float64, so that a confident net's map is small, not zero
+    (up to margins of 700).
+
+    Args:
+        nets: M members in evaluation mode, each returning (logits (B, C), feature map (B, K, H', W')).
+        images: (B, 3, H, W), as the nets take them.
+        classes: whose score, (B,) for all members or (M, B) for each its own.
+        score: "probability", as the authors, or "logit".
+
+    Returns:
+        (M, B, H', W') in float64.
+
+    Raises:
+        ValueError: a net is in training mode; its map would depend on the other images of the batch.
+    """
+    if any(net.training for net in nets):
+        raise ValueError("grad_cam needs nets in evaluation mode")
+    rows = zip(nets, classes.expand(len(nets), len(images)), strict=True)
+    return torch.stack([_grad_cam(*_forward(net, images), of, score) for net, of in rows])
+
+
+def _forward(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and feature map with a graph between them."""
+    with torch.enable_grad():
+        # The images ask for a gradient so that there is a graph even where no weight does.
+        logits, feature_map = net(images.detach().requires_grad_())
+    return logits, feature_map
+
+
+def _grad_cam(logits: Tensor, feature_map: Tensor, classes: Tensor, score: Score) -> Tensor:
+    """One member's maps (B, H', W')."""
+    with torch.enable_grad():
+        target = logits.gather(1, classes[:, None])[:, 0]
+        if score == "probability":
+            target = target - logits.scatter(1, classes[:, None], -torch.inf).logsumexp(1)
+        (gradient,) = torch.autograd.grad(target.sum(), feature_map)
+    maps = (gradient.mean(dim=(-2, -1), keepdim=True) * feature_map.detach()).sum(dim=1).double()
+    if score == "probability":
+        margin = target.detach().double()
+        maps *= (margin.sigmoid() * (-margin).sigmoid())[:, None, None]
+    return maps
+
+
+def normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The positive part of each map, divided by its maximum.
+
+    Args:
+        maps: (..., H', W'), signed.
+
+    Returns:
+        (..., H', W') in [0, 1], float32; and (...) booleans of the empty maps: without a positive cell,
+        all zero.
+    """
+    positive = maps.clamp(min=0)
+    peak = positive.amax(dim=(-2, -1), keepdim=True)
+    empty = peak == 0
+    return (positive / peak.where(~empty, 1)).float(), empty[..., 0, 0]
+
+
+def pair_cosines(normalised: Tensor) -> Tensor:
+    """Cosine of the maps of each pair of members, 0 where one is empty.
+
+    Args:
+        normalised: (M, B, H', W'), see `normalise`.
+
+    Returns:
+        (P, B), the P = M (M - 1) / 2 pairs in the order 01, 02, …, 12, …
+    """
+    flat = normalised.flatten(2)
+    norm = flat.norm(dim=-1, keepdim=True)
+    unit = flat / norm.where(norm > 0, 1)
+    first, second = torch.triu_indices(len(flat), len(flat), offset=1, device=flat.device)
+    cosines: Tensor = (unit[first] * unit[second]).sum(dim=-1)
+    return cosines
+
+
+def cam_record(
+    nets: Sequence[nn.Module],
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    to_input: Callable[[Tensor], Tensor],
+    score: Score = "probability",
+    batch: int = BATCH,
+) -> dict[str, NDArray[Any]]:
+    """What a cell's `cam.npz` holds.
+
+    The images shown are the first test image of each class, at most `CLASSES` of them: a rule that
+    looks at no prediction, so that all methods show the same ones.
+
+    Args:
+        nets: M members in evaluation mode.
+        pixels: (N, 3, H, W) uint8, the test images.
+        labels: (N,).
+        to_input: makes of pixels what the nets take.
+        score: see `grad_cam`.
+        batch: images at a time.
+
+    Returns:
+        `cosines` (P, N) float16: of the pairs' maps of the true class, see `pair_cosines`;
+        `empty` (M, ⌈N / 8⌉) uint8: packed bits, which of these maps are empty;
+        `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images shown, of their
+        class and of the one that each member predicts;
+        `predicted` (M, n), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the same.
+    """
+    cosines, empty = [], []
+    for part, classes in zip(pixels.split(batch), labels.split(batch), strict=True):
+        normalised, nothing = normalise(grad_cam(nets, to_input(part), classes, score=score))
+        cosines.append(pair_cosines(normalised).half())
+        empty.append(nothing)
+    positions = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()[:CLASSES]])
+    shown = to_input(pixels[positions])
+    with torch.no_grad():
+        predicted = torch.stack([net(shown)[0].argmax(1) for net in nets])
+    maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
+    maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
+    record = {
+        "cosines": torch.cat(cosines, dim=1),
+        "maps_true": maps_true.half(),
+        "maps_predicted": maps_predicted.half(),
+        "predicted": predicted,
+        "labels": labels[positions],
+        "positions": positions,
+        "pixels": pixels[positions].permute(0, 2, 3, 1),
+    }
+    packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
+    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in record.items()} | {"empty": packed}
+
+
+def left_out(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """The pairs (P, N) of a `cam.npz` in which a map is empty; their cosine means nothing."""
+    empty = np.unpackbits(record["empty"], axis=-1, count=record["cosines"].shape[1]).astype(bool)
+    first, second = np.triu_indices(len(empty), k=1)
+    return np.asarray(empty[first] | empty[second])
+
+
+def overlap(
+    cosines: NDArray[np.floating], left_out: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+    """Mean over pairs of each image's cosines.
+
+    To compare two methods, leave out what either of them leaves out:
+    `overlap(a["cosines"], left_out(a) | left_out(b))`, and the same for b.
+
+    Args:
+        cosines: (P, N), in any precision.
+        left_out: (P, N), see the function of this name.
+
+    Returns:
+        Per image the mean (N,), 0 where no pair is left, and the number of pairs (N,) that it is over;
+        and the share of all pairs and images that is left out, 1 where there is none at all.
+    """
+    counted = ~left_out
+    pairs = counted.sum(axis=0)
+    mean = np.where(counted, cosines.astype(np.float64), 0).sum(axis=0) / np.maximum(pairs, 1)
+    return mean, pairs, 1 - float(counted.sum()) / max(counted.size, 1)

@@ -1,0 +1,92 @@
+"""How far the members of an ensemble differ, in what they predict and in their feature maps.
+
+A value that is not defined (one member has no pairs) is left out of the returned mapping.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fdl.combine.voting import softmax
+from fdl.losses import feature_distance
+
+
+def diversity(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float]:
+    """Diversity of what the members predict.
+
+    - `disagreement`: share of images on which two members predict different classes, mean over pairs.
+    - `mutual_information` in nats: H(mean of the members' probabilities) - mean of their H, mean over
+      images. Between the prediction and the member that is asked: 0 if all say the same, at most log M.
+    - `q_statistic`: Yule's Q of two members being right (Kuncheva & Whitaker 2003), mean over pairs: 1 if
+      they are right on the same images, 0 if independently, -1 if never together. Pairs for which it is
+      0/0 do not count.
+    - `oracle_accuracy`: share of images that at least one member gets right.
+
+    Args:
+        logits: (M, N, C), N ≥ 1.
+        labels: (N,).
+    """
+    predicted = logits.argmax(axis=-1)  # (M, N)
+    right = predicted == labels
+    values = {"oracle_accuracy": float(right.any(axis=0).mean())}
+    first, second = np.triu_indices(len(logits), k=1)
+    if len(first) == 0:
+        return values
+    values["disagreement"] = float((predicted[first] != predicted[second]).mean())
+    values["mutual_information"] = _mutual_information(softmax(logits))
+    q = _q_statistics(right[first], right[second])
+    if len(q):
+        values["q_statistic"] = float(q.mean())
+    return values
+
+
+def _mutual_information(probabilities: NDArray[np.float64]) -> float:
+    """Of probabilities (M, N, C), in nats."""
+    mean = probabilities.mean(axis=0)
+    information = float((_entropy(mean) - _entropy(probabilities).mean(axis=0)).mean())
+    return max(information, 0.0)  # members that agree leave a rounding error of either sign
+
+
+def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the last axis, in nats; 0 log 0 = 0."""
+    return np.asarray(-np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1))
+
+
+def _q_statistics(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of the pairs (P, N) of booleans for which it is defined."""
+    alike = (one & other).sum(axis=1) * (~one & ~other).sum(axis=1)
+    unlike = (one & ~other).sum(axis=1) * (~one & other).sum(axis=1)
+    defined = alike + unlike > 0
+    return np.asarray((alike - unlike)[defined] / (alike + unlike)[defined])
+
+
+class FeatureDistanceMeter:
+    """The two terms of the distance loss over a split, added up batch by batch.
+
+    The terms are unweighted sums over pairs of members, as in the loss (docs/reference.md 2.1), and means
+    over images, whatever the sizes of the batches.
+    """
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._sums: Tensor | None = None  # of (cosine, Gaussian) over images, in float64, where the maps are
+
+    def add(self, maps: Sequence[Tensor]) -> None:
+        """Count a batch: M feature maps (B, C, H, W). Fewer than two have no distance and are not counted."""
+        if len(maps) < 2:
+            return
+        with torch.no_grad():
+            distance = feature_distance(maps, 0, 0)
+            sums = len(maps[0]) * torch.stack([distance.cosine, distance.gaussian]).double()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._images += len(maps[0])
+
+    def values(self) -> dict[str, float]:
+        """`cosine_sum` and `gaussian_sum`; empty if nothing was counted."""
+        if self._sums is None:
+            return {}
+        cosine, gaussian = (self._sums / self._images).tolist()
+        return {"cosine_sum": cosine, "gaussian_sum": gaussian}

@@ -1,0 +1,93 @@
+"""What a grid is made of: datasets, blocks of cells, cells and their bundles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Dataset = Literal["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"]
+Backbone = Literal["alexnet", "vgg", "resnet"]
+Pixels = Annotated[int, Field(ge=16, le=1024)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Seed = Annotated[int, Field(ge=0, le=10_000)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+# A registered method, or the user's own function, `module:function`; its dotted form goes into names of folders.
+_METHOD = r"^([a-z0-9][a-z0-9_-]{0,40}|[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*[.:][A-Za-z_][A-Za-z0-9_]*)$"
+MethodName = Annotated[str, Field(pattern=_METHOD, max_length=100), AfterValidator(lambda name: name.replace(":", "."))]
+# No dash: in the names of folders it parts a dataset from its size.
+DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9]{1,40}$")]
+
+
+@dataclass(frozen=True, order=True)
+class Bundle:
+    """All cells of one dataset, backbone and number of shots: one process, one job."""
+
+    dataset: str
+    backbone: str
+    shots: int
+
+    @property
+    def key(self) -> str:
+        """The bundle's folder below `results/<preset>/`."""
+        return f"{self.dataset}/{self.backbone}/{self.shots}shot"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One trained ensemble."""
+
+    dataset: str
+    backbone: str
+    shots: int
+    method: str
+    seed: int
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that the cell belongs to."""
+        return Bundle(self.dataset, self.backbone, self.shots)
+
+    @property
+    def key(self) -> str:
+        """The cell's folder below `results/<preset>/`."""
+        return f"{self.bundle.key}/{self.method}/seed{self.seed}"
+
+
+class Strict(BaseModel):
+    """Settings that know their keys and types, and do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OwnDataset(Strict):
+    """The user's own images: a folder of class folders, or of train, validation, test with class folders."""
+
+    name: DatasetName = Field(description="what the grid, the folders and the tables call it")
+    folder: Annotated[str, Field(min_length=1)] = Field(description="relative to the working directory, or absolute")
+    image_size: Pixels = Field(description="side in pixels that the images are resized to")
+    like: Dataset = Field(description="whose networks, learning rates, loss weights, epochs and selection are used")
+
+
+# The branch is chosen by the form: so a wrong key or value is explained by the model that was meant.
+DatasetItem = Annotated[
+    Annotated[Dataset, Tag("published")] | Annotated[OwnDataset, Tag("own")],
+    Discriminator(lambda item: "own" if isinstance(item, Mapping | OwnDataset) else "published"),
+]
+
+
+class GridBlock(Strict):
+    """Some cells; what is left out is taken from the lists at the top level."""
+
+    datasets: list[DatasetName] | None = Field(default=None, min_length=1)
+    backbones: list[Backbone] | None = Field(default=None, min_length=1)
+    shots: list[Count] | None = Field(default=None, min_length=1)
+    methods: list[MethodName] | None = Field(default=None, min_length=1)
+    seeds: list[Seed] | None = Field(default=None, min_length=1)
+    epochs: Count | None = Field(default=None, description="epochs of these cells")
+
+
+class Claims(Strict):
+    """What the verdicts rest on."""
+
+    grid: list[GridBlock] | None = Field(description="the frozen cells; null: no verdict is given")

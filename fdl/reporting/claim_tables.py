@@ -1,0 +1,137 @@
+"""A claim with its verdict, and how claims are written: as CSV, Markdown, LaTeX and HTML."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from fdl.reporting.pages import render
+from fdl.reporting.table_formats import _latex, _markdown
+from fdl.reporting.titles import dataset_title
+
+_HEADINGS = ("Claim", "Slice", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim on the frozen grid or a slice of it, and what the records say of it."""
+
+    id: str
+    text: str
+    slice: str
+    unit: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    level: float
+    df: float | None
+    p: float | None  # of C2: adjusted over the family
+    seeds: int  # the fewest that any bundle has
+    found: int  # cells with a value
+    cells: int  # of the frozen grid
+    failed: tuple[str, ...]  # cells that diverged
+    without: dict[str, float | None]  # the estimate without each dataset
+    seeds_for_equivalence: int | None  # see `Estimate.seeds_for_equivalence`
+    beside: str  # what is printed beside the estimate
+    verdict: str | None  # None: none is given
+    reason: str
+    grid: str  # hash of the frozen grid
+
+    @property
+    def reading(self) -> str:
+        """The verdict as it is printed."""
+        if self.verdict is None or self.verdict == "undecided":
+            return f"{self.verdict or 'no verdict'} ({self.reason})"
+        return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid"
+
+
+def _rows(claims: Sequence[Claim]) -> list[list[str]]:
+    return [
+        [
+            f"{claim.id} {claim.text}",
+            claim.slice,
+            _estimate_text(claim),
+            _without_text(claim),
+            str(claim.seeds),
+            f"{claim.found} of {claim.cells}",
+            claim.reading,
+        ]
+        for claim in claims
+    ]
+
+
+def _estimate_text(claim: Claim) -> str:
+    if claim.estimate is None:
+        return "–"
+    interval = f" [{_signed(claim.low)}, {_signed(claim.high)}]" if claim.low is not None else ""
+    beside = f"; {claim.beside}" if claim.beside else ""
+    return f"{_signed(claim.estimate)}{interval} {claim.unit}{beside}"
+
+
+def _without_text(claim: Claim) -> str:
+    known = sorted((value, name) for name, value in claim.without.items() if value is not None)
+    if not known:
+        return "–"
+    (low, first), (high, last) = known[0], known[-1]
+    return f"{_signed(low)} ({dataset_title(first)}) to {_signed(high)} ({dataset_title(last)})"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
+def to_csv(claims: Sequence[Claim]) -> str:
+    """One line per claim, with all that is known of it."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Claim)] + ["reading"], lineterminator="\n")
+    writer.writeheader()
+    for claim in claims:
+        without = "; ".join(f"{name} {value}" for name, value in claim.without.items())
+        line = asdict(claim) | {"failed": "; ".join(claim.failed), "without": without, "reading": claim.reading}
+        writer.writerow(line)
+    return text.getvalue()
+
+
+def to_markdown(claims: Sequence[Claim], caption: str) -> str:
+    """A pipe table below the caption."""
+    from tabulate import tabulate
+
+    lines = [[_markdown(text) for text in row] for row in _rows(claims)]
+    table = [tabulate(lines, _HEADINGS, tablefmt="pipe", disable_numparse=True)] if claims else []
+    return "\n\n".join([_markdown(caption), *table]) + "\n"
+
+
+def to_latex(claims: Sequence[Claim], caption: str) -> str:
+    """A `longtable` with booktabs rules; of no claims the caption alone."""
+    if not claims:
+        return _latex(caption) + "\n"
+    lines = [" & ".join(_latex(text) for text in row) + r" \\" for row in _rows(claims)]
+    columns = "".join(rf"p{{{width}\textwidth}}" for width in (0.16, 0.1, 0.2, 0.14, 0.05, 0.07, 0.16))
+    head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,longtable}",
+            rf"\footnotesize\setlength{{\tabcolsep}}{{3pt}}\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{_latex(caption)}}}\label{{tab:claims}}\\",
+            *head,
+            *lines,
+            r"\bottomrule",
+            r"\end{longtable}",
+            "",
+        ]
+    )
+
+
+def html_fragment(claims: Sequence[Claim], caption: str) -> str:
+    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    from markupsafe import Markup
+    from tabulate import tabulate
+
+    table = str(tabulate(_rows(claims), _HEADINGS, tablefmt="html", disable_numparse=True)) if claims else ""
+    scroll = Markup('<div class="scroll">{}</div>').format(Markup(table.replace("<table>", '<table class="plain">', 1)))
+    return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}\n</section>').format(caption, scroll)
+
+
+def to_html(claims: Sequence[Claim], caption: str, *, banner: str | None) -> str:
+    """The table as a page that stands alone."""
+    return render("page.html", title="Claims", banner=banner, sections=[html_fragment(claims, caption)])

@@ -1,0 +1,213 @@
+"""The paper's claims as tests, on the frozen grid (`claims.grid`) of a preset; decided beforehand in docs/claims.md.
+
+`claim_quantities` says what each of them compares, `statistics` how sure that is, `claim_tables` writes them; here
+stand the verdicts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from fdl import layout, records
+from fdl.params import Params
+from fdl.reporting import claim_tables, statistics
+from fdl.reporting.claim_quantities import INACTIVE, Frozen, Quantity, activity, families, read_frozen
+from fdl.reporting.claim_tables import Claim
+from fdl.reporting.statistics import LEVEL, MARGIN, Array, Estimate, holm
+from fdl.reporting.titles import SYNTHETIC
+
+SCHEMA_VERSION = 1
+SEEDS_NEEDED = 5
+
+CLAIMS = {
+    "C1": "FDL beats the classical ensemble",
+    "C2": "FDL beats the classical ensemble, by slice",
+    "C3": "The gain is larger with fewer shots",
+    "C4": "Members look at different places",
+    "C5": "Members differ in what they predict",
+    "C6a": "The ensemble beats its mean member",
+    "C6b": "The ensemble beats the member best on validation",
+    "C7": "The distance loss is active",
+}
+_UNITS = {"C3": "logit per ln shots", "C4": "cosine", "C7": "ratio"}  # of the others: percentage points
+_BELOW = ("C3", "C4")  # values below 0 are in favour of these
+_NAMED = 5  # failed cells that a reason names
+
+
+def evaluate(params: Params) -> list[Claim]:
+    """Every claim; none where the preset has no frozen grid.
+
+    Raises:
+        InputError: `collect` has not run for these settings, or a record was changed since.
+    """
+    if params.claims.grid is None:
+        return []
+    frozen = read_frozen(params)
+    return [
+        claim for family in [*families(params, frozen), [activity(params, frozen)]] for claim in _judge(frozen, family)
+    ]
+
+
+def write_claims(params: Params) -> list[Path]:
+    """Write `claims.json` and the table of claims in every format below `reports/<preset>/`; return the files.
+
+    Raises:
+        InputError: `collect` has not run for these settings, or a record was changed since.
+    """
+    claims, folder = evaluate(params), layout.report_folder(params)
+    caption = claims_caption(params, claims)
+    # Of the whole grid there is always a verdict, unless the images are synthetic.
+    banner = SYNTHETIC if claims and claims[0].verdict is None else None
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "preset": params.preset,
+        "grid": claims[0].grid if claims else None,
+        "caption": caption,
+        "claims": [asdict(claim) | {"reading": claim.reading} for claim in claims],
+    }
+    texts = {
+        "claims.json": records.to_json(content).decode(),
+        "tables/claims.csv": claim_tables.to_csv(claims),
+        "tables/claims.md": claim_tables.to_markdown(claims, caption),
+        "tables/claims.tex": claim_tables.to_latex(claims, caption),
+        "tables/claims.html": claim_tables.to_html(claims, caption, banner=banner),
+    }
+    for name, text in texts.items():
+        records.write_atomically(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
+    """What the table shows; without a frozen grid, that there are no verdicts."""
+    if not claims:
+        return f"No verdicts: preset {params.preset} names no frozen grid (claims.grid in params.yaml)."
+    return (
+        f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {LEVEL:.0%} "
+        "t intervals; of C1, C2 and C6 clustered by seed and by test image, of C3 to C5 by seed with the test images "
+        "held fixed. Without a dataset: the smallest and the largest estimate that leaving out one dataset gives. "
+        "C2: verdicts by Holm's method over all slices."
+    )
+
+
+def _judge(frozen: Frozen, family: Sequence[Quantity]) -> list[Claim]:
+    """The claims of one family of tests; a slice of a single bundle is none of it."""
+    estimates = [_estimate(quantity) for quantity in family]
+    tested = [position for position, quantity in enumerate(family) if not _single_bundle(quantity)]
+    differs, equivalent = np.full(len(family), np.nan), np.full(len(family), np.nan)
+    differs[tested] = holm([_p(estimates[position], Estimate.p_difference) for position in tested])
+    equivalent[tested] = holm([_p(estimates[position], Estimate.p_equivalence) for position in tested])
+    return [
+        _claim(frozen, quantity, estimate, p, p_equivalence)
+        for quantity, estimate, p, p_equivalence in zip(family, estimates, differs, equivalent, strict=True)
+    ]
+
+
+def _estimate(quantity: Quantity, without: str | None = None) -> Estimate | None:
+    """The estimate, without a dataset if one is named; None where the values found do not give any."""
+    values = {key: value for key, value in quantity.values.items() if key[0].dataset != without}
+    estimate = quantity.estimate(values) if values else None
+    return None if estimate is None or not np.isfinite(estimate.value) else estimate
+
+
+def _p(estimate: Estimate | None, test: Callable[[Estimate], Array]) -> float:
+    return np.nan if estimate is None else float(test(estimate))
+
+
+def _single_bundle(quantity: Quantity) -> bool:
+    return quantity.claim == "C2" and len({cell.bundle for cell in quantity.cells}) == 1
+
+
+def _claim(
+    frozen: Frozen, quantity: Quantity, estimate: Estimate | None, p_difference: float, p_equivalence: float
+) -> Claim:
+    seeds, unit = _seeds(quantity), _UNITS.get(quantity.claim, "points")
+    if unit != "points":
+        p_equivalence = np.nan  # ± 2 points mean nothing
+    low, high = estimate.interval() if estimate else (np.nan, np.nan)
+    datasets = sorted({cell.dataset for cell in quantity.cells})
+    without = {name: _estimate(quantity, name) for name in datasets if len(datasets) > 1}
+    claim = Claim(
+        id=quantity.claim,
+        text=CLAIMS[quantity.claim],
+        slice=quantity.slice,
+        unit=unit,
+        estimate=_number(estimate.value) if estimate else None,
+        low=_number(low),
+        high=_number(high),
+        level=LEVEL,
+        df=_number(estimate.df) if estimate else None,
+        p=_number(p_difference) if estimate else None,
+        seeds=seeds,
+        found=sum(cell in quantity.measured for cell in quantity.cells),
+        cells=len(quantity.cells),
+        failed=tuple(cell.key for cell in quantity.cells if frozen.states[cell].status == "failed"),
+        without={name: _number(other.value) if other else None for name, other in without.items()},
+        seeds_for_equivalence=estimate.seeds_for_equivalence(seeds) if estimate and unit == "points" else None,
+        beside=quantity.beside,
+        verdict=None,
+        reason="",
+        grid=frozen.hash,
+    )
+    if frozen.synthetic:
+        return replace(claim, reason="synthetic images")
+    if _single_bundle(quantity):
+        return replace(claim, reason="a slice of one dataset, backbone and number of shots")
+    hindrance = quantity.problem or _incomplete(claim) or ("" if estimate else "the cells give no estimate")
+    if hindrance or estimate is None:
+        return replace(claim, verdict="undecided", reason=hindrance)
+    if claim.id == "C7":
+        verdict, reason = _activity(quantity)
+    else:
+        favour = -estimate.value if claim.id in _BELOW else estimate.value
+        verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
+        reason = _reason(claim, verdict)
+    return replace(claim, verdict=verdict, reason=reason)
+
+
+def _seeds(quantity: Quantity) -> int:
+    """The fewest seeds with a value in all methods that any bundle has."""
+    asked = {(cell.bundle, cell.seed) for cell in quantity.cells}
+    lacking = {(cell.bundle, cell.seed) for cell in quantity.cells if cell not in quantity.measured}
+    found = Counter(bundle for bundle, _ in asked - lacking)
+    return min((found[bundle] for bundle, _ in asked), default=0)
+
+
+def _incomplete(claim: Claim) -> str:
+    """How many seeds and cells there are, and which diverged; empty where they suffice."""
+    if claim.seeds >= SEEDS_NEEDED and claim.found == claim.cells:
+        return ""
+    more = f" and {len(claim.failed) - _NAMED} more" if len(claim.failed) > _NAMED else ""
+    failed = f"; diverged: {', '.join(claim.failed[:_NAMED])}{more}" if claim.failed else ""
+    return f"{claim.seeds} seeds, {claim.found} of {claim.cells} cells{failed}"
+
+
+def _reason(claim: Claim, verdict: str) -> str:
+    """What the verdict rests on."""
+    side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
+    family = f", adjusted p = {claim.p:.3f}" if claim.id == "C2" else ""
+    if verdict.startswith(("supported", "contradicted")):
+        inside = f", the 90 % interval inside ± {MARGIN:g} points" if "," in verdict else ""
+        return f"{LEVEL:.0%} interval {side} 0{inside}{family}"
+    if verdict == "equivalent":
+        return f"90 % interval inside ± {MARGIN:g} points{family}"
+    if claim.unit != "points":
+        return f"{LEVEL:.0%} interval holds 0"
+    needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
+    return f"neither a difference nor equivalence shown{family}; equivalence at 0 would take {needed} seeds"
+
+
+def _activity(quantity: Quantity) -> tuple[str, str]:
+    """C7 has no interval: every cell counts."""
+    inactive = [f"{bundle.key}/seed{seed}" for (bundle, seed), ratio in quantity.values.items() if ratio[0] >= INACTIVE]
+    if not inactive:
+        return "supported", f"ratio below {INACTIVE:g} in all {len(quantity.values)} pairs"
+    verdict = "contradicted" if len(inactive) == len(quantity.values) else "undecided"
+    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {', '.join(inactive)}"
+
+
+def _number(value: float | Array) -> float | None:
+    """Rounded, so that equal records give equal bytes on every machine; None where it is not known."""
+    return round(float(value), 6) + 0.0 if np.isfinite(value) else None

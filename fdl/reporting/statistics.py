@@ -1,0 +1,245 @@
+"""The statistics of the claims: estimates, intervals and verdicts as docs/claims.md fixed them before the runs.
+
+Datasets, backbones and shots are the benchmark: fixed. What varies is the seed (drawn images, weights,
+order) and the test images. The arrays here know nothing of files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+# (observations (n, q), weights (n,)) → value
+Statistic = Callable[[Array, Array], float]
+
+LEVEL = 0.95  # of the printed intervals
+ALPHA = 0.05  # of a difference, two-sided, and of equivalence: a 90 % interval inside the margin
+MARGIN = 2.0  # percentage points; less is no difference that matters
+_MOST_SEEDS = 1000  # beyond these, more seeds are no plan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with its t distribution; the four arrays have one shape, () for a single estimate.
+
+    NaN stands for what the seeds found cannot tell, such as the error of one seed.
+    """
+
+    value: Array
+    variance: Array
+    df: Array
+    image_variance: Array  # the part of the variance that more seeds do not reduce
+
+    def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
+        """Lower and upper bound."""
+        from scipy.stats import t
+
+        half = t.ppf((1 + level) / 2, self.df) * np.sqrt(self.variance)
+        return self.value - half, self.value + half
+
+    def p_difference(self) -> Array:
+        """Two-sided p value of no difference: below 0.05 where the 95 % interval is off 0."""
+        from scipy.stats import t
+
+        return np.asarray(2 * t.sf(np.abs(self._standardised(self.value)), self.df))
+
+    def p_equivalence(self, margin: float = MARGIN) -> Array:
+        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± margin."""
+        from scipy.stats import t
+
+        return np.asarray(t.sf(self._standardised(margin - np.abs(self.value)), self.df))
+
+    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
+        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± margin.
+
+        The spread over seeds is taken to stay what it is with the `seeds` found, and so are the test images.
+
+        Returns:
+            None where 1,000 seeds would not do, or one seed tells nothing of the spread.
+        """
+        from scipy.stats import t
+
+        if seeds < 2:
+            return None
+        n = np.arange(2, _MOST_SEEDS + 1)
+        variance = (self.variance - self.image_variance) * seeds / n + self.image_variance
+        half = t.ppf(1 - ALPHA, self.df * (n - 1) / (seeds - 1)) * np.sqrt(variance)
+        enough = n[half < margin]
+        return int(enough[0]) if len(enough) else None
+
+    def _standardised(self, distance: Array) -> Array:
+        # Without any variance 0 is at distance 0, and all else infinitely far.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = distance / np.sqrt(self.variance)
+        return np.where((distance == 0) & (self.variance == 0), 0.0, ratio)
+
+
+def clustered_mean(differences: Sequence[Array]) -> Estimate:
+    """Mean over all cells, its variance clustered two ways: by (dataset, seed), and by test image of a dataset.
+
+    All backbones and shots of a dataset's seed are one cluster: they share the drawn images. The variance is
+    V_seeds + V_images − V_residual, never below the larger of the first two, with the residual that of the
+    two-way table seed × image; so none of the three holds a part of the fixed differences between cells.
+    Degrees of freedom by Satterthwaite from the datasets' parts of V_seeds, seeds − 1 each.
+
+    Args:
+        differences: one array per dataset, (..., groups, seeds, images), a group being a backbone with a number
+            of shots; NaN in all images of a pair that is missing. Leading axes are repetitions.
+    """
+    pairs = sum(_found(array).sum((-1, -2)) for array in differences)  # (...)
+    values, by_seeds, by_images, residual, freedom = [], [], [], [], []
+    for array in differences:
+        found = _found(array)[..., None]  # (..., G, S, 1)
+        images = array.shape[-1]
+        share = np.asarray(pairs)[..., None, None] * images
+        known = np.where(found, array, 0)
+        values.append((known.sum(-3) / share).sum((-1, -2)))
+        group_mean = known.sum((-1, -2)) / (np.maximum(found.sum((-1, -2)), 1) * images)  # (..., G)
+        deviation = np.where(found, array - group_mean[..., None, None], 0).sum(-3) / share  # (..., S, N)
+        seeds = found.any((-3, -1)).sum(-1)
+        of_seed, of_image = deviation.sum(-1), deviation.sum(-2)  # (..., S), (..., N)
+        # A seed of which the dataset has no pair at all is no row of the table.
+        rows = found.any(-3)
+        expected = of_seed[..., None] / images + of_image[..., None, :] / np.maximum(seeds, 1)[..., None, None]
+        rest = np.where(rows, deviation - expected, 0)
+        df, image_df = _or_nan(seeds - 1), images - 1 if images > 1 else np.nan
+        by_seeds.append(seeds / df * (of_seed**2).sum(-1))
+        by_images.append(images / image_df * (of_image**2).sum(-1))
+        residual.append(seeds * images / (df * image_df) * (rest**2).sum((-1, -2)))
+        freedom.append(df)
+    v_seeds, v_images, v_residual = np.sum(by_seeds, 0), np.sum(by_images, 0), np.sum(residual, 0)
+    variance = np.maximum(np.maximum(v_seeds, v_images), v_seeds + v_images - v_residual)
+    image_variance = np.clip(v_images - v_residual, 0, variance)
+    return Estimate(np.sum(values, 0), variance, _satterthwaite(by_seeds, freedom), image_variance)
+
+
+def jackknife(statistic: Statistic, observations: Array, datasets: ArrayLike, seeds: ArrayLike) -> Estimate:
+    """A statistic that is not a mean, its variance by leaving out one seed of one dataset at a time.
+
+    The dataset's other seeds take over the weight of the one left out, so that every dataset keeps its share.
+    Test images are held fixed. Degrees of freedom as in `clustered_mean`.
+
+    Args:
+        statistic: of observations and their weights.
+        observations: (n, q), one row per cell pair.
+        datasets: (n,) labels.
+        seeds: (n,) labels.
+    """
+    datasets, seeds = np.asarray(datasets), np.asarray(seeds)
+    weights = np.ones(len(observations))
+    parts, freedom = [], []
+    for dataset in np.unique(datasets):
+        here = datasets == dataset
+        labels = np.unique(seeds[here])
+        n = len(labels)
+        without = []
+        for seed in labels if n > 1 else []:
+            others = np.where(here, np.where(seeds == seed, 0, n / (n - 1)), weights)
+            without.append(statistic(observations, others))
+        parts.append(
+            np.asarray((n - 1) / n * np.sum((np.array(without) - np.mean(without)) ** 2) if without else np.nan)
+        )
+        freedom.append(_or_nan(n - 1))
+    variance = np.sum(parts, 0)
+    value = statistic(observations, weights)
+    return Estimate(np.array(value), np.asarray(variance), _satterthwaite(parts, freedom), np.zeros(()))
+
+
+def weighted_mean(observations: Array, weights: Array) -> float:
+    """Mean of the only column."""
+    return float(np.average(observations[:, 0], weights=weights))
+
+
+def common_slope(observations: Array, weights: Array) -> float:
+    """Slope of parallel lines by least squares, each with its own intercept; NaN where no line has two places.
+
+    Its own intercept: else a dataset of which only many shots stand above the floor would bend the slope.
+
+    Args:
+        observations: columns line, x, y.
+        weights: (n,).
+    """
+    across = along = 0.0
+    for line in np.unique(observations[:, 0]):
+        here = (observations[:, 0] == line) & (weights > 0)
+        if not here.any():
+            continue
+        x, y, weight = observations[here, 1], observations[here, 2], weights[here]
+        centred = x - np.average(x, weights=weight)
+        across += np.sum(weight * centred * y)
+        along += np.sum(weight * centred**2)
+    return float(across / along) if along > 1e-12 else np.nan
+
+
+def intercept(observations: Array, weights: Array) -> float:
+    """Value of the least-squares line of y over x at x = 0; NaN where all x are the same.
+
+    Args:
+        observations: columns x, y.
+        weights: (n,).
+    """
+    x, y = observations.T
+    middle = np.average(x, weights=weights)
+    along = np.sum(weights * (x - middle) ** 2)
+    if along <= 1e-12:
+        return np.nan
+    return float(np.average(y, weights=weights) - middle * np.sum(weights * (x - middle) * y) / along)
+
+
+def holm(p: Sequence[float]) -> Array:
+    """P values of a family, adjusted by Holm's method; NaN counts as a member that shows nothing."""
+    raw = np.nan_to_num(np.array(p, dtype=float), nan=1.0)
+    order = np.argsort(raw, kind="stable")
+    stepped = np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw))))
+    adjusted = np.ones(len(raw))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def verdict(value: ArrayLike, p_difference: ArrayLike, p_equivalence: ArrayLike) -> NDArray[np.str_]:
+    """The word for each estimate, with values above 0 in favour of the claim.
+
+    Args:
+        value: estimates.
+        p_difference: of no difference, adjusted where they are a family.
+        p_equivalence: the same of a difference beyond the margin; NaN where the claim has no margin.
+    """
+    value, differs = np.asarray(value), np.asarray(p_difference) < ALPHA
+    small = np.asarray(p_equivalence) < ALPHA
+    below = f", below {MARGIN:g} points"
+    cases = [differs & (value > 0) & small, differs & (value > 0), differs & (value < 0) & small, differs & (value < 0)]
+    words = ["supported" + below, "supported", "contradicted" + below, "contradicted"]
+    return np.select([*cases, small], [*words, "equivalent"], "undecided")
+
+
+def disagreement(logits: NDArray[np.floating]) -> float:
+    """Share of test images on which two members predict different classes, mean over pairs; logits (M, N, C)."""
+    predicted = logits.argmax(-1)
+    first, second = np.triu_indices(len(predicted), 1)
+    return float((predicted[first] != predicted[second]).mean())
+
+
+def mutual_information(logits: NDArray[np.floating]) -> float:
+    """Entropy of the members' mean probabilities minus their mean entropy, in nats; logits (M, N, C)."""
+    from scipy.special import entr, softmax
+
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    return float(entr(probabilities.mean(0)).sum(-1).mean() - entr(probabilities).sum(-1).mean())
+
+
+def _found(array: Array) -> NDArray[np.bool_]:
+    return ~np.isnan(array[..., 0])
+
+
+def _or_nan(df: ArrayLike) -> Array:
+    """Degrees of freedom; NaN where there are none."""
+    return np.where(np.asarray(df) > 0, df, np.nan).astype(float)
+
+
+def _satterthwaite(parts: Sequence[Array], freedom: Sequence[Array]) -> Array:
+    """Degrees of freedom of a sum of independent variances; where all are 0 the smallest, the most careful."""
+    squares = np.sum([np.square(part) / df for part, df in zip(parts, freedom, strict=True)], 0)
+    total = np.square(np.sum(parts, 0))
+    return np.asarray(np.where(total == 0, np.min(freedom, 0), total / np.where(squares == 0, 1, squares)))

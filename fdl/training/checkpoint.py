@@ -1,0 +1,112 @@
+"""A training that is killed goes on where it was, and ends with the same bits as one that was not.
+
+The epoch is all the state that randomness has (fdl.training.randomness), so a checkpoint is weights,
+moments, the best states so far and the history.
+"""
+
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+SECONDS = 60.0  # at most this often: a checkpoint of full-width nets takes a second or two
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT arrived; the checkpoint is written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}; run the same command again to go on")
+        self.number = number
+
+
+class Checkpoint:
+    """The state of one cell in training, in a file below `scratch/`.
+
+    Args:
+        folder: of this cell and no other; its name holds the training digest, so that a checkpoint is
+            never taken up by another training.
+        say: takes a line for the log.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
+        self.folder, self.say = folder, say
+        self.file = folder / "checkpoint.pt"
+        self.written = time.monotonic()
+        self.disabled = False
+
+    def load(self, device: str) -> dict[str, Any] | None:
+        """The state that was saved last; None where there is none that can be read."""
+        try:
+            state: dict[str, Any] = torch.load(self.file, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            self.say(f"{self.file}: damaged ({type(error).__name__}); this cell starts again")
+            return None
+        return state
+
+    def epoch_end(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save the state if it is time to.
+
+        Args:
+            state: makes it; called only if it is saved.
+
+        Raises:
+            Interrupted: a signal arrived since the last epoch; the state is saved.
+        """
+        number = _received[0] if _received else None
+        if number is not None or time.monotonic() - self.written >= SECONDS:
+            self._save(state())
+            self.written = time.monotonic()
+        if number is not None:
+            raise Interrupted(number)
+
+    def _save(self, state: dict[str, Any]) -> None:
+        if self.disabled:
+            return
+        temporary = self.file.with_suffix(".new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.file)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            self.disabled = True
+            temporary.unlink(missing_ok=True)
+            self.say(f"{self.file}: cannot be written ({' '.join(str(error).split())}); going on without checkpoints")
+
+    def remove(self) -> None:
+        """The cell is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_received: list[int] = []
+
+
+@contextmanager
+def signals_wait_for_the_epoch() -> Iterator[None]:
+    """Keep SIGTERM and SIGINT until the epoch ends and its checkpoint is written; a second one ends at once."""
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    _received.clear()
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()

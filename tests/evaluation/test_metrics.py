@@ -1,0 +1,98 @@
+"""Metrics against scikit-learn's, and on cases worked out by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, log_loss
+
+from fdl.evaluation.metrics import PROBABILITY_METRICS, accuracy, accuracy_balanced, brier, ece, f1_weighted, nll
+
+CLASSES = st.lists(st.integers(0, 4), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=100)
+@given(CLASSES, st.data())
+def test_balanced_accuracy_equals_scikit_learns(labels, data):
+    predicted = data.draw(st.lists(st.integers(0, 4), min_size=len(labels), max_size=len(labels)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of predicted classes that no image has, and of a single class
+        expected = balanced_accuracy_score(labels, predicted)
+    assert accuracy_balanced(np.array(predicted), np.array(labels)) == pytest.approx(expected)
+
+
+def test_a_small_class_counts_as_much_as_a_large_one():
+    labels = np.array([0] * 98 + [1] * 2)
+    always_the_first = np.zeros(100, int)
+    assert accuracy(always_the_first, labels) == 0.98
+    assert accuracy_balanced(always_the_first, labels) == 0.5
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 2), min_size=9, max_size=9))
+def test_of_equal_classes_it_is_the_accuracy(predicted):
+    labels = np.repeat([0, 1, 2], 3)
+    assert accuracy_balanced(np.array(predicted), labels) == pytest.approx(accuracy(np.array(predicted), labels))
+
+
+@settings(deadline=None, max_examples=100)
+@given(CLASSES, st.data())
+def test_weighted_f1_equals_scikit_learns(labels, data):
+    predicted = data.draw(st.lists(st.integers(0, 4), min_size=len(labels), max_size=len(labels)))
+    expected = f1_score(labels, predicted, average="weighted", zero_division=0)
+    assert f1_weighted(np.array(predicted), np.array(labels)) == pytest.approx(expected)
+
+
+def test_f1_weighs_classes_by_their_images():
+    # F1 of class 0: 2·3 / (3 + 3); of class 1: 0.
+    assert f1_weighted(np.array([0, 0, 0, 2]), np.array([0, 0, 0, 1])) == 0.75
+
+
+def some_probabilities(seed, images=40, classes=4):
+    """Rows of sum 1, and labels."""
+    generator = np.random.default_rng(seed)
+    return generator.dirichlet(np.full(classes, 0.3), images), generator.integers(0, classes, images)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nll_and_brier_equal_scikit_learns(seed):
+    probabilities, labels = some_probabilities(seed)
+    classes = list(range(4))
+    assert nll(probabilities, labels) == pytest.approx(log_loss(labels, probabilities, labels=classes))
+    expected = brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
+    assert brier(probabilities, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_class_held_impossible_costs_the_logarithm_of_epsilon(dtype):
+    probabilities = np.array([[1, 0], [1, 0]], dtype)
+    assert nll(probabilities, np.array([0, 1])) == pytest.approx(-np.log(np.finfo(dtype).eps) / 2)
+
+
+def test_brier_by_hand():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert brier(probabilities, np.array([0, 1, 2])) == pytest.approx((0.25 + 0.09 + 0.04 + 0 + 2) / 3)
+
+
+def test_calibration_error_by_hand():
+    # Bins of width 1/15. 0.62 and 0.65 share the tenth, (0.6, 0.667]: one of two right. 0.9 and 0.8 are alone.
+    confidence = np.array([0.62, 0.65, 0.9, 0.8])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    labels = np.array([0, 1, 0, 1])
+    expected = (2 * abs(0.5 - 0.635) + abs(1 - 0.9) + abs(0 - 0.8)) / 4
+    assert ece(probabilities, labels) == pytest.approx(expected)
+
+
+def test_a_bin_holds_its_upper_edge():
+    # The edge 0.6 = 9/15 belongs with 0.55, not with 0.65: there one is right and one is wrong.
+    confidence = np.array([0.55, 0.6, 0.65])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    expected = (2 * abs(0.5 - 0.575) + abs(1 - 0.65)) / 3
+    assert ece(probabilities, np.array([0, 1, 0])) == pytest.approx(expected)
+
+
+def test_sure_and_right_is_perfect():
+    labels = np.array([0, 2, 1])
+    assert [metric(np.eye(3)[labels], labels) for metric in PROBABILITY_METRICS.values()] == [0, 0, 0]

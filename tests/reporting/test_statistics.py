@@ -1,0 +1,258 @@
+"""The statistics of the claims: small cases by hand, slow re-statements, and how often verdicts are false."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fdl.reporting.statistics import (
+    Array,
+    Estimate,
+    clustered_mean,
+    common_slope,
+    disagreement,
+    holm,
+    intercept,
+    jackknife,
+    mutual_information,
+    verdict,
+    weighted_mean,
+)
+
+REPETITIONS = 2000
+SEEDS = 5
+
+
+def estimate(value: float, variance: float, df: float, image_variance: float = 0.0) -> Estimate:
+    return Estimate(*(np.array(number) for number in (value, variance, df, image_variance)))
+
+
+def drawn(rng: np.random.Generator, *shapes: tuple[int, int, int], missing: float = 0.0) -> list[Array]:
+    """Differences of correctness in points, (groups, seeds, images) per dataset; every group keeps a pair."""
+    arrays = [100.0 * rng.integers(-1, 2, size=shape) for shape in shapes]
+    for array in arrays:
+        gone = rng.random(array.shape[:2]) < missing
+        gone[:, :2] = False
+        array[gone] = np.nan
+    return arrays
+
+
+def restated(differences: Sequence[Array]) -> tuple[float, float, float]:
+    """Mean, variance and degrees of freedom, pair by pair and image by image."""
+    pairs = [
+        (d, g, s)
+        for d, array in enumerate(differences)
+        for g, s in product(*map(range, array.shape[:2]))
+        if not np.isnan(array[g, s, 0])
+    ]
+    mean = sum(differences[d][g, s].mean() for d, g, s in pairs) / len(pairs)
+    v_seeds, v_images, v_residual, squares = 0.0, 0.0, 0.0, 0.0
+    for d, array in enumerate(differences):
+        images = array.shape[2]
+        here = [(g, s) for dataset, g, s in pairs if dataset == d]
+        seeds = sorted({s for _, s in here})
+        centre = {g: np.mean([array[pair] for pair in here if pair[0] == g]) for g, _ in here}
+        table = np.zeros((len(seeds), images))  # what each seed and image adds to the mean, over the groups
+        for g, s in here:
+            for i in range(images):
+                table[seeds.index(s), i] += (array[g, s, i] - centre[g]) / (len(pairs) * images)
+        n = len(seeds)
+        of_dataset = n / (n - 1) * sum(table[s].sum() ** 2 for s in range(n))
+        v_seeds += of_dataset
+        squares += of_dataset**2 / (n - 1)
+        v_images += images / (images - 1) * sum(table[:, i].sum() ** 2 for i in range(images))
+        for s, i in product(range(n), range(images)):
+            rest = table[s, i] - table[s].mean() - table[:, i].mean() + table.mean()
+            v_residual += n * images / ((n - 1) * (images - 1)) * rest**2
+    return mean, max(v_seeds + v_images - v_residual, v_seeds, v_images), v_seeds**2 / squares
+
+
+def test_clustered_mean_of_a_case_by_hand() -> None:
+    # One group, two seeds, two images: seed 0 gains on both, seed 1 on the first only. Mean 75 points; each entry
+    # adds (25, 25, 25, −75) / 4 around it. Seeds add ±12.5: V = 2/1 · 2 · 12.5² = 625. So do the images.
+    # The residual of the table is ±6.25 four times: 2·2/(1·1) · 4 · 6.25² = 625. V = 625 + 625 − 625.
+    found = clustered_mean([np.array([[[100.0, 100.0], [100.0, 0.0]]])])
+    assert [float(found.value), float(found.variance), float(found.df)] == pytest.approx([75, 625, 1])
+    low, high = found.interval()
+    assert high - low == pytest.approx(2 * 12.7062 * 25, rel=1e-5)  # t quantile of one degree of freedom
+
+
+def test_images_that_all_seeds_share_do_not_average_out() -> None:
+    # Every seed and group gains on the same one of four images: no spread over seeds, and still an uncertain mean.
+    found = clustered_mean([np.tile([100.0, 0, 0, 0], (3, 5, 1))])
+    assert float(found.variance) == pytest.approx(np.var([100, 0, 0, 0], ddof=1) / 4)
+    assert float(found.df) == 4  # no part of V_seeds to weigh by
+
+
+def test_fixed_differences_between_cells_are_no_variance() -> None:
+    # Two datasets, two groups each, that gain differently, but in all seeds and images alike.
+    gains = [np.broadcast_to(np.array(levels)[:, None, None], (2, 5, 6)) for levels in ([0.0, 100.0], [-100.0, 0.0])]
+    assert float(clustered_mean(gains).variance) == pytest.approx(0, abs=1e-20)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3]))
+def test_clustered_mean_is_the_formula_stated_slowly(seed: int, missing: float) -> None:
+    differences = drawn(np.random.default_rng(seed), (3, 4, 5), (2, 5, 7), (1, 3, 2), missing=missing)
+    found = clustered_mean(differences)
+    assert [float(x) for x in (found.value, found.variance, found.df)] == pytest.approx(restated(differences))
+
+
+def test_repetitions_are_computed_each_on_its_own() -> None:
+    rng = np.random.default_rng(5)
+    many = [drawn(rng, (3, 5, 4), (2, 5, 9), missing=0.2) for _ in range(3)]
+    together = clustered_mean([np.stack(arrays) for arrays in zip(*many, strict=True)])
+    alone = [clustered_mean(arrays) for arrays in many]
+    for name in ("value", "variance", "df", "image_variance"):
+        assert getattr(together, name) == pytest.approx([float(getattr(each, name)) for each in alone])
+
+
+def test_order_of_seeds_images_and_datasets_does_not_matter() -> None:
+    rng = np.random.default_rng(6)
+    first, second = drawn(rng, (3, 5, 8), (2, 5, 6))
+    shuffled = [second, first[:, rng.permutation(5)][:, :, rng.permutation(8)][rng.permutation(3)]]
+    assert float(clustered_mean(shuffled).variance) == pytest.approx(float(clustered_mean([first, second]).variance))
+
+
+def test_one_seed_has_an_estimate_and_no_interval() -> None:
+    found = clustered_mean([np.array([[[100.0, 0.0, 0.0, 0.0]]])])
+    assert float(found.value) == 25
+    assert np.isnan(found.interval()).all()
+    assert np.isnan(found.p_difference())
+    assert str(verdict(found.value, found.p_difference(), found.p_equivalence())) == "undecided"
+    assert found.seeds_for_equivalence(1) is None
+
+
+def test_jackknife_of_a_mean_is_its_variance_over_seeds() -> None:
+    # Seeds' means 1, 2, 6 of dataset a, 0 and 4 of b; five pairs. V = (3·7 + 2·8) / 25; df by parts 21 and 16.
+    rows = np.array([[1.0], [2.0], [6.0], [0.0], [4.0]])
+    found = jackknife(weighted_mean, rows, ["a", "a", "a", "b", "b"], [0, 1, 2, 0, 1])
+    assert float(found.value) == pytest.approx(13 / 5)
+    assert float(found.variance) == pytest.approx((3 * 7 + 2 * 8) / 25)
+    assert float(found.df) == pytest.approx(37**2 / (21**2 / 2 + 16**2 / 1))
+
+
+def test_jackknife_leaves_out_all_backbones_of_a_seed_together() -> None:
+    # Both backbones of a seed move together: half as many clusters as pairs, not a smaller variance.
+    once = jackknife(weighted_mean, np.array([[1.0], [2.0], [6.0]]), ["a"] * 3, [0, 1, 2])
+    twice = jackknife(weighted_mean, np.array([[1.0], [2.0], [6.0]] * 2), ["a"] * 6, [0, 1, 2] * 2)
+    assert float(twice.variance) == pytest.approx(float(once.variance))
+    assert float(twice.df) == 2
+
+
+def test_slope_is_that_within_the_lines() -> None:
+    # Two lines of slope −2 far apart; the second has only large x: the slope of all points would be positive.
+    rows = np.array([[0, 0, 5.0], [0, 1, 3.0], [1, 2, 50.0], [1, 3, 48.0]])
+    assert common_slope(rows, np.ones(4)) == pytest.approx(-2)
+    assert common_slope(rows, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(-2)
+    assert np.isnan(common_slope(rows[[0, 2]], np.ones(2)))
+
+
+def test_intercept_is_that_of_the_line() -> None:
+    rows = np.array([[1.0, 5.0], [2.0, 7.0], [4.0, 11.0]])  # y = 3 + 2x
+    assert intercept(rows, np.ones(3)) == pytest.approx(3)
+    # Weighed (1, 1, 2): middle 11/4 and 35/4 of (1, 5), (2, 7), (4, 11.5): slope 65/27.
+    bent = np.array([[1.0, 5.0], [2.0, 7.0], [4.0, 11.5]])
+    slope, start = np.polyfit(bent[:, 0], bent[:, 1], 1, w=np.sqrt([1, 1, 2]))
+    assert intercept(bent, np.array([1.0, 1.0, 2.0])) == pytest.approx(start)
+    assert slope > 2
+    assert np.isnan(intercept(np.array([[1.0, 5.0], [1.0, 7.0]]), np.ones(2)))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.04: never below the one before.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == pytest.approx([1, 1])
+    assert holm([0.02, np.nan]) == pytest.approx([0.04, 1])
+    assert holm([0.03]) == pytest.approx([0.03])
+    assert len(holm([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "word"),
+    [
+        (5.0, 1.0, "supported"),
+        (-5.0, 1.0, "contradicted"),
+        (1.0, 0.3, "supported, below 2 points"),
+        (-1.0, 0.3, "contradicted, below 2 points"),
+        (0.3, 0.5, "equivalent"),
+        (1.0, 1.0, "undecided"),
+        (0.0, 0.0, "equivalent"),
+        (3.0, 0.0, "supported"),
+        (1.0, np.nan, "undecided"),
+    ],
+)
+def test_words_are_those_of_the_intervals(value: float, error: float, word: str) -> None:
+    found = estimate(value, error**2, 8)
+    assert str(verdict(found.value, found.p_difference(), found.p_equivalence())) == word
+    if error > 0:
+        low, high = found.interval()
+        assert bool(low > 0 or high < 0) == word.startswith(("supported", "contradicted"))
+        low, high = found.interval(0.9)
+        assert bool(low > -2 and high < 2) == (word == "equivalent" or "below" in word)
+
+
+def test_a_claim_without_margin_is_never_equivalent() -> None:
+    assert str(verdict(0.0, 1.0, np.nan)) == "undecided"
+
+
+def test_seeds_for_equivalence() -> None:
+    # Error 2 points of 5 seeds, df 4: 90 % half width 2 · 2.132 = 4.3. With n seeds √(5/n) · 2 · t(n − 1) < 2:
+    # 15 seeds give 1.1547 · 1.761 = 2.033, 16 give 1.1180 · 1.753 = 1.960.
+    assert estimate(0.0, 4.0, 4).seeds_for_equivalence(5) == 16
+    # More seeds do not help where the images alone leave too much.
+    assert estimate(0.0, 4.0, 4, image_variance=3.0).seeds_for_equivalence(5) is None
+
+
+def test_members_that_agree_and_that_do_not() -> None:
+    same = np.tile([[9.0, 0.0], [0.0, 9.0]], (3, 1, 1))
+    assert disagreement(same) == 0
+    assert mutual_information(same) == pytest.approx(0, abs=1e-12)
+    # Of three members one predicts the other class on the second of two images: 2 of 3 pairs, half of the images.
+    other = same.copy()
+    other[2, 1] = [9.0, 0.0]
+    assert disagreement(other) == pytest.approx(1 / 3)
+    # Two certain members of opposite opinion: the mean is a coin, ln 2.
+    assert mutual_information(np.array([[[99.0, 0.0]], [[0.0, 99.0]]])) == pytest.approx(np.log(2))
+
+
+def simulate(effect: float, draw_sd: float, rng: np.random.Generator, repetitions: int = 200) -> list[Array]:
+    """Differences in points as the benchmark would give them: (repetitions, groups, seeds, images) per dataset.
+
+    Two backbones by two numbers of shots, 5 seeds. A pair's difference is `effect`, plus what the drawn images do
+    to all backbones and shots of their seed alike, plus its own (0.5 points); on top images that one method finds
+    easier in all seeds (4 points), and luck on each image: either method alone is right on 15 % of them.
+    """
+    arrays = []
+    for images in (400, 200):
+        draw, own = rng.normal(0, draw_sd, (repetitions, 1, SEEDS, 1)), rng.normal(0, 0.5, (repetitions, 4, SEEDS, 1))
+        rise = (effect + draw + own + rng.normal(0, 4, (repetitions, 1, 1, images))) / 200
+        luck = rng.random((repetitions, 4, SEEDS, images), np.float32)
+        arrays.append(100.0 * (luck < 0.15 + rise) - 100.0 * (luck > 0.85 + rise))
+    return arrays
+
+
+@pytest.mark.parametrize("draw_sd", [0.7, 1.5])
+def test_false_verdicts_are_rare_and_real_effects_are_found(draw_sd: float) -> None:
+    rng = np.random.default_rng(11)
+    shares: dict[float, dict[str, float]] = {}
+    for effect in (0.0, 2.0, 4.0):
+        words: list[str] = []
+        while len(words) < REPETITIONS:
+            found = clustered_mean(simulate(effect, draw_sd, rng))
+            words += verdict(found.value, found.p_difference(), found.p_equivalence()).tolist()
+        shares[effect] = {word: words.count(word) / len(words) for word in sorted(set(words))}
+        print(f"draw effect of {draw_sd} points, true gain of {effect}: {shares[effect]}")
+
+    def share(effect: float, *parts: str) -> float:
+        return sum(share for word, share in shares[effect].items() if any(part in word for part in parts))
+
+    # Without an effect every difference is false; 2 points are not inside ± 2; 4 points are neither small nor a loss.
+    assert 0 < share(0.0, "supported", "contradicted") <= 0.07
+    assert 0 < share(2.0, "contradicted", "equivalent", "below") <= 0.07
+    assert share(4.0, "contradicted", "equivalent", "below") <= 0.07
+    assert share(0.0, "equivalent") > 0.3
+    assert share(4.0, "supported") > 0.8
