@@ -56,10 +56,8 @@ def method_source(name: str) -> MethodSource:
 def _module_file(module: str) -> Path:
     """The file that importing a module would read, found without running any of its packages."""
     path = [os.getcwd(), *sys.path]
-    name = ""
     for part in module.split("."):
-        name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, path)
+        spec = PathFinder.find_spec(part, path)
         if spec is None:
             file = module.replace(".", "/") + ".py"
             raise InputError(f"methods: no module {module!r}: put {file} into {os.getcwd()}")

@@ -142,9 +142,10 @@ def test_the_gradient_is_that_of_finite_differences(method):
     maps = random_maps(seed=5)
 
     def loss(*leaves):
-        # Through a nonlinear net, so that the saliency's own gradient counts.
-        features = [leaf.square() for leaf in leaves]
-        return added(method, features, [scores.tanh() for scores in linear_heads(features)])
+        # Logits that are no linear function of the map: so the saliency's own gradient counts.
+        logits = linear_heads([leaf.square() for leaf in leaves])
+        changes = {"strength": 1.0} if method in STRENGTHS else {}
+        return added(method, leaves, logits, **changes)
 
     assert torch.autograd.gradcheck(loss, [m.requires_grad_() for m in maps])
 

@@ -45,7 +45,7 @@ def test_from_a_folder_of_photographs_to_the_table(project):
     assert {row["selection"] for row in rows} == {"sum"}
     scored = {(row["combiner"], row["metric"]) for row in rows if row["split"] == "test"}
     combiners = ("member0", "member1", "mean", "best", "hard", "soft")
-    assert scored == {(c, m) for c in combiners for m in ("accuracy", "accuracy_balanced", "f1_macro")}
+    assert scored >= {(c, m) for c in combiners for m in ("accuracy", "accuracy_balanced", "f1_macro")}
 
     # The numbers are those of the predictions.
     record = Path("results/demo/bolts/alexnet/3shot/fdl/seed0")

@@ -1,7 +1,6 @@
 """Every member and every combiner of a cell, scored; also anew, from the predictions of its record."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.combine.voting import VOTES
-from fdl.evaluation.metrics import METRICS, accuracy
+from fdl.combine.voting import VOTES, softmax
+from fdl.evaluation.cam import left_out, overlap
+from fdl.evaluation.diversity import diversity
+from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy
 from fdl.params import Params
 
 # (split, predicted by) → logits (M, N, C); labels (N,) by split
@@ -21,7 +22,7 @@ def score(logits: Logits, labels: dict[str, NDArray[np.int64]]) -> tuple[list[di
     """Metrics of one selection rule.
 
     Besides the combiners: `mean`, the members' mean, and `best`, the member with the highest
-    validation accuracy (the lowest index wins a tie).
+    validation accuracy (the lowest index wins a tie); `ensemble` holds the measures of diversity.
 
     Args:
         logits: (M, N, C) for "validation" and "test".
@@ -35,38 +36,66 @@ def score(logits: Logits, labels: dict[str, NDArray[np.int64]]) -> tuple[list[di
     rows: list[dict[str, Any]] = []
     correct: dict[str, NDArray[np.bool_]] = {}
     for split in ("validation", "test"):
-        predicted = {f"member{m}": net.argmax(-1) for m, net in enumerate(logits[split])}
-        members = len(predicted)
+        truth, members = labels[split], range(len(logits[split]))
+        predicted = {f"member{m}": logits[split][m].argmax(-1) for m in members}
         predicted |= {name: vote(logits[split]) for name, vote in VOTES.items()}
-        for metric, function in METRICS.items():
-            values = {name: function(classes, labels[split]) for name, classes in predicted.items()}
-            values["mean"] = float(np.mean([values[f"member{m}"] for m in range(members)]))
+        each = softmax(logits[split])
+        # A hard vote has no probabilities.
+        probabilities = {f"member{m}": each[m] for m in members} | {"soft": each.mean(axis=0)}
+        scores = {
+            metric: {name: function(classes, truth) for name, classes in predicted.items()}
+            for metric, function in METRICS.items()
+        } | {
+            metric: {name: function(values, truth) for name, values in probabilities.items()}
+            for metric, function in PROBABILITY_METRICS.items()
+        }
+        for metric, values in scores.items():
+            values["mean"] = float(np.mean([values[f"member{m}"] for m in members]))
             values["best"] = values[f"member{best}"]
-            rows += [
-                {"split": split, "combiner": name, "metric": metric, "value": value} for name, value in values.items()
-            ]
+            rows += [_row(split, name, metric, value) for name, value in values.items()]
+        rows += [_row(split, "ensemble", name, value) for name, value in diversity(logits[split], truth).items()]
         if split == "test":
-            correct = {name: classes == labels[split] for name, classes in predicted.items()}
+            correct = {name: classes == truth for name, classes in predicted.items()}
     return rows, correct
 
 
-def write_scores(folder: Path, predictions: Mapping[str, NDArray[Any]]) -> None:
-    """Score a cell's predictions into `metrics.json` and `correct.npz`.
+def _row(split: str, combiner: str, metric: str, value: float) -> dict[str, Any]:
+    return {"split": split, "combiner": combiner, "metric": metric, "value": value}
+
+
+def write_scores(folder: Path, source: Path) -> None:
+    """Score a cell into `metrics.json` and `correct.npz`.
 
     Args:
         folder: where to write.
-        predictions: content of `predictions.npz`, see `fdl.training.bundle`.
+        source: folder with the cell's `predictions.npz` and `cam.npz`, see `fdl.training.bundle`.
     """
-    labels = {split: predictions[f"{split}/labels"] for split in ("validation", "test")}
-    rules = [name.removesuffix("/test/logits") for name in predictions if name.endswith("/test/logits")]
+    with np.load(source / "predictions.npz", allow_pickle=False) as predictions:
+        stored: dict[str, NDArray[Any]] = dict(predictions)
+    labels = {split: stored[f"{split}/labels"] for split in ("validation", "test")}
+    rules = [name.removesuffix("/test/logits") for name in stored if name.endswith("/test/logits")]
     metrics: list[dict[str, Any]] = []
     correct: dict[str, NDArray[Any]] = {"n": np.array(len(labels["test"]))}
     for rule in rules:
-        rows, right = score({split: predictions[f"{rule}/{split}/logits"] for split in labels}, labels)
+        rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels)
+        for split in labels:
+            cosine, gaussian = stored[f"{rule}/{split}/distance"].tolist()
+            rows += [_row(split, "ensemble", "cosine_sum", cosine), _row(split, "ensemble", "gaussian_sum", gaussian)]
         metrics += [{"selection": rule, **row} for row in rows]
         correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
+    metrics += [{"selection": rules[0], **row} for row in _overlap_rows(source / "cam.npz")]
     np.savez(folder / "correct.npz", allow_pickle=False, **correct)
     (folder / "metrics.json").write_bytes(records.to_json(metrics))
+
+
+def _overlap_rows(path: Path) -> list[dict[str, Any]]:
+    """Mean overlap of the members' maps on test, and the share of pairs left out of it because a map is empty."""
+    with np.load(path, allow_pickle=False) as cam:
+        mean, pairs, share = overlap(cam["cosines"], left_out(cam))
+    rows = [_row("test", "ensemble", "cam_left_out", share)]
+    if pairs.any():
+        rows.append(_row("test", "ensemble", "cam_overlap", float(mean[pairs > 0].mean())))
+    return rows
 
 
 def rescore(params: Params) -> dict[str, int]:
@@ -89,8 +118,7 @@ def rescore(params: Params) -> dict[str, int]:
             continue
         records.verify(folder, run)
         temporary = records.fresh_folder(folder)
-        with np.load(folder / "predictions.npz", allow_pickle=False) as predictions:
-            write_scores(temporary, predictions)
+        write_scores(temporary, folder)
         if (temporary / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes():
             shutil.rmtree(temporary)
             counts["same"] += 1

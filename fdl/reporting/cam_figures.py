@@ -16,16 +16,18 @@ from fdl.errors import InputError
 from fdl.evaluation.cam import left_out, overlap
 from fdl.params import Cell, Params
 from fdl.reporting.collect import Collected
-from fdl.reporting.figures import _STYLE, _WARNING_COLOUR
+from fdl.reporting.figures import STYLE, WARNING_COLOUR
 from fdl.reporting.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import GridSpec
+    from matplotlib.image import AxesImage
 
 IMAGES = 4  # of a figure, of the first classes: what fits on a page
 _PANEL = 0.98  # inches
+_WIDTH = 4.2  # inches at least: the title is a line of it
+_GAP = 0.07  # between images, as a part of a panel
 _LETTERS = 17  # of a class name that fit below a panel
 _COLOURS, _ALPHA = "inferno", 0.6
 Record = Mapping[str, NDArray[Any]]
@@ -37,12 +39,6 @@ class Rows:
 
     cells: tuple[Cell, ...]  # the baseline first
     records: tuple[Record, ...]  # content of their `cam.npz`
-
-
-def cam_figures(params: Params) -> dict[str, tuple[str, str]]:
-    """The figures of a grid: name without ending → (dataset, backbone)."""
-    pairs = dict.fromkeys((bundle.dataset, bundle.backbone) for bundle in params.bundles())
-    return {f"cam_{dataset}_{backbone.replace(':', '-')}": (dataset, backbone) for dataset, backbone in pairs}
 
 
 def read_rows(params: Params, collected: Collected, dataset: str, backbone: str) -> Rows | None:
@@ -91,11 +87,11 @@ def cam_figure(collected: Collected, dataset: str, backbone: str, rows: Rows | N
     title = f"{dataset_title(dataset, synthetic=facts.synthetic)} · {backbone_title(backbone)}"
     if rows:
         title += f" · {rows.cells[0].shots} images per class"
-    with style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
+    with style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         figure = Figure(figsize=_size(rows), layout="constrained")
         if facts.synthetic:
             title = f"{SYNTHETIC}\n{title}"
-        figure.suptitle(title, fontweight="bold", color=_WARNING_COLOUR if facts.synthetic else "black", fontsize=8)
+        figure.suptitle(title, fontweight="bold", color=WARNING_COLOUR if facts.synthetic else "black", fontsize=8)
         if rows is None:
             figure.text(0.5, 0.4, "no results", ha="center", color="#767676")
         else:
@@ -117,11 +113,13 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
         if pairs.any():
             means.append(f"{method_title(one.method)} {mean[pairs > 0].mean():.2f}")
     synthetic = f"{SYNTHETIC} " if collected.datasets[cell.dataset].synthetic else ""
+    shown = len(_shown(record))
+    which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     caption = (
         f"{synthetic}Grad-CAM of the true class at the feature map of the distance loss ({height} × {width} cells, "
-        f"interpolated), its positive part divided by its maximum; {cell.shots} training images per class, seed "
-        f"{cell.seed}. The first test image of each of the first {len(_shown(record))} classes; below each panel "
-        "the member's prediction (✓ right, ✗ wrong)."
+        "interpolated), its positive part divided by its maximum, empty where nothing is positive; "
+        f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}; below "
+        "each panel the member's prediction (✓ right, ✗ wrong)."
     )
     if means:
         caption += (
@@ -133,10 +131,10 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
 
 def _size(rows: Rows | None) -> tuple[float, float]:
     if rows is None:
-        return 3.4, 1.2
+        return _WIDTH, 1.2
     images, members = len(_shown(rows.records[0])), len(rows.records[0]["predicted"])
     # Beside the panels: names of the methods; below each: a line; above and below all: titles, colour bar.
-    return (members + 1) * _PANEL + 0.5, images * len(rows.cells) * (_PANEL + 0.2) + 1.0
+    return max((members + 1) * _PANEL + 0.5, _WIDTH), images * len(rows.cells) * (_PANEL + 0.2) + 1.0
 
 
 def _shown(record: Record) -> range:
@@ -144,61 +142,55 @@ def _shown(record: Record) -> range:
 
 
 def _draw(figure: "Figure", rows: Rows, classes: tuple[str, ...]) -> None:
-    from matplotlib.cm import ScalarMappable
-
     images, members, methods = _shown(rows.records[0]), len(rows.records[0]["predicted"]), len(rows.cells)
-    grid = figure.add_gridspec(len(images) * methods, members + 1)
-    panels = []
+    heights = [*[1.0] * methods, _GAP] * len(images)
+    grid = figure.add_gridspec(len(heights) - 1, members + 1, height_ratios=heights[:-1])
     for image in images:
-        panels.append(_image(figure, grid, rows, image, classes))
+        top = image * (methods + 1)
+        _image(figure.add_subplot(grid[top, 0]), rows.records[0], image, classes)
         for number, (cell, record) in enumerate(zip(rows.cells, rows.records, strict=True)):
             for member in range(members):
-                axes = figure.add_subplot(grid[image * methods + number, member + 1])
-                panels.append(axes)
-                _panel(axes, record, image, member, classes)
+                axes = figure.add_subplot(grid[top + number, member + 1])
+                panel = _panel(axes, record, image, member, classes)
                 if member == 0:
                     axes.set_ylabel(method_title(cell.method))
                 if image == number == 0:
                     axes.set_title(f"member {member}")
-    colours = ScalarMappable(cmap=_COLOURS)
-    bar = figure.colorbar(
-        colours, ax=panels, location="bottom", shrink=0.5, aspect=40, pad=0.015, alpha=_ALPHA, ticks=[0, 0.5, 1]
-    )
+    bar = figure.colorbar(panel, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.015, ticks=[0, 0.5, 1])
+    bar.ax.set_facecolor("#808080")  # the colours lie on grey there too
     bar.set_label("Grad-CAM of the true class, as a part of the map's maximum")
 
 
-def _image(figure: "Figure", grid: "GridSpec", rows: Rows, image: int, classes: tuple[str, ...]) -> "Axes":
-    """The image itself, beside the rows of all methods."""
-    record, methods = rows.records[0], len(rows.cells)
-    axes = figure.add_subplot(grid[image * methods : (image + 1) * methods, 0])
+def _image(axes: "Axes", record: Record, image: int, classes: tuple[str, ...]) -> None:
+    """The image itself, named by its class."""
     axes.imshow(record["pixels"][image])
-    axes.set_xlabel(_short(classes[record["labels"][image]]), fontsize=7, fontweight="bold")
+    axes.set_xlabel(_short(classes[record["labels"][image]]), fontsize=6.5, labelpad=2, fontweight="bold")
     if image == 0:
         axes.set_title("test image")
     _bare(axes)
-    return axes
 
 
-def _panel(axes: "Axes", record: Record, image: int, member: int, classes: tuple[str, ...]) -> None:
+def _panel(axes: "Axes", record: Record, image: int, member: int, classes: tuple[str, ...]) -> "AxesImage":
+    """A member's map on the image; returns the map's drawing."""
     pixels = record["pixels"][image]
     height, width = pixels.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     # Grey, so that all colour is the map's.
     axes.imshow(pixels @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255, extent=extent)
     cam = record["maps_true"][member, image].astype(np.float32)
-    if cam.any():
-        axes.imshow(cam, cmap=_COLOURS, vmin=0, vmax=1, alpha=_ALPHA, interpolation="bilinear", extent=extent)
-    else:
-        axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", va="center", bbox={"fc": "white", "lw": 0})
+    drawn = axes.imshow(cam, cmap=_COLOURS, vmin=0, vmax=1, alpha=_ALPHA, interpolation="bilinear", extent=extent)
+    if not cam.any():
+        axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", va="center", color="white", fontsize=7)
     predicted = record["predicted"][member, image]
     right = predicted == record["labels"][image]
     axes.set_xlabel(
         f"{'✓' if right else '✗'} {_short(classes[predicted])}",
         fontsize=6.5,
         labelpad=2,
-        color="black" if right else _WARNING_COLOUR,
+        color="black" if right else WARNING_COLOUR,
     )
     _bare(axes)
+    return drawn
 
 
 def _bare(axes: "Axes") -> None:

@@ -101,10 +101,10 @@ def _read(params: Params, state: CellState) -> Scores:
     if run is None or run["digests"]["training"] != state.training:
         raise InputError(f"{folder}: not the record that was collected; run `python -m fdl collect` again")
     try:
-        with np.load(folder / "correct.npz", allow_pickle=False) as file:
+        with (folder / "correct.npz").open("rb") as content, np.load(content, allow_pickle=False) as file:
             names = [name for name in file.files if name.startswith(f"{rule}/")]
             bits = {name.partition("/")[2]: np.unpackbits(file[name], count=int(file["n"])) for name in names}
-        with np.load(folder / "predictions.npz", allow_pickle=False) as file:
+        with (folder / "predictions.npz").open("rb") as content, np.load(content, allow_pickle=False) as file:
             test, validation = file[f"{rule}/test/logits"], file[f"{rule}/validation/logits"].argmax(-1)
             labels = file["validation/labels"]
         members = np.array([bits.pop(f"member{m}") for m in range(len(test))], np.float32)
@@ -188,7 +188,7 @@ def _gain_over_shots(frozen: Frozen) -> Quantity:
     low = {bundle for (bundle, _), found in accuracies.items() if fmean(found) < frozen.chance[bundle.dataset] + FLOOR}
     values = {key: value for key, value in _paired(logits, cells).items() if key[0] not in low}
     used, asked = len({bundle for bundle, _ in values}), len({cell.bundle for cell in cells})
-    beside = f"{used} of {asked} bundles, the others below the floor or missing"
+    beside = f"{used} of {asked} bundles above the floor"
     return Quantity("C3", "all", cells, frozenset(logits), values, _slope, beside)
 
 

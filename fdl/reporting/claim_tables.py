@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from fdl.reporting.pages import render
-from fdl.reporting.table_formats import _latex, _markdown
+from fdl.reporting.table_formats import latex_text, markdown_text
 from fdl.reporting.titles import dataset_title
 
 _HEADINGS = ("Claim", "Slice", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
@@ -96,23 +96,23 @@ def to_markdown(claims: Sequence[Claim], caption: str) -> str:
     """A pipe table below the caption."""
     from tabulate import tabulate
 
-    lines = [[_markdown(text) for text in row] for row in _rows(claims)]
+    lines = [[markdown_text(text) for text in row] for row in _rows(claims)]
     table = [tabulate(lines, _HEADINGS, tablefmt="pipe", disable_numparse=True)] if claims else []
-    return "\n\n".join([_markdown(caption), *table]) + "\n"
+    return "\n\n".join([markdown_text(caption), *table]) + "\n"
 
 
 def to_latex(claims: Sequence[Claim], caption: str) -> str:
     """A `longtable` with booktabs rules; of no claims the caption alone."""
     if not claims:
-        return _latex(caption) + "\n"
-    lines = [" & ".join(_latex(text) for text in row) + r" \\" for row in _rows(claims)]
+        return latex_text(caption) + "\n"
+    lines = [" & ".join(latex_text(text) for text in row) + r" \\" for row in _rows(claims)]
     columns = "".join(rf"p{{{width}\textwidth}}" for width in (0.16, 0.1, 0.2, 0.14, 0.05, 0.07, 0.16))
     head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,longtable}",
             rf"\footnotesize\setlength{{\tabcolsep}}{{3pt}}\begin{{longtable}}{{{columns}}}",
-            rf"\caption{{{_latex(caption)}}}\label{{tab:claims}}\\",
+            rf"\caption{{{latex_text(caption)}}}\label{{tab:claims}}\\",
             *head,
             *lines,
             r"\bottomrule",
@@ -125,11 +125,16 @@ def to_latex(claims: Sequence[Claim], caption: str) -> str:
 def html_fragment(claims: Sequence[Claim], caption: str) -> str:
     """The table as an HTML `<section>` to be put into a page; texts are escaped."""
     from markupsafe import Markup
-    from tabulate import tabulate
 
-    table = str(tabulate(_rows(claims), _HEADINGS, tablefmt="html", disable_numparse=True)) if claims else ""
-    scroll = Markup('<div class="scroll">{}</div>').format(Markup(table.replace("<table>", '<table class="plain">', 1)))
-    return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}\n</section>').format(caption, scroll)
+    def line(tag: str, texts: Sequence[str]) -> Markup:
+        cells = Markup("").join(Markup(tag).format(text) for text in texts)
+        return Markup("<tr>{}</tr>").format(cells)
+
+    head = line('<th scope="col">{}</th>', _HEADINGS)
+    body = Markup("\n").join(line("<td>{}</td>", row) for row in _rows(claims))
+    table = Markup('<table class="plain">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
+    scroll = Markup('<div class="scroll">\n{}\n</div>\n').format(table.format(head, body)) if claims else ""
+    return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}</section>\n').format(caption, scroll)
 
 
 def to_html(claims: Sequence[Claim], caption: str, *, banner: str | None) -> str:

@@ -34,6 +34,7 @@ CLAIMS = {
 }
 _UNITS = {"C3": "logit per ln shots", "C4": "cosine", "C7": "ratio"}  # of the others: percentage points
 _BELOW = ("C3", "C4")  # values below 0 are in favour of these
+_LEVEL = f"{100 * LEVEL:.0f} %"
 _NAMED = 5  # failed cells that a reason names
 
 
@@ -51,13 +52,14 @@ def evaluate(params: Params) -> list[Claim]:
     ]
 
 
-def write_claims(params: Params) -> list[Path]:
+def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
     """Write `claims.json` and the table of claims in every format below `reports/<preset>/`; return the files.
 
-    Raises:
-        InputError: `collect` has not run for these settings, or a record was changed since.
+    Args:
+        params: the settings.
+        claims: as `evaluate` gave them.
     """
-    claims, folder = evaluate(params), layout.report_folder(params)
+    folder = layout.report_folder(params)
     caption = claims_caption(params, claims)
     # Of the whole grid there is always a verdict, unless the images are synthetic.
     banner = SYNTHETIC if claims and claims[0].verdict is None else None
@@ -85,9 +87,9 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
     if not claims:
         return f"No verdicts: preset {params.preset} names no frozen grid (claims.grid in params.yaml)."
     return (
-        f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {LEVEL:.0%} "
-        "t intervals; of C1, C2 and C6 clustered by seed and by test image, of C3 to C5 by seed with the test images "
-        "held fixed. Without a dataset: the smallest and the largest estimate that leaving out one dataset gives. "
+        f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {_LEVEL} t "
+        "intervals, of C1, C2 and C6 by seed and test image, of C3 to C5 by seed with the test images held fixed. "
+        "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
         "C2: verdicts by Holm's method over all slices."
     )
 
@@ -155,7 +157,7 @@ def _claim(
         return replace(claim, reason="synthetic images")
     if _single_bundle(quantity):
         return replace(claim, reason="a slice of one dataset, backbone and number of shots")
-    hindrance = quantity.problem or _incomplete(claim) or ("" if estimate else "the cells give no estimate")
+    hindrance = quantity.problem or _incomplete(frozen, claim) or ("" if estimate else "the cells give no estimate")
     if hindrance or estimate is None:
         return replace(claim, verdict="undecided", reason=hindrance)
     if claim.id == "C7":
@@ -175,10 +177,12 @@ def _seeds(quantity: Quantity) -> int:
     return min((found[bundle] for bundle, _ in asked), default=0)
 
 
-def _incomplete(claim: Claim) -> str:
+def _incomplete(frozen: Frozen, claim: Claim) -> str:
     """How many seeds and cells there are, and which diverged; empty where they suffice."""
     if claim.seeds >= SEEDS_NEEDED and claim.found == claim.cells:
-        return ""
+        # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
+        done, asked = len(frozen.scores), len(frozen.states)
+        return f"{done} of {asked} cells of the frozen grid" if done < asked else ""
     more = f" and {len(claim.failed) - _NAMED} more" if len(claim.failed) > _NAMED else ""
     failed = f"; diverged: {', '.join(claim.failed[:_NAMED])}{more}" if claim.failed else ""
     return f"{claim.seeds} seeds, {claim.found} of {claim.cells} cells{failed}"
@@ -190,13 +194,13 @@ def _reason(claim: Claim, verdict: str) -> str:
     family = f", adjusted p = {claim.p:.3f}" if claim.id == "C2" else ""
     if verdict.startswith(("supported", "contradicted")):
         inside = f", the 90 % interval inside ± {MARGIN:g} points" if "," in verdict else ""
-        return f"{LEVEL:.0%} interval {side} 0{inside}{family}"
+        return f"{_LEVEL} interval {side} 0{inside}{family}"
     if verdict == "equivalent":
         return f"90 % interval inside ± {MARGIN:g} points{family}"
     if claim.unit != "points":
-        return f"{LEVEL:.0%} interval holds 0"
+        return f"{_LEVEL} interval holds 0"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
-    return f"neither a difference nor equivalence shown{family}; equivalence at 0 would take {needed} seeds"
+    return f"neither a difference nor equivalence{family}; at an estimate of 0 equivalence takes {needed} seeds"
 
 
 def _activity(quantity: Quantity) -> tuple[str, str]:

@@ -4,7 +4,7 @@ A figure function returns a matplotlib `Figure` of its own (nothing global); `sa
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import log2
 from pathlib import Path
@@ -32,10 +32,10 @@ _BASELINE_COLOUR = "#8c8c8c"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _MARKERS = ("s", "^", "D", "v", "P", "X")
 _DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
-_WARNING_COLOUR = "#b34400"
+WARNING_COLOUR = "#b34400"
 _FACET = (2.35, 1.75)  # inches
 _DODGE = 0.045  # between methods, as a part of the axis
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 8,
     "axes.titlesize": 8,
@@ -65,7 +65,7 @@ def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Ce
     rows, columns = _facets(grid)
     shots = sorted({state.cell.shots for state in collected.cells})
     frame = _frame(collected, values, shots)
-    with style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
+    with style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         large = 1.6 if len(grid) == 1 else 1.0
         size = (max(large * _FACET[0] * columns, 3.4) + 0.4, large * _FACET[1] * rows + 0.6)
         figure = Figure(figsize=size, layout="constrained")
@@ -81,7 +81,7 @@ def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Ce
         figure.supylabel("test accuracy (%)", fontsize=8)
         _legend(figure, all_axes.flat[0])
         if notice := _notice(collected):
-            figure.suptitle(notice, fontsize=8, fontweight="bold", color=_WARNING_COLOUR)
+            figure.suptitle(notice, fontsize=8, fontweight="bold", color=WARNING_COLOUR)
     return figure
 
 
@@ -98,15 +98,18 @@ def accuracy_over_shots_caption(params: Params, collected: Collected, *, combine
     )
 
 
-def save(figure: "Figure", stem: Path) -> list[Path]:
-    """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return both."""
+_UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
+def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return the files."""
     from matplotlib import style
 
     paths = []
-    with style.context(["default", _STYLE]):
-        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+    with style.context(["default", STYLE]):
+        for ending in endings:
             content = io.BytesIO()
-            figure.savefig(content, format=ending, metadata=metadata)
+            figure.savefig(content, format=ending, metadata=_UNDATED[ending])
             path = stem.with_name(f"{stem.name}.{ending}")
             records.write_atomically(path, content.getvalue())
             paths.append(path)

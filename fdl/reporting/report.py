@@ -8,12 +8,11 @@ from statistics import fmean, stdev
 
 from fdl import layout, records
 from fdl.params import Cell, Params
-from fdl.reporting import figures
+from fdl.reporting import cam_figures, claim_tables, claims, figures, targets
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import FORMATS, html_fragment, to_text
 from fdl.reporting.tables import Table, results_table
-from fdl.reporting.targets import tables
 from fdl.reporting.titles import SYNTHETIC, metric_title, signed
 
 COMBINER = "soft"  # of the headline table
@@ -29,7 +28,7 @@ def write_report(params: Params) -> list[Path]:
     collected, runs = read_collected(params), read_runs(params)
     written: list[Path] = []
     fragments = {}
-    for metric in tables(params):
+    for metric in targets.tables(params):
         table = _table(params, collected, headline_values(params, runs, combiner=COMBINER, metric=metric), metric)
         fragments[metric] = html_fragment(table)
         for ending, write in FORMATS.items():
@@ -39,6 +38,14 @@ def write_report(params: Params) -> list[Path]:
     figure = figures.accuracy_over_shots(params, collected, accuracy)
     png, pdf = figures.save(figure, folder / "figures" / "accuracy_over_shots")
     written += [png, pdf]
+    gallery = []
+    for name, (dataset, backbone) in targets.cam_figures(params).items():
+        rows = cam_figures.read_rows(params, collected, dataset, backbone)
+        figure = cam_figures.cam_figure(collected, dataset, backbone, rows)
+        written += figures.save(figure, folder / "figures" / name, endings=("png",))
+        gallery.append((f"figures/{name}.png", cam_figures.cam_caption(collected, rows)))
+    verdicts = claims.evaluate(params)
+    written += claims.write_claims(params, verdicts)
 
     title = f"fdl: preset {params.preset}"
     links = [folder / name for name in ("runs.csv", "costs.csv", "cells.json")] + written
@@ -50,6 +57,8 @@ def write_report(params: Params) -> list[Path]:
         others=[(metric_title(metric), fragment) for metric, fragment in fragments.items()],
         figure=base64.b64encode(png.read_bytes()).decode(),
         figure_caption=figures.accuracy_over_shots_caption(params, collected, combiner=COMBINER),
+        claims=claim_tables.html_fragment(verdicts, claims.claims_caption(params, verdicts)),
+        gallery=gallery,
         problems=[state for state in collected.cells if state.status != "done"],
         files=[path.relative_to(folder).as_posix() for path in links],
     )

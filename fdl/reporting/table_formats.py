@@ -73,24 +73,24 @@ def to_markdown(table: Table) -> str:
     """Pipe tables of at most three numbers of shots each."""
     from tabulate import tabulate
 
-    blocks = [f"**{table.warning}**"] * bool(table.warning) + [_markdown(table.caption)]
+    blocks = [f"**{table.warning}**"] * bool(table.warning) + [markdown_text(table.caption)]
     for columns, rows in table.panels(_PANEL_SHOTS):
         head = ["dataset", "backbone", *["chance"] * table.has_chance]
-        head += [_markdown(f"{column.shots}: {column.heading}") for column in columns]
+        head += [markdown_text(f"{column.shots}: {column.heading}") for column in columns]
         lines = []
         for row in rows:
             marks = "".join(f" [{number}]" for number in row.notes)
-            label = [_markdown(row.dataset) + marks, _markdown(row.backbone), *_chance(table, row)]
+            label = [markdown_text(row.dataset) + marks, markdown_text(row.backbone), *_chance(table, row)]
             lines.append([*label, *(row.entries[column].text for column in columns)])
         align = ["left", "left", *["right"] * (len(head) - 2)]
         blocks.append(tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align))
-    notes = [f"[{number}] {_markdown(note)}" for number, note in enumerate(table.notes, start=1)]
+    notes = [f"[{number}] {markdown_text(note)}" for number, note in enumerate(table.notes, start=1)]
     # Two spaces end a line without starting a paragraph.
-    blocks.append("  \n".join([*notes, *(_markdown(remark) for remark in table.remarks)]))
+    blocks.append("  \n".join([*notes, *(markdown_text(remark) for remark in table.remarks)]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     return text.translate(_MARKDOWN)
 
 
@@ -139,13 +139,13 @@ def to_latex(table: Table) -> str:
     """
     labels = 2 + table.has_chance
     panels = table.panels(_PANEL_SHOTS)
-    warning = rf"\textbf{{{_latex(table.warning)}}} " if table.warning else ""
+    warning = rf"\textbf{{{latex_text(table.warning)}}} " if table.warning else ""
     widest = max(len(columns) for columns, _ in panels)
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table*}",
         r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{warning}{_latex(table.caption)}}}",
+        rf"\caption{{{warning}{latex_text(table.caption)}}}",
         rf"\label{{tab:{table.name.replace('_', '-')}}}",
         rf"\begin{{tabular}}{{ll{'r' * table.has_chance}{'r' * widest}}}",
         r"\toprule",
@@ -158,12 +158,12 @@ def to_latex(table: Table) -> str:
             for position, row in enumerate(rows):
                 marks = rf"\textsuperscript{{{','.join(map(str, row.notes))}}}" if row.notes else ""
                 # The dataset's name once per group.
-                label = [_latex(row.dataset) + marks if position == 0 else "", _latex(row.backbone)]
-                label += [_latex(text) for text in _chance(table, row)]
-                lines.append(_latex_line([*label, *(_latex(row.entries[column].text) for column in columns)]))
+                label = [latex_text(row.dataset) + marks if position == 0 else "", latex_text(row.backbone)]
+                label += [latex_text(text) for text in _chance(table, row)]
+                lines.append(_latex_line([*label, *(latex_text(row.entries[column].text) for column in columns)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [rf"\textsuperscript{{{number}}} {_latex(note)}" for number, note in enumerate(table.notes, start=1)]
-    notes += [_latex(remark) for remark in table.remarks]
+    notes = [rf"\textsuperscript{{{number}}} {latex_text(note)}" for number, note in enumerate(table.notes, start=1)]
+    notes += [latex_text(remark) for remark in table.remarks]
     lines += [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize\raggedright"]
     lines += ["\\\\\n".join(notes), r"\end{minipage}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
@@ -176,7 +176,7 @@ def _latex_head(table: Table, panel: list[Column], labels: int) -> list[str]:
         top.append(rf"\multicolumn{{{len(columns)}}}{{c}}{{{shots} per class}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}")
         start += len(columns)
-    names = ["Dataset", "Backbone", *["Chance"] * table.has_chance, *(_latex(column.heading) for column in panel)]
+    names = ["Dataset", "Backbone", *["Chance"] * table.has_chance, *(latex_text(column.heading) for column in panel)]
     return [_latex_line(top), "".join(rules), _latex_line(names)]
 
 
@@ -192,7 +192,7 @@ def _latex_line(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     return text.translate(_LATEX)
 
 

@@ -4,7 +4,15 @@ from fdl.reference.protocol import DATASETS
 
 BASELINE = "classical"
 
-_METHODS = {"classical": "classical", "fdl": "FDL"}
+_METHODS = {
+    "classical": "classical",
+    "fdl": "FDL",
+    "fdl-cosine": "FDL, cosine term",
+    "fdl-gaussian": "FDL, Gaussian term",
+    "gncl": "GNCL",
+    "cka": "CKA",
+    "smd": "SMD",
+}
 _BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
 _METRICS = {"accuracy": "accuracy", "accuracy_balanced": "balanced accuracy", "f1_macro": "macro F1"}
 _COMBINERS = {

@@ -15,11 +15,23 @@ from fdl import layout, records
 from fdl.combine.scores import write_scores
 from fdl.data import prepare, splits
 from fdl.errors import InputError
+from fdl.evaluation.cam import cam_record
+from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.params import Bundle, Cell, Params, digest
 from fdl.provenance import provenance
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
-from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, predict_states, train
+from fdl.training.engine import (
+    CellData,
+    CellSettings,
+    Diverged,
+    Images,
+    Trained,
+    load_members,
+    predict,
+    to_input,
+    train,
+)
 
 Say = Callable[[str], None]
 
@@ -206,16 +218,22 @@ def _write_predictions(
         "validation/labels": data.validation.labels.cpu().numpy(),
         "test/labels": data.test.labels.cpu().numpy(),
     }
-    for rule, states in trained.states.items():
-        logits = predict_states(settings, states, data, device)
-        predictions |= {f"{rule}/{split}/logits": values.cpu().numpy() for split, values in logits.items()}
+    for number, (rule, states) in enumerate(trained.states.items()):
+        nets = load_members(settings, states, data.num_classes, device)
+        for split, images in (("validation", data.validation), ("test", data.test)):
+            meter = FeatureDistanceMeter()
+            predictions[f"{rule}/{split}/logits"] = predict(settings, nets, images.pixels, meter).cpu().numpy()
+            predictions[f"{rule}/{split}/distance"] = np.array(list(meter.values().values()))
+        if number == 0:  # maps of the headline selection only: they cost as much as the predictions
+            maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
+            np.savez(folder / "cam.npz", allow_pickle=False, **maps)
         if keep_weights:
             _write_weights(folder / f"weights-{rule}.safetensors", states)
     predictions["validated_epochs"] = np.array(trained.validated)
     validation_correct = torch.stack(trained.validation_correct).numpy()  # (epochs, M, N)
     predictions["validation_correct"] = np.packbits(validation_correct, axis=-1)
     np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
-    write_scores(folder, predictions)
+    write_scores(folder, folder)
 
 
 def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:

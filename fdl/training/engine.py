@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
@@ -234,26 +235,28 @@ def _autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
 
 
 @torch.inference_mode()
-def predict(settings: CellSettings, nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
-    """Logits (M, N, C) in float32 of nets in evaluation mode."""
+def predict(
+    settings: CellSettings, nets: Sequence[nn.Module], pixels: Tensor, meter: FeatureDistanceMeter | None = None
+) -> Tensor:
+    """Logits (M, N, C) in float32 of nets in evaluation mode; the meter sees the feature maps."""
     logits = []
     for part in pixels.split(EVALUATION_BATCH):
         inputs = to_input(part)
         with _autocast(settings, inputs):
-            logits.append(torch.stack([net(inputs)[0].float() for net in nets]))
+            outputs = [net(inputs) for net in nets]
+        logits.append(torch.stack([output[0].float() for output in outputs]))
+        if meter:
+            meter.add([output[1] for output in outputs])
     return torch.cat(logits, dim=1)
 
 
-def predict_states(settings: CellSettings, states: list[State], data: CellData, device: str) -> dict[str, Tensor]:
-    """Logits (M, N, C) of selected states on validation and test."""
-    nets = build_members(settings, data.num_classes, device)
+def load_members(settings: CellSettings, states: list[State], num_classes: int, device: str) -> list[nn.Module]:
+    """The M nets in selected states, in evaluation mode."""
+    nets = build_members(settings, num_classes, device)
     for net, state in zip(nets, states, strict=True):
         net.load_state_dict(state)
         net.eval()
-    return {
-        "validation": predict(settings, nets, data.validation.pixels),
-        "test": predict(settings, nets, data.test.pixels),
-    }
+    return nets
 
 
 class _Selector:

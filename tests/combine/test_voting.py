@@ -63,6 +63,9 @@ def test_every_metric_is_there_for_every_member_and_combiner():
     rows, _ = score(logits, labels)
     names = {(row["combiner"], row["metric"]) for row in rows if row["split"] == "test"}
     combiners = ("member0", "member1", "mean", "best", "hard", "soft")
-    assert names == {(c, m) for c in combiners for m in ("accuracy", "accuracy_balanced", "f1_macro")}
+    expected = {(c, m) for c in combiners for m in ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted")}
+    expected |= {(c, m) for c in combiners if c != "hard" for m in ("nll", "ece", "brier")}  # a hard vote is no number
+    assert {pair for pair in names if pair[0] != "ensemble"} == expected
+    assert {metric for name, metric in names if name == "ensemble"} >= {"disagreement", "oracle_accuracy"}
     balanced = [row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "accuracy_balanced")]
     assert balanced == [0.5] * 6

@@ -77,11 +77,11 @@ def test_brier_by_hand():
 
 
 def test_calibration_error_by_hand():
-    # Bins of width 1/15. 0.62 and 0.65 share the tenth, (0.6, 0.667]: one of two right. 0.9 and 0.8 are alone.
-    confidence = np.array([0.62, 0.65, 0.9, 0.8])
+    # Bins of width 1/15. 0.62 and 0.65 share the tenth, (0.6, 0.667]: one of two right. 0.68 and 0.9 are alone.
+    confidence = np.array([0.62, 0.65, 0.68, 0.9])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     labels = np.array([0, 1, 0, 1])
-    expected = (2 * abs(0.5 - 0.635) + abs(1 - 0.9) + abs(0 - 0.8)) / 4
+    expected = (2 * abs(0.5 - 0.635) + abs(1 - 0.68) + abs(0 - 0.9)) / 4
     assert ece(probabilities, labels) == pytest.approx(expected)
 
 

@@ -29,6 +29,26 @@ def fabricated_accuracy(cell: Cell, classes: int) -> float:
     return float(np.clip(1 / classes + (1 - 1 / classes) * learned + spread, 0, 1))
 
 
+def invented(*, members: int = 2, classes: int = 2, tests: int = 4, cosine: float = 0.5) -> dict[str, Any]:
+    """Content of a `cam.npz`: member 0 is right and looks at the upper left, member 1 says 0, its maps are empty."""
+    labels = np.arange(classes)
+    maps = np.zeros((members, classes, 4, 4), np.float16)
+    maps[0, :, 0, 0] = 1
+    predicted = np.zeros((members, classes), np.int64)
+    predicted[0] = labels
+    empty = np.zeros((members, tests), bool)
+    return {
+        "cosines": np.full((members * (members - 1) // 2, tests), cosine, np.float16),
+        "empty": np.packbits(empty, axis=-1),
+        "maps_true": maps,
+        "maps_predicted": maps,
+        "predicted": predicted,
+        "labels": labels,
+        "positions": 2 * labels,
+        "pixels": np.random.default_rng(0).integers(0, 256, (classes, 16, 16, 3), dtype=np.uint8),
+    }
+
+
 def fabricate(
     params: Params,
     *,
@@ -70,6 +90,8 @@ def fabricate(
         (temporary / "history.parquet").write_bytes(b"fabricated")
         diverged = cell.key in failed
         if not diverged:
+            shown = invented(members=params.members, classes=min(len(classes), 10))
+            np.savez(temporary / "cam.npz", allow_pickle=False, **shown)
             (temporary / "metrics.json").write_bytes(records.to_json(rows[::-1] if shuffle else rows))
         records.publish(temporary, folder, _run(params, cell, classes, diverged, seconds, data))
 

@@ -32,7 +32,7 @@ def estimate(value: float, variance: float, df: float, image_variance: float = 0
 
 def drawn(rng: np.random.Generator, *shapes: tuple[int, int, int], missing: float = 0.0) -> list[Array]:
     """Differences of correctness in points, (groups, seeds, images) per dataset; every group keeps a pair."""
-    arrays = [100.0 * rng.integers(-1, 2, size=shape) for shape in shapes]
+    arrays: list[Array] = [100.0 * rng.integers(-1, 2, size=shape).astype(np.float64) for shape in shapes]
     for array in arrays:
         gone = rng.random(array.shape[:2]) < missing
         gone[:, :2] = False

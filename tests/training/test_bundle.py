@@ -82,7 +82,16 @@ def test_every_cell_is_trained_once_and_scored(ready):
     logits = {split: stored[f"last/{split}/logits"] for split in ("validation", "test")}
     labels = {split: stored[f"{split}/labels"] for split in ("validation", "test")}
     rows, correct = score(logits, labels)
-    assert json.loads((path / "metrics.json").read_bytes()) == [{"selection": "last", **row} for row in rows]
+    metrics = json.loads((path / "metrics.json").read_bytes())
+    assert metrics[: len(rows)] == [{"selection": "last", **row} for row in rows]
+    assert {(row["split"], row["combiner"], row["metric"]) for row in metrics[len(rows) :]} == {
+        ("validation", "ensemble", "cosine_sum"),
+        ("validation", "ensemble", "gaussian_sum"),
+        ("test", "ensemble", "cosine_sum"),
+        ("test", "ensemble", "gaussian_sum"),
+        ("test", "ensemble", "cam_overlap"),
+        ("test", "ensemble", "cam_left_out"),
+    }
     packed = np.load(path / "correct.npz")
     assert np.unpackbits(packed["last/soft"])[: packed["n"]].tolist() == correct["soft"].astype(int).tolist()
     receipt = json.loads(layout.bundle_file(ready, BUNDLE).read_bytes())

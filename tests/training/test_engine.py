@@ -9,7 +9,7 @@ from torch.nn import functional
 from fdl.models.layers import set_dropout_key
 from fdl.training import engine
 from fdl.training.adam import Adam
-from fdl.training.engine import Diverged, build_members, epoch_batches, predict_states, train
+from fdl.training.engine import Diverged, build_members, epoch_batches, load_members, predict, train
 from fdl.training.randomness import derive
 from tests.training import cells
 
@@ -130,7 +130,8 @@ def test_selections_follow_the_validation_counts():
     assert len({tuple(epochs) for epochs in trained.selected.values()}) > 1
     # The states kept are those of the epoch: they give its validation predictions again.
     for rule in ("sum", "own"):
-        logits = predict_states(settings, trained.states[rule], data, "cpu")["validation"]
+        nets = load_members(settings, trained.states[rule], data.num_classes, "cpu")
+        logits = predict(settings, nets, data.validation.pixels)
         for member, epoch in enumerate(trained.selected[rule]):
             assert torch.equal(logits[member].argmax(-1) == data.validation.labels, right[epoch, member])
 

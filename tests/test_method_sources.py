@@ -1,0 +1,172 @@
+"""Sources of methods: prose changes no digest, a changed line changes one method, nothing is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fdl import method_sources
+from fdl.errors import InputError
+from fdl.method_sources import method_source
+from fdl.methods import METHODS
+
+OWN = '''"""Own methods."""
+
+raise RuntimeError("reading must not run this")
+
+SCALE = 2
+UNUSED = 3
+
+
+def norm(m):
+    """The size of a map."""
+    return SCALE * m.square().mean()
+
+
+def pull(maps, logits, inputs, labels, *, epoch, strength, power=2):
+    """Small maps."""
+    return strength * sum(norm(m) for m in maps)
+
+
+def other(maps, logits, inputs, labels, *, epoch):
+    return maps[0].mean()
+'''
+
+
+@pytest.fixture
+def own(project):
+    """Writes the module with a text replaced; the digests of its two methods."""
+
+    def digests(old="", new=""):
+        assert old in OWN
+        (project / "own.py").write_text(OWN.replace(old, new))
+        return method_source("own.pull").digest, method_source("own.other").digest
+
+    return digests
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Digests as they would be if methods.py were edited so."""
+
+    def digests(old="", new=""):
+        text = method_sources._METHODS.read_text()
+        assert old in text
+        copy = tmp_path / "methods.py"
+        copy.write_text(text.replace(old, new))
+        with monkeypatch.context() as patch:
+            patch.setattr(method_sources, "_METHODS", copy)
+            return {name: method_source(name).digest for name in METHODS}
+
+    return digests
+
+
+def test_prose_changes_no_digest(edited):
+    assert edited("The feature distance loss of the paper.", "Another text.") == edited()
+    assert edited("# No zero-weighted distance", "# Nothing") == edited()
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new"),
+    [
+        ("fdl", "cosine_weight, gaussian_weight).total", "cosine_weight, 2 * gaussian_weight).total"),
+        ("fdl-cosine", "cosine_weight, 0).total", "cosine_weight, 0.0).total"),
+        ("gncl", ".mean(dim=0)", ".sum(dim=0)"),
+        ("cka", "min=1e-12", "min=1e-10"),
+        ("smd", "logsumexp", "sum"),
+    ],
+)
+def test_a_changed_line_changes_its_own_method_only(edited, method, old, new):
+    before, after = edited(), edited(old, new)
+    assert {name for name in before if before[name] != after[name]} == {method}
+
+
+def test_the_digests_of_the_papers_methods_are_those_of_the_stored_records():
+    """Records were written under these: a change here trains all of them again."""
+    assert method_source("classical").digest == "9ef6d47d6d7fac92"
+    assert method_source("fdl").digest == "f88aa08321b88543"
+
+
+def test_parameters_are_the_keywords_besides_the_epoch(own):
+    own()
+    source = method_source("own.pull")
+    assert (source.parameters, source.required) == (("strength", "power"), {"strength"})
+    assert method_source("classical").parameters == ()
+    assert set(method_source("fdl").parameters) == {"cosine_weight", "gaussian_weight"}
+
+
+def test_an_own_method_is_read_anew_when_its_file_changes(own):
+    before = own()
+    assert own("Small maps.", "Tiny maps.") == before
+    assert own("The size of a map.", "A norm.") == before
+    assert own("UNUSED = 3", "UNUSED = 4") == before
+    pull, other = before
+    for old, new in (("power=2", "power=3"), ("m.square()", "m.abs()"), ("SCALE = 2", "SCALE = 4")):
+        changed = own(old, new)
+        assert changed[0] != pull, f"{old} is a part of it"
+        assert changed[1] == other, f"{old} is no part of it"
+
+
+@pytest.mark.parametrize("block", ["if True:\n    SCALE = {}", "SCALE = {}\nSCALE += 1", "SCALE, X = {}, 1"])
+def test_values_count_however_they_are_defined(own, block):
+    assert own("SCALE = 2", block.format(2))[0] != own("SCALE = 2", block.format(5))[0]
+
+
+def test_a_decorator_counts(own):
+    assert own("def pull", "@norm\ndef pull")[0] != own()[0]
+
+
+def test_a_module_inside_packages_is_found_and_none_is_run(project):
+    (project / "lab" / "losses").mkdir(parents=True)
+    (project / "lab" / "__init__.py").write_text("raise RuntimeError")
+    (project / "lab" / "losses" / "own.py").write_text(OWN)  # a folder without __init__.py is a package too
+    assert method_source("lab.losses.own.pull").file == project / "lab" / "losses" / "own.py"
+    assert "lab" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gncll", "unknown 'gncll'; did you mean 'gncl'?"),
+        ("absent.pull", "no module 'absent': put absent.py into"),
+        ("own.absent.pull", "no module 'own.absent': put own/absent.py into"),
+        ("own.pul", "own.pul: own.py has no function 'pul'; did you mean 'pull'?"),
+        ("own.SCALE", "own.py has no function 'SCALE'; there are: norm, pull, other"),
+        ("own.norm", "own.norm: own.py, line 9: write it as def norm(maps, logits, inputs, labels, *, epoch, ...)"),
+        ("math.sin", "module 'math' has no Python source to read"),
+        ("broken.pull", "broken.pull: broken.py is not Python: line 2: "),
+        ("binary.pull", "binary.pull: binary.py "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(own, name, message):
+    own()
+    Path("broken.py").write_text("x = 1\ndef pull(:\n")
+    Path("binary.py").write_bytes(b"\0\xff")
+    with pytest.raises(InputError) as error:
+        method_source(name)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "signature", ["maps, *, epoch", "a, b, c, d", "a, b, c, d, *e, epoch", "a, b, c, d, *, epoch, **e"]
+)
+def test_a_function_that_cannot_be_called_as_a_method_is_refused(project, signature):
+    (project / "own.py").write_text(f"def f({signature}):\n    pass\n")
+    with pytest.raises(InputError, match="write it as def f"):
+        method_source("own.f")
+
+
+def test_the_settings_read_methods_without_torch(project):
+    (project / "own.py").write_text(OWN)
+    code = f"""
+import sys, yaml
+from fdl.params import load
+params = load({str(Path(method_sources.__file__).parents[1] / "params.yaml")!r}, preset="demo", overrides={{
+    "methods": ["fdl", "smd", "own:pull"], "method_params": {{"own:pull": {{"strength": 1.0}}}}}})
+assert len({{params.settings_digest(cell) for cell in params.cells()}}) == len(params.cells())
+assert "torch" not in sys.modules
+"""
+    environment = {"PYTHONPATH": str(Path(method_sources.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
