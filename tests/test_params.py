@@ -31,7 +31,7 @@ def test_presets_have_the_announced_sizes():
 
 def test_order_is_defaults_preset_overrides():
     raw = FILE | {"overrides": {"epochs": 7}}
-    assert resolve(FILE, preset="demo").epochs == 10
+    assert resolve(FILE, preset="demo").epochs == 8
     assert resolve(raw, preset="demo").epochs == 7
     assert resolve(raw, preset="demo", overrides={"epochs": 9}).epochs == 9
     assert resolve(FILE, preset="demo").bn_statistics == "reestimate"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-IMAGES = 4  # of a figure, of the first classes: what fits on a page
+IMAGES = 3  # of a figure, of the first classes: what fits on a page
 _PANEL = 0.98  # inches
 _WIDTH = 4.2  # inches at least: the title is a line of it
 _GAP = 0.07  # between images, as a part of a panel
