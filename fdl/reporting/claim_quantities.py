@@ -27,15 +27,7 @@ INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss coun
 
 Values = Mapping[tuple[Bundle, int], Array]  # by bundle and seed; (N,) by test image, or what the estimator takes
 Estimator = Callable[[Values], Estimate]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One cell."""
-
-    correct: dict[str, NDArray[np.float32]]  # combiner, or `mean` or `best` member → (N,), in [0, 1]
-    disagreement: float
-    mutual_information: float
+Correct = dict[str, NDArray[np.float32]]  # combiner, or `mean` or `best` member → (N,), in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Frozen:
     """The frozen grid, and what was found of it."""
 
     states: dict[Cell, CellState]
-    scores: dict[Cell, Scores]
+    correct: dict[Cell, Correct]
     chance: dict[str, float]  # by dataset
     synthetic: bool
     hash: str
@@ -95,7 +87,7 @@ def read_frozen(params: Params) -> Frozen:
     )
 
 
-def _read(params: Params, state: CellState) -> Scores:
+def _read(params: Params, state: CellState) -> Correct:
     folder, rule = layout.record_folder(params, state.cell), params.selections_of(state.cell.dataset)[0]
     run = records.read_run(folder)
     if run is None or run["digests"]["training"] != state.training:
@@ -105,15 +97,13 @@ def _read(params: Params, state: CellState) -> Scores:
             names = [name for name in file.files if name.startswith(f"{rule}/")]
             bits = {name.partition("/")[2]: np.unpackbits(file[name], count=int(file["n"])) for name in names}
         with (folder / "predictions.npz").open("rb") as content, np.load(content, allow_pickle=False) as file:
-            test, validation = file[f"{rule}/test/logits"], file[f"{rule}/validation/logits"].argmax(-1)
-            labels = file["validation/labels"]
-        members = np.array([bits.pop(f"member{m}") for m in range(len(test))], np.float32)
+            validation, labels = file[f"{rule}/validation/logits"].argmax(-1), file["validation/labels"]
+        members = np.array([bits.pop(f"member{m}") for m in range(len(validation))], np.float32)
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise InputError(f"{folder}: damaged ({error}); delete the folder and run the bundle again") from None
     best = int((validation == labels).mean(-1).argmax())  # the lowest index wins a tie, as in metrics.json
     correct = {name: values.astype(np.float32) for name, values in bits.items()}
-    correct |= {"mean": members.mean(0), "best": members[best]}
-    return Scores(correct, statistics.disagreement(test), statistics.mutual_information(test))
+    return correct | {"mean": members.mean(0), "best": members[best]}
 
 
 def ensemble_metric(params: Params, metric: str) -> dict[Cell, float]:
@@ -126,13 +116,14 @@ def ensemble_metric(params: Params, metric: str) -> dict[Cell, float]:
 
 def families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
     """The quantities of all claims but C7; those of one list are one family of tests."""
-    overlap, left_out = (ensemble_metric(params, name) for name in ("cam_overlap", "cam_left_out"))
+    names = ("cam_overlap", "cam_left_out", "disagreement", "mutual_information")
+    overlap, left_out, disagreement, information = (ensemble_metric(params, name) for name in names)
     return [
         [_gain("C1", "all", frozen.of(METHOD, BASELINE), _points(frozen, COMBINER))],
         _slices(frozen),
         [_gain_over_shots(frozen)],
         [_overlap(frozen, overlap, left_out)],
-        [_predictions(frozen)],
+        [_predictions(frozen, disagreement, information)],
         *([quantity] for quantity in _against_members(frozen)),
     ]
 
@@ -147,8 +138,8 @@ def activity(params: Params, frozen: Frozen) -> Quantity:
 
 def _points(frozen: Frozen, combiner: str) -> dict[Cell, Array]:
     """Correctness of a combiner on each test image, in points."""
-    scores = frozen.scores.items()
-    return {cell: 100.0 * score.correct[combiner].astype(float) for cell, score in scores if combiner in score.correct}
+    found = frozen.correct.items()
+    return {cell: 100.0 * correct[combiner].astype(float) for cell, correct in found if combiner in correct}
 
 
 def _paired(measured: Mapping[Cell, Array], cells: Sequence[Cell]) -> Values:
@@ -164,7 +155,7 @@ def _gain(claim: str, where: str, cells: Sequence[Cell], points: Mapping[Cell, A
 def _slices(frozen: Frozen) -> list[Quantity]:
     """C2: every combiner and, with the soft vote, every dataset, backbone and number of shots."""
     cells, soft = frozen.of(METHOD, BASELINE), _points(frozen, COMBINER)
-    names = dict.fromkeys(name for score in frozen.scores.values() for name in score.correct)
+    names = dict.fromkeys(name for correct in frozen.correct.values() for name in correct)
     combiners = [name for name in names if name not in ("mean", "best")]  # these are members
     family = [_gain("C2", combiner_title(name), cells, _points(frozen, name)) for name in combiners]
     for key, title in (("dataset", dataset_title), ("backbone", backbone_title), ("shots", "{} per class".format)):
@@ -180,8 +171,8 @@ def _gain_over_shots(frozen: Frozen) -> Quantity:
     logits: dict[Cell, Array] = {}
     accuracies: dict[tuple[Bundle, str], list[float]] = defaultdict(list)
     for cell in cells:
-        if cell in frozen.scores:
-            right = frozen.scores[cell].correct[COMBINER].astype(float)
+        if cell in frozen.correct:
+            right = frozen.correct[cell][COMBINER].astype(float)
             # Half an image more on either side: no accuracy lies at infinity.
             logits[cell] = np.log([(right.sum() + 0.5) / ((1 - right).sum() + 0.5)])
             accuracies[cell.bundle, cell.method].append(right.mean())
@@ -206,12 +197,12 @@ def _overlap(frozen: Frozen, overlap: Mapping[Cell, float], left_out: Mapping[Ce
     return Quantity("C4", "all", cells, frozenset(found), _paired(found, cells), _mean_of_cells, problem=problem)
 
 
-def _predictions(frozen: Frozen) -> Quantity:
+def _predictions(frozen: Frozen, disagreement: Mapping[Cell, float], information: Mapping[Cell, float]) -> Quantity:
     """C5: difference of the members' disagreement, in points, at equal mean accuracy of the members."""
     cells = frozen.of(METHOD, BASELINE)
     found = {
-        cell: np.array([100 * score.correct["mean"].mean(), 100 * score.disagreement, score.mutual_information])
-        for cell, score in frozen.scores.items()
+        cell: np.array([100 * correct["mean"].mean(), 100 * disagreement[cell], information[cell]])
+        for cell, correct in frozen.correct.items()
     }
     values = _paired(found, cells)
     beside = f"Δ mutual information {fmean(v[2] for v in values.values()):+.4f} nats" if values else ""

@@ -181,7 +181,7 @@ def _incomplete(frozen: Frozen, claim: Claim) -> str:
     """How many seeds and cells there are, and which diverged; empty where they suffice."""
     if claim.seeds >= SEEDS_NEEDED and claim.found == claim.cells:
         # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
-        done, asked = len(frozen.scores), len(frozen.states)
+        done, asked = len(frozen.correct), len(frozen.states)
         return f"{done} of {asked} cells of the frozen grid" if done < asked else ""
     more = f" and {len(claim.failed) - _NAMED} more" if len(claim.failed) > _NAMED else ""
     failed = f"; diverged: {', '.join(claim.failed[:_NAMED])}{more}" if claim.failed else ""

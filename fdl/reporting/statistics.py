@@ -214,21 +214,6 @@ def verdict(value: ArrayLike, p_difference: ArrayLike, p_equivalence: ArrayLike)
     return np.select([*cases, small], [*words, "equivalent"], "undecided")
 
 
-def disagreement(logits: NDArray[np.floating]) -> float:
-    """Share of test images on which two members predict different classes, mean over pairs; logits (M, N, C)."""
-    predicted = logits.argmax(-1)
-    first, second = np.triu_indices(len(predicted), 1)
-    return float((predicted[first] != predicted[second]).mean())
-
-
-def mutual_information(logits: NDArray[np.floating]) -> float:
-    """Entropy of the members' mean probabilities minus their mean entropy, in nats; logits (M, N, C)."""
-    from scipy.special import entr, softmax
-
-    probabilities = softmax(logits.astype(np.float64), axis=-1)
-    return float(entr(probabilities.mean(0)).sum(-1).mean() - entr(probabilities).sum(-1).mean())
-
-
 def _found(array: Array) -> NDArray[np.bool_]:
     return ~np.isnan(array[..., 0])
 

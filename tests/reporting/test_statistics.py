@@ -13,11 +13,9 @@ from fdl.reporting.statistics import (
     Estimate,
     clustered_mean,
     common_slope,
-    disagreement,
     holm,
     intercept,
     jackknife,
-    mutual_information,
     verdict,
     weighted_mean,
 )
@@ -205,18 +203,6 @@ def test_seeds_for_equivalence() -> None:
     assert estimate(0.0, 4.0, 4).seeds_for_equivalence(5) == 16
     # More seeds do not help where the images alone leave too much.
     assert estimate(0.0, 4.0, 4, image_variance=3.0).seeds_for_equivalence(5) is None
-
-
-def test_members_that_agree_and_that_do_not() -> None:
-    same = np.tile([[9.0, 0.0], [0.0, 9.0]], (3, 1, 1))
-    assert disagreement(same) == 0
-    assert mutual_information(same) == pytest.approx(0, abs=1e-12)
-    # Of three members one predicts the other class on the second of two images: 2 of 3 pairs, half of the images.
-    other = same.copy()
-    other[2, 1] = [9.0, 0.0]
-    assert disagreement(other) == pytest.approx(1 / 3)
-    # Two certain members of opposite opinion: the mean is a coin, ln 2.
-    assert mutual_information(np.array([[[99.0, 0.0]], [[0.0, 99.0]]])) == pytest.approx(np.log(2))
 
 
 def simulate(effect: float, draw_sd: float, rng: np.random.Generator, repetitions: int = 200) -> list[Array]:
