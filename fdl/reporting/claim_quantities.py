@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -116,13 +117,12 @@ def ensemble_metric(params: Params, metric: str) -> dict[Cell, float]:
 
 def families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
     """The quantities of all claims but C7; those of one list are one family of tests."""
-    names = ("cam_overlap", "cam_left_out", "disagreement", "mutual_information")
-    overlap, left_out, disagreement, information = (ensemble_metric(params, name) for name in names)
+    disagreement, information = (ensemble_metric(params, name) for name in ("disagreement", "mutual_information"))
     return [
         [_gain("C1", "all", frozen.of(METHOD, BASELINE), _points(frozen, COMBINER))],
         _slices(frozen),
         [_gain_over_shots(frozen)],
-        [_overlap(frozen, overlap, left_out)],
+        [_overlap(params, frozen)],
         [_predictions(frozen, disagreement, information)],
         *([quantity] for quantity in _against_members(frozen)),
     ]
@@ -183,18 +183,39 @@ def _gain_over_shots(frozen: Frozen) -> Quantity:
     return Quantity("C3", "all", cells, frozenset(logits), values, _slope, beside)
 
 
-def _overlap(frozen: Frozen, overlap: Mapping[Cell, float], left_out: Mapping[Cell, float]) -> Quantity:
-    """C4: difference of the mean pairwise overlap of the members' class activation maps."""
+def _overlap(params: Params, frozen: Frozen) -> Quantity:
+    """C4: difference of the mean pairwise overlap of the members' class activation maps, image by image.
+
+    A pair of members with an empty map in one arm is left out of both.
+    """
+    from fdl.evaluation.cam import left_out, overlap
+
     cells = frozen.of(METHOD, BASELINE)
-    found = {cell: np.array([overlap[cell]]) for cell in cells if cell in overlap}
+    found = [cell for cell in cells if cell in frozen.correct]
+    values, shares = {}, []
+    for cell in found:
+        twin = replace(cell, method=BASELINE)
+        if cell.method != METHOD or twin not in frozen.correct:
+            continue
+        arms = [_read_maps(params, one) for one in (cell, twin)]
+        without = left_out(arms[0]) | left_out(arms[1])
+        (mine, pairs, share), (other, _, _) = (overlap(arm["cosines"], without) for arm in arms)
+        shares.append(share)
+        if pairs.any():
+            values[cell.bundle, cell.seed] = np.array([(mine - other)[pairs > 0].mean()])
     problem = ""
-    if not found:
-        problem = "not measured"
-    elif not all(cell in left_out for cell in found):
-        problem = "the share of member pairs left out is not recorded"
-    elif (share := fmean(left_out[cell] for cell in found)) > LEFT_OUT_MOST:
-        problem = f"{share:.0%} of the member pairs left out for an all-zero map"
-    return Quantity("C4", "all", cells, frozenset(found), _paired(found, cells), _mean_of_cells, problem=problem)
+    if shares and fmean(shares) > LEFT_OUT_MOST:
+        problem = f"{fmean(shares):.0%} of the member pairs left out for an all-zero map"
+    return Quantity("C4", "all", cells, frozenset(found), values, _mean_of_cells, problem=problem)
+
+
+def _read_maps(params: Params, cell: Cell) -> dict[str, NDArray[Any]]:
+    path = layout.record_folder(params, cell) / "cam.npz"
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            return {name: file[name] for name in ("cosines", "empty")}
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path}: damaged ({error}); delete the folder and run the bundle again") from None
 
 
 def _predictions(frozen: Frozen, disagreement: Mapping[Cell, float], information: Mapping[Cell, float]) -> Quantity:

@@ -1,6 +1,6 @@
 """What C3 to C7 compare, against numbers worked out from the records in another way."""
 
-from collections.abc import Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -92,38 +92,27 @@ def test_what_was_not_measured_is_undecided(project: Path) -> None:
     params = grid()
     write(params, gain(10))
     claims = evaluate(params)
-    for name in ("C4", "C7"):
-        assert claim(claims, name).reading == "undecided (not measured)"
-        assert claim(claims, name).estimate is None
+    assert claim(claims, "C7").reading == "undecided (not measured)"
+    assert claim(claims, "C7").estimate is None
 
 
 def test_c4_is_the_difference_of_the_overlaps(project: Path) -> None:
     params = grid()
-    write(params, gain(0), rows=cams)
+    write(params, gain(0), maps=cams)
     c4 = claim(evaluate(params), "C4")
-    # Seeds' differences 0.20 … 0.24: standard deviation 0.0158, over 5 seeds and 2 datasets 0.005; df 8: t 2.306.
-    assert (c4.estimate, c4.low, c4.high) == pytest.approx((-0.22, -0.22 - 0.01153, -0.22 + 0.01153), abs=1e-5)
+    # Seeds' differences 16/64 … 20/64: standard deviation 0.0247, over 5 seeds and 2 datasets 0.00781; df 8: t 2.306.
+    assert (c4.estimate, c4.low, c4.high) == pytest.approx((-0.28125, -0.28125 - 0.01802, -0.28125 + 0.01802), abs=1e-5)
     assert c4.df == pytest.approx(8)
     assert c4.verdict == "supported"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"cam_left_out": 0.11}, "11% of the member pairs left out for an all-zero map"),
-        ({"cam_left_out": None}, "the share of member pairs left out is not recorded"),
-    ],
-)
-def test_c4_needs_nearly_all_maps(project: Path, change: Mapping[str, float | None], reason: str) -> None:
+def test_c4_needs_nearly_all_maps(project: Path) -> None:
     params = grid()
-
-    def rows(cell: Cell) -> dict[str, float]:
-        return {name: value for name, value in {**cams(cell), **change}.items() if value is not None}
-
-    write(params, gain(0), rows=rows)
+    write(params, gain(0), maps=partial(cams, empty=5))
     c4 = claim(evaluate(params), "C4")
-    assert (c4.verdict, c4.reason) == ("undecided", reason)
-    assert c4.estimate == pytest.approx(-0.22)
+    # 5 images in each arm, 10 of 60 together, 2 of 3 pairs.
+    assert (c4.verdict, c4.reason) == ("undecided", "11% of the member pairs left out for an all-zero map")
+    assert c4.estimate == pytest.approx(-0.28125)
 
 
 def test_c7_flags_every_cell_whose_loss_is_inactive(project: Path) -> None:

@@ -190,7 +190,7 @@ def test_a_slice_of_one_bundle_gets_no_verdict_and_joins_no_family(project: Path
 
 def test_files_hold_every_claim_and_are_the_same_bytes_again(project: Path) -> None:
     params = grid()
-    write(params, gain(10), rows=cams)
+    write(params, gain(10), maps=cams)
     paths = write_claims(params, evaluate(params))
     names = ["claims.json", *(f"tables/claims.{ending}" for ending in ("csv", "md", "tex", "html"))]
     assert [path.relative_to("reports/lite").as_posix() for path in paths] == names
