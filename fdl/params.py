@@ -234,6 +234,7 @@ class Params(Strict):
             "evaluate_every": self.evaluate_every,
             "bn_statistics": self.bn_statistics,
             "precision": self.precision,
+            **({"antialias": True} if self.antialias else {}),
             "training_version": TRAINING_VERSION,
         }
 
@@ -319,6 +320,18 @@ def resolve(
         return Params.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(error)}") from None
+
+
+def laid_on(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """What `--configfile` and `--config` put beside `overrides:`; without this a preset would hide it.
+
+    Args:
+        config: Snakemake's config, the file and what was laid on it.
+        path: the file.
+    """
+    file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    kept = ("preset", "presets", "overrides")
+    return {name: value for name, value in config.items() if name not in kept and value != file.get(name)}
 
 
 def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdl.errors import InputError
-from fdl.params import Bundle, Cell, Params, json_schema, load, resolve
+from fdl.params import Bundle, Cell, Params, json_schema, laid_on, load, resolve
 from fdl.reference.protocol import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -140,9 +140,9 @@ RETRAINS = {
     "bn_statistics": "moving",
     "precision": "tf32",
     "source": "local",
+    "antialias": True,
 }
 KEEPS = {
-    "antialias": True,
     "threads": 2,
     "device": "cpu",
     "keep_weights": True,
@@ -287,3 +287,12 @@ def test_the_schema_accepts_the_file_and_refuses_an_unknown_key():
     jsonschema.validate(FILE | {"overrides": {"datasets": ["neu", BOLTS]}}, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(FILE | {"epoch": 3}, json_schema())
+
+
+def test_what_is_laid_on_beside_the_overrides_is_not_hidden_by_the_preset():
+    """`snakemake --config epochs=3`, or an overlay without `overrides:`."""
+    path = ROOT / "params.yaml"
+    assert laid_on(FILE, path) == {}
+    config = FILE | {"epochs": 3, "preset": "demo"}
+    assert laid_on(config, path) == {"epochs": 3}
+    assert resolve(config, overrides=laid_on(config, path)).epochs == 3

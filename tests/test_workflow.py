@@ -71,6 +71,17 @@ def test_from_images_to_the_table(project):
     write_params(project / "params.yaml", seeds=[0, 1], threads=2)
     assert "Nothing to be done" in done()
 
+    # What was deleted is made again, and nothing else.
+    deleted = Path("results/demo/bsd/alexnet/3shot/fdl/seed1")
+    shutil.rmtree(deleted)
+    shutil.rmtree("data/prepared")
+    done()
+    assert Path("data/prepared/local/bsd-32/dataset.json").exists()
+    third = records()
+    assert third.keys() == second.keys()
+    assert {name for name in second if second[name] != third[name]} == {str(deleted)}
+    second = third
+
     # A method less: nothing is trained, and its rows are gone.
     write_params(project / "params.yaml", seeds=[0, 1], methods=["classical"])
     done()

@@ -55,6 +55,8 @@ class DenseBatchNorm(nn.BatchNorm1d):
         """(B, F) → (B, F)."""
         if not self.training:
             return super().forward(x)
+        # As torch's own: in float32 at least, whatever the precision of the products before it.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, var = x.mean(dim=0), x.var(dim=0, unbiased=False)
         assert self.running_mean is not None
         assert self.running_var is not None

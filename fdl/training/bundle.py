@@ -55,13 +55,14 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     with device_slot(params.device, layout.SCRATCH / "locks") as device, signals_wait_for_the_epoch():
         _set_up_torch(params, device)
         inputs = _BundleInputs(params, bundle, device)
+        made_by = provenance(device)  # now: the code may be edited while it runs
         for number, cell in enumerate(cells, start=1):
             folder = layout.record_folder(params, cell)
             expected = inputs.training_digest(cell)
             run = _current_record(folder, expected, say)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                run = _run_cell(params, cell, inputs, expected, device, say)
+                run = _run_cell(params, cell, inputs, expected, made_by, say)
             receipt["cells"][cell.key] = {"digest": expected, "status": run["status"]}
     records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
     return receipt
@@ -133,9 +134,10 @@ def _current_record(folder: Path, expected: str, say: Say) -> dict[str, Any] | N
 
 
 def _run_cell(
-    params: Params, cell: Cell, inputs: _BundleInputs, expected: str, device: str, say: Say
+    params: Params, cell: Cell, inputs: "_BundleInputs", expected: str, made_by: dict[str, Any], say: Say
 ) -> dict[str, Any]:
     """Train and score one cell, publish its record, return its `run.json`."""
+    device = inputs.device
     settings = params.training_settings(cell)
     data, split = inputs.data(cell)
     autocast = autocast_bfloat16(params.precision, device)
@@ -147,7 +149,7 @@ def _run_cell(
         autocast=autocast,
         **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
     )
-    temporary = records.fresh_folder(layout.record_folder(params, cell))
+    folder = layout.record_folder(params, cell)
     checkpoint = Checkpoint(layout.SCRATCH / expected, say)
     prepared = inputs.prepared
     run: dict[str, Any] = {
@@ -170,26 +172,27 @@ def _run_cell(
     start = time.perf_counter()
     try:
         trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
+        train_seconds, history = time.perf_counter() - start, trained.history
+        temporary = records.fresh_folder(folder)
+        _write_predictions(temporary, cell_settings, trained, data, device, params.keep_weights)
     except Diverged as error:
-        _write_history(temporary, error.history)
+        train_seconds, history = time.perf_counter() - start, error.history
+        temporary = records.fresh_folder(folder)
         run |= {"status": "failed", "failure": {"epoch": error.epoch, "reason": error.reason}, "selected": {}}
         say(f"{cell.key}: failed: {error}")
-        train_seconds = time.perf_counter() - start
     else:
-        train_seconds = time.perf_counter() - start
-        _write_history(temporary, trained.history)
-        _write_predictions(temporary, cell_settings, trained, data, device, params.keep_weights)
         run |= {"status": "done", "failure": None, "selected": trained.selected}
         run["parameters"] = sum(
             value.numel() for name, value in next(iter(trained.states.values()))[0].items() if "num_batches" not in name
         )
+    _write_history(temporary, history)
     run["timings"] = {
         "seconds": time.perf_counter() - start,
         "train_seconds": train_seconds,
         "evaluate_seconds": time.perf_counter() - start - train_seconds,
         "peak_memory_mb": _peak_memory_mb(device),
     }
-    run["provenance"] = provenance(device) | {
+    run["provenance"] = made_by | {
         "precision": "bfloat16"
         if autocast
         else "tf32"
@@ -197,7 +200,7 @@ def _run_cell(
         else "float32",
         "threads": params.threads,
     }
-    records.publish(temporary, layout.record_folder(params, cell), run)
+    records.publish(temporary, folder, run)
     checkpoint.remove()
     return run
 
@@ -222,8 +225,11 @@ def _write_predictions(
         nets = load_members(settings, states, data.num_classes, device)
         for split, images in (("validation", data.validation), ("test", data.test)):
             meter = FeatureDistanceMeter()
-            predictions[f"{rule}/{split}/logits"] = predict(settings, nets, images.pixels, meter).cpu().numpy()
-            predictions[f"{rule}/{split}/distance"] = np.array(list(meter.values().values()))
+            logits = predict(settings, nets, images.pixels, meter).cpu().numpy()
+            distance = np.array(list(meter.values().values()))
+            if not (np.isfinite(logits).all() and np.isfinite(distance).all()):
+                raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
+            predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:  # maps of the headline selection only: they cost as much as the predictions
             maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
             np.savez(folder / "cam.npz", allow_pickle=False, **maps)

@@ -43,10 +43,10 @@ class Checkpoint:
         self.written = time.monotonic()
         self.disabled = False
 
-    def load(self, device: str) -> dict[str, Any] | None:
-        """The state that was saved last; None where there is none that can be read."""
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last, on the CPU; None where there is none that can be read."""
         try:
-            state: dict[str, Any] = torch.load(self.file, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
@@ -106,6 +106,8 @@ def signals_wait_for_the_epoch() -> Iterator[None]:
     before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+        if _received:  # after the last epoch: what it waited for is done
+            raise Interrupted(_received[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import subprocess
 import time
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ def device_slot(requested: str, locks: Path) -> Iterator[str]:
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         for index, card in enumerate(slots):
-            with (locks / f"gpu{index}.lock").open("w") as handle:
+            # Of this machine and card: folders are shared between machines, and each may see a part of the cards.
+            turn = slots[:index].count(card)
+            with (locks / f"gpu-{platform.node()}-{card}-{turn}.lock").open("w") as handle:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

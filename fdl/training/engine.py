@@ -86,7 +86,7 @@ class Trained:
 
 
 class Diverged(Exception):
-    """A member's cross-entropy is no longer finite."""
+    """A member's cross-entropy, the whole loss or a prediction is not finite."""
 
     def __init__(self, epoch: int, reason: str, history: list[dict[str, float]]) -> None:
         super().__init__(f"epoch {epoch}: {reason}")
@@ -148,7 +148,7 @@ def train(
         checkpoint: where the state is kept between epochs; None: nowhere.
 
     Raises:
-        Diverged: a member's cross-entropy is not finite.
+        Diverged: a member's cross-entropy or the loss is not finite.
         Interrupted: a signal arrived; the checkpoint is written.
     """
     nets = build_members(settings, data.num_classes, device)
@@ -156,7 +156,7 @@ def train(
     result = Trained([], {}, {})
     selector = _Selector(settings, data, result)
     start = 0
-    if checkpoint and (state := checkpoint.load(device)):
+    if checkpoint and (state := checkpoint.load()):
         start = _restore(state, nets, optimiser, selector)
         progress(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
     for epoch in range(start, settings.epochs):
@@ -166,6 +166,8 @@ def train(
             if not math.isfinite(row[f"cross_entropy_{member}"]):
                 reason = f"member {member}: the cross-entropy is {row[f'cross_entropy_{member}']}"
                 raise Diverged(epoch, reason, result.history)
+        if not math.isfinite(row["loss"]):
+            raise Diverged(epoch, f"the loss is {row['loss']}", result.history)
         last = epoch == settings.epochs - 1
         if last or (settings.evaluate_every and (epoch + 1) % settings.evaluate_every == 0):
             row |= selector.validate(nets, epoch, last=last)

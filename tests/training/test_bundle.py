@@ -152,6 +152,21 @@ def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, monkeypatc
     assert run(ready) == [], "a failure is a result: the same training would fail again"
 
 
+def test_predictions_that_are_not_finite_are_a_failure_too(ready, monkeypatch):
+    predict = bundle_module.predict
+
+    def infinite(settings, nets, pixels, meter):
+        logits = predict(settings, nets, pixels, meter)
+        return logits / 0 if (settings.method, settings.seed) == ("fdl", 0) else logits
+
+    monkeypatch.setattr(bundle_module, "predict", infinite)
+    receipt = run_bundle(ready, BUNDLE, say=quiet)
+    assert [entry["status"] for entry in receipt["cells"].values()] == ["done", "done", "failed", "done"]
+    record = records.read_run(folder(ready))
+    assert record["failure"] == {"epoch": 1, "reason": "predictions on validation are not finite"}
+    assert sorted(record["files"]) == ["history.parquet"]
+
+
 def test_a_crash_costs_no_finished_cell(ready, monkeypatch):
     train, started = bundle_module.train, []
 

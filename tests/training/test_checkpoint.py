@@ -95,7 +95,7 @@ def test_a_checkpoint_constructs_nothing_but_tensors(tmp_path):
 
     checkpoint = Checkpoint(tmp_path, say=lambda line: None)
     torch.save({"epoch": Bomb()}, checkpoint.file)
-    assert checkpoint.load("cpu") is None
+    assert checkpoint.load() is None
     assert not (tmp_path / "bomb").exists()
 
 

@@ -18,7 +18,9 @@ from fdl.reporting.targets import report_files
 from fdl.training.device import gpu_slots
 
 try:
-    PARAMS = fdl_params.resolve(config)
+    PARAMS = fdl_params.resolve(
+        config, overrides=fdl_params.laid_on(config, "params.yaml")
+    )
 except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
     os._exit(2)  # not sys.exit: Snakemake would wrap it in a traceback
@@ -47,6 +49,18 @@ DATA_DIR = (
     else None
 )
 BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
+PREPARED = sorted(
+    {
+        f"{layout.prepared_folder(PARAMS, bundle.dataset)}/dataset.json"
+        for bundle in PARAMS.bundles()
+    }
+)
+# A record that was deleted, to be made again, must not hide behind the receipt of its bundle.
+for bundle, cells in PARAMS.bundles().items():
+    if not all(
+        (layout.record_folder(PARAMS, cell) / "run.json").exists() for cell in cells
+    ):
+        layout.bundle_file(PARAMS, bundle).unlink(missing_ok=True)
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
 REPORTS = report_files(PARAMS)
 # Beside the report, not the records: for DVC a stage's folder must not change after the stage.

@@ -21,6 +21,8 @@ rule report:
         f"logs/report/{PARAMS.preset}.log",
     conda:
         "../../environment.yml"
+    params:
+        claims=PARAMS.claims.model_dump(mode="json"),
     shell:
         'python -m fdl report --params "$FDL_PARAMS" > {log} 2>&1'
 
