@@ -41,6 +41,7 @@ from fdl.reference.protocol import DATASETS, DatasetProtocol
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
 Source = Literal["synthetic", "local", "official"]
+Head = Literal["fusion", "stacking"]
 Selection = Literal["sum", "sum3", "own", "last", "sum-small", "authors"]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -80,6 +81,11 @@ class Params(Strict):
     bn_statistics: Literal["moving", "reestimate"]
     precision: Literal["float32", "tf32", "bfloat16", "auto"]
     keep_weights: bool
+    heads: list[Head] | None = Field(description="trained combiners; null: the authors', []: none")
+    head_epochs: Count | None
+    tuning_epochs: Annotated[int, Field(ge=0)] | None
+    head_learning_rate: Rate | None
+    head_augment: bool | None
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=256)] = Field(description="CPU threads of one bundle process")
     claims: Claims
@@ -109,6 +115,8 @@ class Params(Strict):
                 raise ValueError(f"epochs: {_unknown(dataset, datasets)}")
         if len(set(self.selections)) < len(self.selections):
             raise ValueError(f"selections: {self.selections} names a rule twice")
+        if len(set(self.heads or [])) < len(self.heads or []):
+            raise ValueError(f"heads: {self.heads} names a head twice")
         if self.evaluate_every is None and self.selections != ["last"]:
             raise ValueError(f"selections: {self.selections} needs validations: set evaluate_every, or use [last]")
         cells = self.cells()

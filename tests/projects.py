@@ -22,6 +22,7 @@ TINY = {
     "members": 2,
     "width": 0.0625,
     "epochs": 2,
+    "heads": [],
     "threads": 1,
     "device": "cpu",
 }

@@ -13,12 +13,17 @@ from fdl.evaluation.cam import left_out, overlap
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy
 from fdl.params import Params
+from fdl.provenance import SCORES_VERSION
 
+# The trained combiners, in the order of tables (fdl.combine.heads).
+HEAD_COMBINERS = ("fusion", "fusion-tuned", "stacking", "stacking-tuned")
 # (split, predicted by) → logits (M, N, C); labels (N,) by split
 Logits = dict[str, NDArray[np.float32]]
 
 
-def score(logits: Logits, labels: dict[str, NDArray[np.int64]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def score(
+    logits: Logits, labels: dict[str, NDArray[np.int64]], heads: dict[str, Logits] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Metrics of one selection rule.
 
     Besides the combiners: `mean`, the members' mean, and `best`, the member with the highest
@@ -27,6 +32,7 @@ def score(logits: Logits, labels: dict[str, NDArray[np.int64]]) -> tuple[list[di
     Args:
         logits: (M, N, C) for "validation" and "test".
         labels: (N,) for the same splits.
+        heads: logits (N, C) for the same splits of every trained combiner.
 
     Returns:
         Rows of split, combiner, metric, value; and, for every member and combiner, the (N,) booleans
@@ -39,9 +45,12 @@ def score(logits: Logits, labels: dict[str, NDArray[np.int64]]) -> tuple[list[di
         truth, members = labels[split], range(len(logits[split]))
         predicted = {f"member{m}": logits[split][m].argmax(-1) for m in members}
         predicted |= {name: vote(logits[split]) for name, vote in VOTES.items()}
+        trained = {name: by_split[split] for name, by_split in (heads or {}).items()}
+        predicted |= {name: values.argmax(-1) for name, values in trained.items()}
         each = softmax(logits[split])
         # A hard vote has no probabilities.
         probabilities = {f"member{m}": each[m] for m in members} | {"soft": each.mean(axis=0)}
+        probabilities |= {name: softmax(values) for name, values in trained.items()}
         scores = {
             metric: {name: function(classes, truth) for name, classes in predicted.items()}
             for metric, function in METRICS.items()
@@ -77,7 +86,12 @@ def write_scores(folder: Path, source: Path) -> None:
     metrics: list[dict[str, Any]] = []
     correct: dict[str, NDArray[Any]] = {"n": np.array(len(labels["test"]))}
     for rule in rules:
-        rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels)
+        heads = {
+            name: {split: stored[f"{rule}/{split}/{name}"] for split in labels}
+            for name in HEAD_COMBINERS
+            if f"{rule}/test/{name}" in stored
+        }
+        rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
         for split in labels:
             cosine, gaussian = stored[f"{rule}/{split}/distance"].tolist()
             rows += [_row(split, "ensemble", "cosine_sum", cosine), _row(split, "ensemble", "gaussian_sum", gaussian)]
@@ -117,15 +131,29 @@ def rescore(params: Params) -> dict[str, int]:
             counts["missing"] += 1
             continue
         records.verify(folder, run)
-        temporary = records.fresh_folder(folder)
-        write_scores(temporary, folder)
-        if (temporary / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes():
-            shutil.rmtree(temporary)
-            counts["same"] += 1
-            continue
-        for name in run.pop("files"):
-            if not (temporary / name).exists():
-                shutil.copyfile(folder / name, temporary / name)
-        records.publish(temporary, folder, run)
-        counts["rescored"] += 1
+        counts["rescored" if rescore_record(folder, run, always=True) else "same"] += 1
     return counts
+
+
+def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -> bool:
+    """Score a finished cell again if its scores are of another version of this code; True if they changed.
+
+    Args:
+        folder: the record's.
+        run: its `run.json`, brought up to date.
+        always: whatever the version.
+    """
+    if run["status"] != "done" or (not always and run["digests"].get("scores") == SCORES_VERSION):
+        return False
+    temporary = records.fresh_folder(folder)
+    write_scores(temporary, folder)
+    same = (temporary / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    if same and run["digests"].get("scores") == SCORES_VERSION:
+        shutil.rmtree(temporary)
+        return False
+    run["digests"]["scores"] = SCORES_VERSION
+    for name in run["files"]:
+        if not (temporary / name).exists():
+            shutil.copyfile(folder / name, temporary / name)
+    records.publish(temporary, folder, run)
+    return not same

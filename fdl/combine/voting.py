@@ -30,5 +30,13 @@ def soft_vote(logits: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.asarray(softmax(logits).mean(axis=0).argmax(axis=-1))
 
 
+def hard_vote_by_probability(logits: NDArray[np.floating]) -> NDArray[np.int64]:
+    """As `hard_vote`, but a tie goes to the tied class with the highest mean probability; logits (M, N, C) → (N,)."""
+    votes = logits.argmax(axis=-1)
+    counts = (votes[..., None] == np.arange(logits.shape[-1])).sum(axis=0)  # (N, C)
+    tied = counts == counts.max(axis=-1, keepdims=True)
+    return np.asarray(np.where(tied, softmax(logits).mean(axis=0), -1.0).argmax(axis=-1))
+
+
 # A combiner that needs no training: logits (M, N, C) → predicted classes (N,).
-VOTES = {"hard": hard_vote, "soft": soft_vote}
+VOTES = {"hard": hard_vote, "hard-probability": hard_vote_by_probability, "soft": soft_vote}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 BACKBONES = ("alexnet", "vgg", "resnet")
 MEMBERS = 5
 BATCH_SIZE = 10
-FUSION_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5
+FUSION_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5  # of the heads, stacking too
+STACKING_UNITS, STACKING_LEARNING_RATE = 128, 1e-3
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,8 @@ def _slices(frozen: Frozen) -> list[Quantity]:
     """C2: every combiner and, with the soft vote, every dataset, backbone and number of shots."""
     cells, soft = frozen.of(METHOD, BASELINE), _points(frozen, COMBINER)
     names = dict.fromkeys(name for correct in frozen.correct.values() for name in correct)
-    combiners = [name for name in names if name not in ("mean", "best")]  # these are members
+    # These two are members, and the other rule for ties is no combiner of its own.
+    combiners = [name for name in names if name not in ("mean", "best", "hard-probability")]
     family = [_gain("C2", combiner_title(name), cells, _points(frozen, name)) for name in combiners]
     for key, title in (("dataset", dataset_title), ("backbone", backbone_title), ("shots", "{} per class".format)):
         for value in sorted({getattr(cell, key) for cell in cells}):

@@ -19,7 +19,12 @@ _COMBINERS = {
     "mean": "mean of the members",
     "best": "member best on validation",
     "hard": "hard vote",
+    "hard-probability": "hard vote, ties by probability",
     "soft": "soft vote",
+    "fusion": "fusion",
+    "fusion-tuned": "fusion, tuned",
+    "stacking": "stacking",
+    "stacking-tuned": "stacking, tuned",
 }
 
 SYNTHETIC = "Synthetic images: the numbers say nothing about the method."

@@ -12,26 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.combine.scores import write_scores
+from fdl.combine.scores import rescore_record
 from fdl.data import prepare, splits
 from fdl.errors import InputError
-from fdl.evaluation.cam import cam_record
-from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.head_settings import HeadSettings, head_settings
 from fdl.params import Bundle, Cell, Params, digest
-from fdl.provenance import provenance
+from fdl.provenance import SCORES_VERSION, provenance
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
-from fdl.training.engine import (
-    CellData,
-    CellSettings,
-    Diverged,
-    Images,
-    Trained,
-    load_members,
-    predict,
-    to_input,
-    train,
-)
+from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, train
+from fdl.training.predictions import replace_heads, weights_file, write_predictions
 
 Say = Callable[[str], None]
 
@@ -60,9 +50,14 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
             folder = layout.record_folder(params, cell)
             expected = inputs.training_digest(cell)
             run = _current_record(folder, expected, say)
+            heads = head_settings(params, cell)
+            if run is not None and not _has_heads(run, heads):
+                run = _run_heads(params, cell, inputs, run, heads, say)
+            if run is not None:
+                rescore_record(folder, run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                run = _run_cell(params, cell, inputs, expected, made_by, say)
+                run = _run_cell(params, cell, inputs, expected, heads, made_by, say)
             receipt["cells"][cell.key] = {"digest": expected, "status": run["status"]}
     records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
     return receipt
@@ -133,29 +128,71 @@ def _current_record(folder: Path, expected: str, say: Say) -> dict[str, Any] | N
     return run
 
 
+def _has_heads(run: dict[str, Any], heads: HeadSettings | None) -> bool:
+    """Whether a record holds the heads that are asked for; a failed cell has none."""
+    return bool(run["status"] == "failed" or run["digests"].get("heads") == (heads and heads.digest))
+
+
+def _cell_settings(params: Params, cell: Cell, device: str) -> CellSettings:
+    settings = params.training_settings(cell)
+    return CellSettings(
+        backbone=cell.backbone,
+        dataset=settings.get("like", cell.dataset),  # whose networks are built
+        method=cell.method,
+        seed=cell.seed,
+        autocast=autocast_bfloat16(params.precision, device),
+        **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
+    )
+
+
+def _run_heads(
+    params: Params, cell: Cell, inputs: "_BundleInputs", run: dict[str, Any], heads: HeadSettings | None, say: Say
+) -> dict[str, Any] | None:
+    """Give a record other heads, from its kept weights; None where no weights were kept."""
+    folder, rule = layout.record_folder(params, cell), params.selections_of(cell.dataset)[0]
+    if heads and weights_file(rule) not in run["files"]:
+        say(f"{cell.key}: other heads, but its weights were not kept (keep_weights): it is trained again")
+        return None
+    say(f"{cell.key}: heads: {', '.join(heads.heads) if heads else 'none'}")
+    checkpoint = Checkpoint(layout.SCRATCH / run["digests"]["training"], say)
+    data, _ = inputs.data(cell)
+    settings = _cell_settings(params, cell, inputs.device)
+    temporary = records.fresh_folder(folder)
+    run["heads"] = replace_heads(
+        temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=_Throttle(say)
+    )
+    run["digests"] |= {"heads": heads and heads.digest, "scores": SCORES_VERSION}
+    records.publish(temporary, folder, run)
+    checkpoint.remove()
+    return run
+
+
 def _run_cell(
-    params: Params, cell: Cell, inputs: "_BundleInputs", expected: str, made_by: dict[str, Any], say: Say
+    params: Params,
+    cell: Cell,
+    inputs: "_BundleInputs",
+    expected: str,
+    heads: HeadSettings | None,
+    made_by: dict[str, Any],
+    say: Say,
 ) -> dict[str, Any]:
     """Train and score one cell, publish its record, return its `run.json`."""
     device = inputs.device
     settings = params.training_settings(cell)
     data, split = inputs.data(cell)
-    autocast = autocast_bfloat16(params.precision, device)
-    cell_settings = CellSettings(
-        backbone=cell.backbone,
-        dataset=settings.get("like", cell.dataset),  # whose networks are built
-        method=cell.method,
-        seed=cell.seed,
-        autocast=autocast,
-        **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
-    )
+    cell_settings = _cell_settings(params, cell, device)
     folder = layout.record_folder(params, cell)
     checkpoint = Checkpoint(layout.SCRATCH / expected, say)
     prepared = inputs.prepared
     run: dict[str, Any] = {
         "key": cell.key,
         "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
-        "digests": {"settings": params.settings_digest(cell), "training": expected},
+        "digests": {
+            "settings": params.settings_digest(cell),
+            "training": expected,
+            "heads": heads and heads.digest,
+            "scores": SCORES_VERSION,
+        },
         "settings": settings,
         "data": {
             "source": prepared.source,
@@ -171,10 +208,24 @@ def _run_cell(
     }
     start = time.perf_counter()
     try:
-        trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
+        trained = _finished_training(checkpoint)
+        if trained is None:
+            trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
+            if heads:  # they may take as long as the members did
+                checkpoint.save(vars(trained), "trained")
         train_seconds, history = time.perf_counter() - start, trained.history
         temporary = records.fresh_folder(folder)
-        _write_predictions(temporary, cell_settings, trained, data, device, params.keep_weights)
+        run["heads"] = write_predictions(
+            temporary,
+            cell_settings,
+            heads,
+            trained,
+            data,
+            device=device,
+            keep_weights=params.keep_weights,
+            checkpoint=checkpoint,
+            say=_Throttle(say),
+        )
     except Diverged as error:
         train_seconds, history = time.perf_counter() - start, error.history
         temporary = records.fresh_folder(folder)
@@ -194,7 +245,7 @@ def _run_cell(
     }
     run["provenance"] = made_by | {
         "precision": "bfloat16"
-        if autocast
+        if cell_settings.autocast
         else "tf32"
         if device == "cuda" and params.precision == "tf32"
         else "float32",
@@ -205,6 +256,11 @@ def _run_cell(
     return run
 
 
+def _finished_training(checkpoint: Checkpoint) -> Trained | None:
+    kept = checkpoint.load("trained")
+    return Trained(**kept) if kept else None
+
+
 def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -212,43 +268,6 @@ def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
     names = list(dict.fromkeys(name for row in history for name in row))
     table = pa.table({name: [row.get(name, float("nan")) for row in history] for name in names})
     parquet.write_table(table, folder / "history.parquet")
-
-
-def _write_predictions(
-    folder: Path, settings: CellSettings, trained: Trained, data: CellData, device: str, keep_weights: bool
-) -> None:
-    predictions: dict[str, NDArray[Any]] = {
-        "validation/labels": data.validation.labels.cpu().numpy(),
-        "test/labels": data.test.labels.cpu().numpy(),
-    }
-    for number, (rule, states) in enumerate(trained.states.items()):
-        nets = load_members(settings, states, data.num_classes, device)
-        for split, images in (("validation", data.validation), ("test", data.test)):
-            meter = FeatureDistanceMeter()
-            logits = predict(settings, nets, images.pixels, meter).cpu().numpy()
-            distance = np.array(list(meter.values().values()))
-            if not (np.isfinite(logits).all() and np.isfinite(distance).all()):
-                raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
-            predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
-        if number == 0:  # maps of the headline selection only: they cost as much as the predictions
-            maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
-            np.savez(folder / "cam.npz", allow_pickle=False, **maps)
-        if keep_weights:
-            _write_weights(folder / f"weights-{rule}.safetensors", states)
-    predictions["validated_epochs"] = np.array(trained.validated)
-    validation_correct = torch.stack(trained.validation_correct).numpy()  # (epochs, M, N)
-    predictions["validation_correct"] = np.packbits(validation_correct, axis=-1)
-    np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
-    write_scores(folder, folder)
-
-
-def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{m}.{name}": value.contiguous().cpu() for m, state in enumerate(states) for name, value in state.items()
-    }
-    save_file(tensors, path)
 
 
 def _peak_memory_mb(device: str) -> float:

@@ -29,7 +29,7 @@ class Interrupted(Exception):
 
 
 class Checkpoint:
-    """The state of one cell in training, in a file below `scratch/`.
+    """The state of one cell in training, and what of it is finished, in files below `scratch/`.
 
     Args:
         folder: of this cell and no other; its name holds the training digest, so that a checkpoint is
@@ -39,18 +39,18 @@ class Checkpoint:
 
     def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
         self.folder, self.say = folder, say
-        self.file = folder / "checkpoint.pt"
         self.written = time.monotonic()
         self.disabled = False
 
-    def load(self) -> dict[str, Any] | None:
-        """The state that was saved last, on the CPU; None where there is none that can be read."""
+    def load(self, stage: str = "checkpoint") -> dict[str, Any] | None:
+        """What was saved last of a stage, on the CPU; None where there is nothing that can be read."""
+        file = self._file(stage)
         try:
-            state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            self.say(f"{self.file}: damaged ({type(error).__name__}); this cell starts again")
+            self.say(f"{file}: damaged ({type(error).__name__}); this cell starts that stage again")
             return None
         return state
 
@@ -65,26 +65,31 @@ class Checkpoint:
         """
         number = _received[0] if _received else None
         if number is not None or time.monotonic() - self.written >= SECONDS:
-            self._save(state())
+            self.save(state())
             self.written = time.monotonic()
         if number is not None:
             raise Interrupted(number)
 
-    def _save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], stage: str = "checkpoint") -> None:
+        """Write what there is of a stage: tensors, numbers, text, lists and mappings of them."""
         if self.disabled:
             return
-        temporary = self.file.with_suffix(".new")
+        target = self._file(stage)
+        temporary = target.with_suffix(".new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.file)
+            os.replace(temporary, target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             self.disabled = True
             temporary.unlink(missing_ok=True)
-            self.say(f"{self.file}: cannot be written ({' '.join(str(error).split())}); going on without checkpoints")
+            self.say(f"{target}: cannot be written ({' '.join(str(error).split())}); going on without checkpoints")
+
+    def _file(self, stage: str) -> Path:
+        return self.folder / f"{stage}.pt"
 
     def remove(self) -> None:
         """The cell is finished."""
@@ -92,6 +97,12 @@ class Checkpoint:
 
 
 _received: list[int] = []
+
+
+def stop_if_asked() -> None:
+    """Between checkpoints: raise `Interrupted` if a signal arrived."""
+    if _received:
+        raise Interrupted(_received[0])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from fdl.errors import InputError
 from fdl.evaluation.metrics import METRICS
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
+from fdl.training import predictions as predictions_module
 from fdl.training.bundle import run_bundle
 from fdl.training.checkpoint import Interrupted
 from fdl.training.engine import Diverged
@@ -153,13 +154,13 @@ def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, monkeypatc
 
 
 def test_predictions_that_are_not_finite_are_a_failure_too(ready, monkeypatch):
-    predict = bundle_module.predict
+    predict = predictions_module.predict
 
     def infinite(settings, nets, pixels, meter):
         logits = predict(settings, nets, pixels, meter)
         return logits / 0 if (settings.method, settings.seed) == ("fdl", 0) else logits
 
-    monkeypatch.setattr(bundle_module, "predict", infinite)
+    monkeypatch.setattr(predictions_module, "predict", infinite)
     receipt = run_bundle(ready, BUNDLE, say=quiet)
     assert [entry["status"] for entry in receipt["cells"].values()] == ["done", "done", "failed", "done"]
     record = records.read_run(folder(ready))
@@ -252,6 +253,116 @@ def test_a_new_metric_needs_no_training(ready, monkeypatch):
     }
     assert values["soft", "errors"] == round(record["data"]["test"] * (1 - values["soft", "accuracy"]))
     assert run(ready) == [], "the trainings are current"
+
+
+HEADS = {"heads": ["fusion", "stacking"]}
+
+
+def test_heads_are_trained_scored_and_recorded(ready):
+    run(tiny(**HEADS))
+    record = records.read_run(folder(ready))
+    combiners = ["fusion", "fusion-tuned", "stacking", "stacking-tuned"]
+    assert record["heads"] == {name: {"epoch": 0 if "tuned" in name else 2} for name in combiners}
+    history = parquet.read_table(folder(ready) / "heads.parquet").to_pydict()
+    assert history["combiner"] == ["fusion"] * 3 + ["fusion-tuned"] + ["stacking"] * 3 + ["stacking-tuned"]
+    rows = json.loads((folder(ready) / "metrics.json").read_bytes())
+    values = {row["combiner"]: row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "accuracy")}
+    stored, correct = np.load(folder(ready) / "predictions.npz"), np.load(folder(ready) / "correct.npz")
+    for name in combiners:
+        right = stored[f"last/test/{name}"].argmax(1) == stored["test/labels"]
+        assert values[name] == right.mean()
+        assert np.unpackbits(correct[f"last/{name}"])[: correct["n"]].tolist() == right.astype(int).tolist()
+
+
+def test_other_heads_do_not_train_the_members_again_where_weights_are_kept(ready):
+    kept = {"keep_weights": True}
+    run(tiny(**kept, **HEADS, head_epochs=2))
+    expected = results(folder(ready))
+    assert len(run(tiny(**HEADS, head_epochs=2, epochs=1))) == 4  # other members
+    assert len(run(tiny(**kept))) == 4  # no heads
+    assert run(tiny(**kept, **HEADS, head_epochs=2)) == []
+    assert results(folder(ready)) == expected
+    assert run(tiny(**kept, **HEADS, head_epochs=1)) == []
+    assert results(folder(ready))[1] != expected[1]
+    assert run(tiny(**kept)) == []
+    assert not list(folder(ready).glob("heads*"))
+    assert not [name for name in np.load(folder(ready) / "predictions.npz") if "fusion" in name]
+
+
+def test_heads_without_kept_weights_say_that_the_members_are_trained_again(ready):
+    run(ready)
+    members = np.load(folder(ready) / "predictions.npz")["last/test/logits"]
+    said = []
+    run_bundle(tiny(**HEADS), BUNDLE, say=said.append)
+    assert "weights were not kept (keep_weights): it is trained again" in said[0]
+    assert np.load(folder(ready) / "predictions.npz")["last/test/logits"].tobytes() == members.tobytes()
+
+
+def test_a_kill_among_the_heads_costs_no_member_and_no_finished_head(ready, monkeypatch):
+    params = tiny(**HEADS, seeds=[0])
+    run(params)
+    expected = results(folder(params))
+    (folder(params) / "run.json").unlink()
+    train_head, trained = predictions_module.train_head, []
+
+    def crash(name, *arguments, **options):
+        trained.append(name)
+        if trained == ["fusion", "stacking"]:
+            raise MemoryError
+        return train_head(name, *arguments, **options)
+
+    monkeypatch.setattr(predictions_module, "train_head", crash)
+    with pytest.raises(MemoryError):
+        run(params)
+    monkeypatch.setattr(bundle_module, "train", None)  # never called again
+    run(params)
+    assert trained == ["fusion", "stacking", "stacking"]
+    assert results(folder(params)) == expected
+    assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
+
+
+def test_a_signal_among_the_heads_stops_at_the_end_of_an_epoch(ready, monkeypatch):
+    params = tiny(**HEADS, seeds=[0])
+
+    def interrupt(line):
+        if "stacking: epoch 1/3" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(bundle_module, "_Throttle", lambda say: say)
+    with pytest.raises(Interrupted):
+        run_bundle(params, BUNDLE, say=interrupt)
+    assert not list(layout.results_folder(params).rglob("run.json"))
+    assert run(params) == ["classical seed 0", "fdl seed 0"]
+
+
+def test_a_head_that_diverges_is_left_out_and_said(ready, monkeypatch):
+    train_head = predictions_module.train_head
+
+    def diverge(name, *arguments, **options):
+        trained = train_head(name, *arguments, **options)
+        if name == "fusion":
+            trained["fusion-tuned"].logits["test"][0, 0] = float("nan")
+        return trained
+
+    monkeypatch.setattr(predictions_module, "train_head", diverge)
+    run(tiny(**HEADS))
+    record = records.read_run(folder(ready))
+    assert record["status"] == "done"
+    assert record["heads"]["fusion-tuned"] == {"failed": "not finite after epoch 1"}
+    rows = json.loads((folder(ready) / "metrics.json").read_bytes())
+    assert {row["combiner"] for row in rows} >= {"fusion", "stacking", "stacking-tuned"}
+    assert "fusion-tuned" not in {row["combiner"] for row in rows}
+
+
+def test_scores_of_an_older_version_of_the_code_are_made_anew(ready, monkeypatch):
+    run(ready)
+    record = records.read_run(folder(ready))
+    (folder(ready) / "metrics.json").write_bytes(b"[]\n")
+    record["digests"]["scores"] -= 1
+    record["files"]["metrics.json"] = records.file_hash(folder(ready) / "metrics.json")
+    records.write_atomically(folder(ready) / "run.json", records.to_json(record))
+    assert run(ready) == []
+    assert len(json.loads((folder(ready) / "metrics.json").read_bytes())) > 50
 
 
 def test_a_bundle_outside_the_grid_is_refused(ready):

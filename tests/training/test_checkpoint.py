@@ -81,7 +81,8 @@ def test_a_damaged_checkpoint_costs_the_cell_a_fresh_start(tmp_path, damage):
     checkpoint = Checkpoint(tmp_path, say=said.append)
     with pytest.raises(Killed):
         run(settings, data, checkpoint, kill_after=3)
-    checkpoint.file.write_bytes(DAMAGE[damage](checkpoint.file.read_bytes()))
+    file = checkpoint.folder / "checkpoint.pt"
+    file.write_bytes(DAMAGE[damage](file.read_bytes()))
     assert same(run(settings, data, checkpoint), run(settings, data))
     assert "damaged" in said[0]
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_constructs_nothing_but_tensors(tmp_path):
             return (os.system, (f"touch {tmp_path / 'bomb'}",))
 
     checkpoint = Checkpoint(tmp_path, say=lambda line: None)
-    torch.save({"epoch": Bomb()}, checkpoint.file)
+    torch.save({"epoch": Bomb()}, checkpoint.folder / "checkpoint.pt")
     assert checkpoint.load() is None
     assert not (tmp_path / "bomb").exists()
 

@@ -14,6 +14,8 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 from fdl import layout
 from fdl import params as fdl_params
 from fdl.errors import InputError
+from fdl.head_settings import head_settings
+from fdl.provenance import SCORES_VERSION
 from fdl.reporting.targets import report_files
 from fdl.training.device import gpu_slots
 
@@ -96,7 +98,13 @@ def bundle_splits(wildcards):
 
 def settings_digests(wildcards):
     """What a bundle was asked to train: a new seed, method or value runs this job again, and no other."""
-    return [PARAMS.settings_digest(cell) for cell in bundle_cells(wildcards)]
+    cells = bundle_cells(wildcards)
+    heads = [head_settings(PARAMS, cell) for cell in cells]
+    return [
+        SCORES_VERSION,
+        *(PARAMS.settings_digest(cell) for cell in cells),
+        *(head.digest for head in heads if head),
+    ]
 
 
 wildcard_constraints:

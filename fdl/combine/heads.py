@@ -1,0 +1,251 @@
+"""Heads: a small net trained on what all members see, first on frozen members, then together with them.
+
+`fusion` reads the members' feature maps, `stacking` their probabilities (docs/reference.md 6). Each is
+followed by its tuned form: everything trainable at a small rate, from the best frozen head. In both the
+members are called in evaluation mode, as the authors do: their batch norm keeps its statistics, their
+dropout stays off; only the head is in training mode.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fdl.head_settings import HeadSettings
+from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
+from fdl.training.adam import Adam
+from fdl.training.batchnorm import evaluation_statistics
+from fdl.training.engine import EVALUATION_BATCH, CellData, CellSettings, epoch_batches, to_input
+from fdl.training.randomness import derive, permutation
+
+# A head's name → its place in the keys of its weights and dropout.
+HEADS = {"fusion": 0, "stacking": 1}
+
+
+@dataclass
+class TrainedHead:
+    """What one combiner leaves behind."""
+
+    logits: dict[str, Tensor]  # "validation", "test" → (N, C) float32, on the CPU
+    epoch: int  # the one that counts, 0-based
+    history: list[dict[str, float]]
+
+
+def train_head(
+    name: str,
+    cell: CellSettings,
+    settings: HeadSettings,
+    members: Sequence[nn.Module],
+    data: CellData,
+    *,
+    epoch_done: Callable[[str], None] = print,
+) -> dict[str, TrainedHead]:
+    """Train one head, frozen and tuned.
+
+    The epoch that counts is the best on validation, the first of equals, as for the members; with the
+    selection `last` it is the last, and with `sum-small` the small validation set decides. A head that
+    diverges leaves logits that are not finite.
+
+    Args:
+        name: fusion or stacking.
+        cell: settings of the cell that the members were trained in; its first selection counts.
+        settings: of the heads.
+        members: M nets in evaluation mode; they are left as they are.
+        data: the cell's images, on the members' device.
+        epoch_done: takes one line per epoch.
+
+    Returns:
+        The combiners: "fusion" and "fusion-tuned", or the same of stacking.
+    """
+    run = _HeadRun(name, cell, settings, copy.deepcopy(list(members)), data, epoch_done)
+    trained = {name: run.frozen()}
+    if settings.tuning_epochs:
+        trained[f"{name}-tuned"] = run.tuned()
+    return trained
+
+
+def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) -> nn.Sequential:
+    """A head with its initial weights (Keras' Glorot uniform, biases 0).
+
+    Args:
+        name: fusion: dense, batch norm, ReLU, dropout 0.5, dense; stacking: dense, ReLU, dense.
+        inputs: length of the input vector: all cells of all feature maps, or M·C probabilities.
+        units: of the hidden layer.
+        num_classes: outputs.
+        seed: key of the weights.
+    """
+    middle: list[nn.Module] = [nn.ReLU()]
+    if name == "fusion":
+        middle = [DenseBatchNorm(units), nn.ReLU(), Dropout(0.5)]
+    dense = nn.utils.skip_init(nn.Linear, inputs, units), nn.utils.skip_init(nn.Linear, units, num_classes)
+    for index, layer in enumerate(dense):
+        glorot_uniform(layer.weight, derive(seed, "head", HEADS[name], 0, index))
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(dense[0], *middle, dense[1])
+
+
+class _HeadRun:
+    """One head on its own copy of the members, through both of its stages."""
+
+    def __init__(
+        self,
+        name: str,
+        cell: CellSettings,
+        settings: HeadSettings,
+        members: list[nn.Module],
+        data: CellData,
+        epoch_done: Callable[[str], None],
+    ) -> None:
+        self.name, self.settings, self.members, self.data, self.epoch_done = name, settings, members, data, epoch_done
+        self.cell = replace(cell, augment=settings.augment)
+        # Training images without augmentation: frozen features, and re-estimated batch-norm statistics.
+        self.plain = list(data.train.pixels.split(cell.batch_size))
+        self.rule = cell.selections[0]
+
+    def frozen(self) -> TrainedHead:
+        """Train the head alone."""
+        for member in self.members:
+            member.requires_grad_(False)
+        # Frozen members see the same images in every epoch: their outputs are computed once.
+        train, validation = (
+            self._representations(self.plain),
+            self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
+        )
+        units = self.settings.units[self.name]
+        head = build_head(self.name, train[0].shape[1], units, self.data.num_classes, self.cell.seed)
+        self.head = head.to(self.data.train.labels.device)
+        labels = self.data.train.labels.split(self.cell.batch_size)
+
+        def batches(epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+            if self.settings.augment:
+                for step, inputs, truth in epoch_batches(self.cell, self.data.train, epoch):
+                    yield step, self._represent(inputs), truth
+                return
+            order = permutation(derive(self.cell.seed, "order", epoch), len(train))
+            for step, chunk in enumerate(order.tolist()):
+                yield step, train[chunk], labels[chunk]
+
+        return self._fit(
+            self.name,
+            [self.head],
+            batches,
+            first_epoch=self.cell.epochs,
+            epochs=self.settings.epochs,
+            learning_rate=self.settings.learning_rates[self.name],
+            representations=lambda: (train, validation),
+        )
+
+    def tuned(self) -> TrainedHead:
+        """Go on from the best frozen head with everything trainable."""
+        for member in self.members:
+            member.requires_grad_(True)
+
+        def batches(epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+            for step, inputs, truth in epoch_batches(self.cell, self.data.train, epoch):
+                yield step, self._represent(inputs), truth
+
+        return self._fit(
+            f"{self.name}-tuned",
+            [self.head, *self.members],
+            batches,
+            first_epoch=self.cell.epochs + self.settings.epochs,
+            epochs=self.settings.tuning_epochs,
+            learning_rate=self.settings.tuning_learning_rate,
+            representations=lambda: (
+                self._representations(self.plain) if self.cell.bn_statistics == "reestimate" else [],
+                self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
+            ),
+        )
+
+    def _fit(
+        self,
+        combiner: str,
+        nets: list[nn.Module],
+        batches: Callable[[int], Iterator[tuple[int, Tensor, Tensor]]],
+        *,
+        first_epoch: int,
+        epochs: int,
+        learning_rate: float,
+        representations: Callable[[], tuple[list[Tensor], list[Tensor]]],
+    ) -> TrainedHead:
+        """Train `nets`, leave them in the state of the epoch that counts, and predict with it.
+
+        Args:
+            combiner: its name, for the lines and the keys of dropout.
+            nets: what is trained: the head, and when tuning also the members.
+            batches: of an epoch: step, inputs of the head (B, F), labels (B,).
+            first_epoch: epochs are counted on from those of the members, so that no draw is used twice.
+            epochs, learning_rate: of this stage.
+            representations: the head's inputs for training and validation images, by the members as they are now.
+        """
+        optimiser = Adam(nets, learning_rate)
+        history: list[dict[str, float]] = []
+        best, chosen, states = -1, epochs - 1, [net.state_dict() for net in nets]
+        for epoch in range(epochs):
+            row = {"epoch": epoch, **self._train_epoch(optimiser, batches, first_epoch + epoch)}
+            history.append(row)
+            if self.rule != "last":
+                with evaluation_statistics([self.head], (inputs := representations())[0], self.cell.bn_statistics):
+                    correct = self._logits(inputs[1]).argmax(dim=1) == self.data.validation.labels
+                row["validation_accuracy"] = float(correct.double().mean())
+                counted = int((correct[self.data.small] if self.rule == "sum-small" else correct).sum())
+                if counted > best:
+                    best, chosen = counted, epoch
+                    states = [{key: value.clone() for key, value in net.state_dict().items()} for net in nets]
+            self.epoch_done(f"{combiner}: epoch {epoch + 1}/{epochs}  loss {row['cross_entropy']:.3f}")
+            if not math.isfinite(row["cross_entropy"]):
+                break  # the caller sees logits that are not finite
+        for net, state in zip(nets, states, strict=True):
+            net.load_state_dict(state)
+        train, validation = representations()
+        with torch.no_grad(), evaluation_statistics([self.head], train, self.cell.bn_statistics):
+            test = (self._represent(to_input(part)) for part in self.data.test.pixels.split(EVALUATION_BATCH))
+            logits = {"validation": self._logits(validation), "test": self._logits(test)}
+        return TrainedHead({split: values.cpu() for split, values in logits.items()}, chosen, history)
+
+    def _train_epoch(
+        self, optimiser: Adam, batches: Callable[[int], Iterator[tuple[int, Tensor, Tensor]]], epoch: int
+    ) -> dict[str, float]:
+        """One pass over the training images; mean loss and accuracy over images."""
+        self.head.train()
+        device = self.data.train.labels.device
+        loss_sum, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
+        for step, inputs, labels in batches(epoch):
+            set_dropout_key(self.head, derive(self.cell.seed, "head", HEADS[self.name], 1, epoch, step))
+            logits = self.head(inputs)
+            loss = functional.cross_entropy(logits, labels)
+            optimiser.zero_grad()
+            loss.backward()
+            _no_gradient_is_zero(optimiser.parameters)
+            optimiser.step()
+            loss_sum += loss.detach() * len(labels)
+            right += (logits.argmax(dim=1) == labels).sum()
+        images = len(self.data.train)
+        return {"cross_entropy": float(loss_sum) / images, "train_accuracy": float(right) / images}
+
+    @torch.no_grad()
+    def _logits(self, inputs: Iterable[Tensor]) -> Tensor:
+        return torch.cat([self.head(part).float() for part in inputs])
+
+    @torch.no_grad()
+    def _representations(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        return [self._represent(to_input(part)) for part in parts]
+
+    def _represent(self, inputs: Tensor) -> Tensor:
+        """What the members say of images (B, 3, H, W), as one float32 vector each: (B, F)."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.cell.autocast):
+            outputs = [member(inputs) for member in self.members]
+        if self.name == "stacking":
+            return torch.cat([logits.float().softmax(dim=1) for logits, _ in outputs], dim=1)
+        return torch.cat([feature_map.float() for _, feature_map in outputs], dim=1).flatten(1)
+
+
+def _no_gradient_is_zero(parameters: Sequence[Tensor]) -> None:
+    """Fusion does not use the members' own heads; Adam leaves what has gradient zero as it is."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)

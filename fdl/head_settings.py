@@ -1,0 +1,66 @@
+"""How a cell's heads are trained; nothing here imports torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from fdl.params import Cell, Params, digest
+from fdl.reference.protocol import (
+    FUSION_EPOCHS,
+    STACKING_LEARNING_RATE,
+    STACKING_UNITS,
+    TUNING_EPOCHS,
+    TUNING_LEARNING_RATE,
+)
+
+# Raised by hand whenever a change alters the numbers of a head.
+HEADS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How the heads of one cell are trained; they have a digest of their own, so that they retrain no members."""
+
+    heads: Sequence[str]  # fusion, stacking
+    epochs: int  # of the head alone
+    tuning_epochs: int  # of head and members together; 0: no tuned form
+    learning_rates: dict[str, float]  # of each head alone
+    tuning_learning_rate: float
+    augment: bool
+    units: dict[str, int]  # of each head's hidden layer
+    version: int = HEADS_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Digest of all values."""
+        return digest(asdict(self))
+
+
+def head_settings(params: Params, cell: Cell) -> HeadSettings | None:
+    """The heads that the settings ask for in this cell; None for none.
+
+    What is null in the settings is the authors' (docs/reference.md 6.1, 6.2): fusion everywhere and
+    stacking on CIFAR-10 only, a rate and augmentation of its own for every dataset and backbone. A
+    single net has no heads: there is nothing to combine.
+    """
+    protocol = params.protocol(cell.dataset)
+    heads = params.heads
+    if heads is None:
+        heads = ["fusion", "stacking"] if cell.dataset == "cifar10" else ["fusion"]
+    training = params.training_settings(cell)
+    if not heads or training["members"] == 1:
+        return None
+    backbone = protocol.backbones[cell.backbone]
+    rate, augment = params.head_learning_rate, params.head_augment
+    units = {"fusion": protocol.hidden_units, "stacking": STACKING_UNITS}
+    return HeadSettings(
+        heads=heads,
+        epochs=params.head_epochs or FUSION_EPOCHS,
+        tuning_epochs=TUNING_EPOCHS if params.tuning_epochs is None else params.tuning_epochs,
+        learning_rates={
+            head: rate or (backbone.fusion_learning_rate if head == "fusion" else STACKING_LEARNING_RATE)
+            for head in heads
+        },
+        tuning_learning_rate=TUNING_LEARNING_RATE,
+        augment=backbone.fusion_augmentation if augment is None else augment,
+        units={head: max(1, round(units[head] * params.width)) for head in heads},
+    )

@@ -1,0 +1,175 @@
+"""What is computed with a cell's trained nets: predictions, class activation maps, heads, scores."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fdl.combine.heads import TrainedHead, train_head
+from fdl.combine.scores import HEAD_COMBINERS, write_scores
+from fdl.evaluation.cam import cam_record
+from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.head_settings import HeadSettings
+from fdl.training.checkpoint import Checkpoint, stop_if_asked
+from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
+
+Say = Callable[[str], None]
+# combiner → {"epoch": the one that counts} or {"failed": why}
+HeadsBlock = dict[str, dict[str, Any]]
+
+
+def write_predictions(
+    folder: Path,
+    settings: CellSettings,
+    heads: HeadSettings | None,
+    trained: Trained,
+    data: CellData,
+    *,
+    device: str,
+    keep_weights: bool,
+    checkpoint: Checkpoint,
+    say: Say,
+) -> HeadsBlock:
+    """Write `predictions.npz`, `cam.npz`, `heads.parquet`, `metrics.json`, `correct.npz`, and kept weights.
+
+    Maps and heads are those of the first selection only: each costs as much as the predictions, or more.
+
+    Raises:
+        Diverged: a prediction is not finite.
+        Interrupted: a signal arrived while the heads were trained; what is finished is kept.
+    """
+    predictions: dict[str, NDArray[Any]] = {
+        "validation/labels": data.validation.labels.cpu().numpy(),
+        "test/labels": data.test.labels.cpu().numpy(),
+    }
+    block: HeadsBlock = {}
+    for number, (rule, states) in enumerate(trained.states.items()):
+        nets = load_members(settings, states, data.num_classes, device)
+        for split, images in (("validation", data.validation), ("test", data.test)):
+            meter = FeatureDistanceMeter()
+            logits = predict(settings, nets, images.pixels, meter).cpu().numpy()
+            distance = np.array(list(meter.values().values()))
+            if not (np.isfinite(logits).all() and np.isfinite(distance).all()):
+                raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
+            predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
+        if number == 0:
+            maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
+            np.savez(folder / "cam.npz", allow_pickle=False, **maps)
+            block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
+        if keep_weights:
+            _write_weights(folder / weights_file(rule), states)
+    predictions["validated_epochs"] = np.array(trained.validated)
+    validation_correct = torch.stack(trained.validation_correct).numpy()  # (epochs, M, N)
+    predictions["validation_correct"] = np.packbits(validation_correct, axis=-1)
+    np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
+    write_scores(folder, folder)
+    return block
+
+
+def replace_heads(
+    folder: Path,
+    record: Path,
+    settings: CellSettings,
+    heads: HeadSettings | None,
+    data: CellData,
+    *,
+    device: str,
+    checkpoint: Checkpoint,
+    say: Say,
+) -> HeadsBlock:
+    """Train other heads on the kept weights of a record, whose nets stay as they are.
+
+    Args:
+        folder: where the files of the new record are written: all, also those that do not change.
+        record: the cell's record, with `weights-<selection>.safetensors`.
+        settings, heads, data, device, checkpoint, say: as in `write_predictions`.
+    """
+    for path in record.iterdir():
+        if path.name not in ("run.json", "heads.parquet"):
+            shutil.copyfile(path, folder / path.name)
+    with np.load(record / "predictions.npz", allow_pickle=False) as stored:
+        predictions = {name: stored[name] for name in stored if name.rpartition("/")[2] not in HEAD_COMBINERS}
+    rule = settings.selections[0]
+    nets = load_members(settings, read_weights(record / weights_file(rule)), data.num_classes, device)
+    block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
+    np.savez(folder / "predictions.npz", allow_pickle=False, **predictions)
+    write_scores(folder, folder)
+    return block
+
+
+def _add_heads(
+    folder: Path,
+    predictions: dict[str, NDArray[Any]],
+    rule: str,
+    settings: CellSettings,
+    heads: HeadSettings | None,
+    nets: list[nn.Module],
+    data: CellData,
+    checkpoint: Checkpoint,
+    say: Say,
+) -> HeadsBlock:
+    """Train the heads that are not finished in the checkpoint; their logits go into `predictions`."""
+    if heads is None:
+        return {}
+    stage = f"heads-{heads.digest[:12]}"
+    finished = checkpoint.load(stage) or {}
+
+    def epoch_done(line: str) -> None:
+        say(f"{settings.method} seed {settings.seed}: {line}")
+        stop_if_asked()
+
+    for name in heads.heads:
+        if name not in finished:
+            trained = train_head(name, settings, heads, nets, data, epoch_done=epoch_done)
+            finished[name] = {combiner: vars(head) for combiner, head in trained.items()}
+            checkpoint.save(finished, stage)
+    results = {combiner: TrainedHead(**values) for head in finished.values() for combiner, values in head.items()}
+    _write_history(folder / "heads.parquet", results)
+    block: HeadsBlock = {}
+    for combiner, head in results.items():
+        if not all(bool(torch.isfinite(logits).all()) for logits in head.logits.values()):
+            block[combiner] = {"failed": f"not finite after epoch {len(head.history)}"}
+            say(f"{settings.method} seed {settings.seed}: {combiner}: {block[combiner]['failed']}; left out")
+            continue
+        block[combiner] = {"epoch": head.epoch}
+        for split, logits in head.logits.items():
+            predictions[f"{rule}/{split}/{combiner}"] = logits.numpy()
+    return block
+
+
+def _write_history(path: Path, heads: dict[str, TrainedHead]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [{"combiner": combiner, **row} for combiner, head in heads.items() for row in head.history]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+def weights_file(rule: str) -> str:
+    """Name of the kept weights of a selection rule within a record."""
+    return f"weights-{rule}.safetensors"
+
+
+def read_weights(path: Path) -> list[dict[str, torch.Tensor]]:
+    """The members' states from a file of kept weights."""
+    from safetensors.torch import load_file
+
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in load_file(path).items():
+        member, _, key = name.partition(".")
+        states.setdefault(int(member), {})[key] = value
+    return [states[member] for member in sorted(states)]
+
+
+def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{m}.{name}": value.contiguous().cpu() for m, state in enumerate(states) for name, value in state.items()
+    }
+    save_file(tensors, path)
