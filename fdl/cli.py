@@ -1,6 +1,8 @@
 """The verbs: `python -m fdl <verb>`. Thin; whatever is slow to import is imported inside its verb."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -9,7 +11,8 @@ import typer
 from fdl import cli_data, layout, records
 from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
 from fdl.errors import InputError
-from fdl.params import Bundle
+from fdl.params import Bundle, Params
+from fdl.reference.protocol import images_name
 
 app = typer.Typer(
     help=__doc__ and "A fair test of the feature distance loss (arXiv 2205.11606).",
@@ -34,10 +37,18 @@ def split(
 
     resolved = load(file, preset, set_)
     drawn = chosen(resolved, datasets)
-    wanted = {(cell.dataset, cell.shots, resolved.draw_of(cell.seed)) for cell in resolved.cells()}
-    for dataset, k, d in sorted(wanted):
-        if dataset in drawn and k in (shots or [k]) and d in (draw or [d]):
-            print(write_split(resolved, dataset, k, d))
+    wanted = {
+        (
+            images_name(cell.dataset, resolved.pool_of(cell.dataset, cell.backbone)),
+            cell.shots,
+            resolved.draw_of(cell.seed),
+        )
+        for cell in resolved.cells()
+    }
+    for name, k, d in sorted(wanted):
+        if name in drawn and k in (shots or [k]) and d in (draw or [d]):
+            dataset, pool = resolved.images()[name]
+            print(write_split(resolved, dataset, k, d, pool))
 
 
 @app.command()
@@ -49,26 +60,76 @@ def run(
 ) -> None:
     """Train and score the cells of a bundle that have no current record."""
     resolved = load(file, preset, set_)
+    asked = _bundles(resolved, bundles)
+    # Only now: torch takes two seconds.
+    from fdl.training.bundle import run_bundle
+
+    for bundle in asked:
+        with _interruptible():
+            receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        failed = sum(cell["status"] == "failed" for cell in receipt["cells"].values())
+        print(f"{bundle.key}: {len(receipt['cells'])} cells, {failed} failed")
+
+
+@app.command()
+def train(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Only train the cells of a bundle that have no current record; `run` goes on from there."""
+    resolved = load(file, preset, set_)
+    asked = _bundles(resolved, bundles)
+    from fdl.training.bundle import train_bundle
+
+    for bundle in asked:
+        with _interruptible():
+            counts = train_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        print(f"{bundle.key}: {_counted(counts)}")
+
+
+@app.command()
+def cam(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Make the class activation maps of finished cells again, from weights kept by `keep_weights`."""
+    resolved = load(file, preset, set_)
+    asked = _bundles(resolved, bundles)
+    from fdl.training.bundle import map_bundle
+
+    for bundle in asked:
+        print(f"{bundle.key}: {_counted(map_bundle(resolved, bundle, say=lambda line: print(line, flush=True)))}")
+
+
+def _bundles(resolved: Params, keys: list[str] | None) -> list[Bundle]:
+    """The bundles that were named, or all."""
     known = {bundle.key: bundle for bundle in resolved.bundles()}
-    asked: list[Bundle] = []
-    for key in bundles or known:
+    for key in keys or []:
         if key not in known:
             raise InputError(
                 f"bundle {key!r} is not in the grid of preset {resolved.preset!r}; e.g. {next(iter(known))}"
             )
-        asked.append(known[key])
-    # Only now: torch takes two seconds.
-    from fdl.training.bundle import run_bundle
+    return [known[key] for key in keys or known]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A training that was told to stop has saved its state: one line, and the status that shells give a signal."""
     from fdl.training.checkpoint import Interrupted
 
-    for bundle in asked:
-        try:
-            receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
-        except Interrupted as error:
-            print(f"fdl: {error}", file=sys.stderr)
-            raise typer.Exit(128 + error.number) from None
-        failed = sum(cell["status"] == "failed" for cell in receipt["cells"].values())
-        print(f"{bundle.key}: {len(receipt['cells'])} cells, {failed} failed")
+    try:
+        yield
+    except Interrupted as error:
+        print(f"fdl: {error}", file=sys.stderr)
+        raise typer.Exit(128 + error.number) from None
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 @app.command()
@@ -77,7 +138,7 @@ def combine(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: Set
     from fdl.combine.scores import rescore
 
     counts = rescore(load(file, preset, set_))
-    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(_counted(counts))
 
 
 @app.command()
@@ -126,7 +187,7 @@ def track(
 
     resolved = load(file, preset, set_)
     counts = mirror(resolved, uri=uri)
-    print("mlflow: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(f"mlflow: {_counted(counts)}")
     if receipt:
         runs = {cell.key: records.read_run(layout.record_folder(resolved, cell)) for cell in resolved.cells()}
         digests = {key: run["digests"]["training"] for key, run in runs.items() if run}

@@ -11,7 +11,7 @@ from fdl import layout
 from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
 from fdl.errors import InputError
 from fdl.params import Params
-from fdl.reference.protocol import DATASETS
+from fdl.reference.protocol import DATASETS, images_name
 
 app = typer.Typer(help="Images: fetch, check, prepare, look at them.", no_args_is_help=True)
 
@@ -31,11 +31,14 @@ def list_datasets(file: ParamsOption = DEFAULT, preset: PresetOption = None, set
     for dataset in [*DATASETS, *_own(resolved)]:
         for settings in [official, resolved] if resolved.source_of(dataset) not in ("official", "own") else [resolved]:
             table.add_row(dataset, settings.source_of(dataset), *_about(settings, dataset))
+        for pool in _own_pools(resolved, dataset):
+            name = images_name(dataset, pool)
+            table.add_row(name, resolved.source_of(dataset), *_about(resolved, dataset, pool))
     # Where another program reads it, so wide that nothing is folded or cut.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _about(settings: Params, dataset: str) -> tuple[str, str, str, str]:
+def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str, str, str, str]:
     """Images, state, size and terms of a dataset from the settings' source."""
     from rich.filesize import decimal
 
@@ -56,7 +59,7 @@ def _about(settings: Params, dataset: str) -> tuple[str, str, str, str]:
             state = "there"
         except InputError:
             pass
-    about = layout.prepared_folder(settings, dataset) / "dataset.json"
+    about = layout.prepared_folder(settings, dataset, pool) / "dataset.json"
     if about.exists():
         counts = json.loads(about.read_bytes())["counts"]
         images, state = f"{sum(sum(pool.values()) for pool in counts.values()):,}", "prepared"
@@ -85,7 +88,8 @@ def download(
                 f"preset {resolved.preset!r} reads {resolved.source} images; name the datasets to download, "
                 "or choose a preset of source official"
             )
-        datasets = [dataset for dataset in chosen(resolved, None) if dataset in DATASETS]
+        used = dict.fromkeys(dataset for dataset, _ in resolved.images().values())
+        datasets = [dataset for dataset in used if dataset in DATASETS]
     for dataset in _known(datasets):
         fetch(dataset, offline=offline or None)
 
@@ -103,7 +107,8 @@ def verify(
         try:
             if dataset in DATASETS and (datasets or download.is_complete(dataset)):
                 verified += download.verify(dataset)
-            verified += _verify_prepared(resolved, dataset)
+            for pool in (None, *_own_pools(resolved, dataset)):
+                verified += _verify_prepared(resolved, dataset, pool)
         except InputError as error:
             wrong.append(str(error))
     if wrong:
@@ -112,19 +117,19 @@ def verify(
         print("nothing is downloaded or prepared")
 
 
-def _verify_prepared(resolved: Params, dataset: str) -> int:
+def _verify_prepared(resolved: Params, dataset: str, pool: int | None) -> int:
     import numpy as np
 
     from fdl.data.prepare import load as load_prepared
 
-    folder = layout.prepared_folder(resolved, dataset)
+    folder = layout.prepared_folder(resolved, dataset, pool)
     if not (folder / "dataset.json").exists():
         return 0
     prepared = load_prepared(folder)
     rows = np.arange(len(prepared.labels))
     for start in range(0, len(rows), 1024):  # so many in memory at a time
         prepared.rows(rows[start : start + 1024])
-    print(f"{dataset}: {len(rows):,} prepared images verified in {folder}", flush=True)
+    print(f"{images_name(dataset, pool)}: {len(rows):,} prepared images verified in {folder}", flush=True)
     return len(rows)
 
 
@@ -136,8 +141,8 @@ def prepare(
     from fdl.data.prepare import prepare as read
 
     resolved = load(file, preset, set_)
-    for dataset in chosen(resolved, datasets):
-        print(f"{dataset}: {read(resolved, dataset)}")
+    for name in chosen(resolved, datasets):
+        print(f"{name}: {read(resolved, *resolved.images()[name])}")
 
 
 @app.command()
@@ -154,7 +159,8 @@ def show(
 
     resolved = load(file, preset, set_)
     chosen(resolved, [dataset])
-    for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw):
+    dataset, pool = resolved.images()[dataset]
+    for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw, pool):
         print(path)
 
 
@@ -166,6 +172,11 @@ def _known(datasets: list[str] | None, resolved: Params | None = None) -> list[s
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
             raise InputError(f"unknown dataset {dataset!r}; {hint}")
     return datasets or []
+
+
+def _own_pools(resolved: Params, dataset: str) -> list[int]:
+    """The pools of the dataset that are a backbone's own."""
+    return [pool for name, pool in resolved.images().values() if name == dataset and pool]
 
 
 def _own(resolved: Params) -> list[str]:

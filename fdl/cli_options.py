@@ -34,8 +34,8 @@ def load(path: Path, preset: str | None, assignments: list[str] | None) -> Param
 
 
 def chosen(resolved: Params, datasets: list[str] | None) -> list[str]:
-    """The datasets that were named, or all that the settings use."""
-    used = list(dict.fromkeys(cell.dataset for cell in resolved.cells()))
+    """The names of `Params.images` that were given, or all of them: `cifar10`, `cifar10-pool3750`."""
+    used = list(resolved.images())
     for dataset in datasets or []:
         if dataset not in used:
             raise InputError(f"dataset {dataset!r} is not in the settings; they use {', '.join(used)}")

@@ -3,27 +3,32 @@
 from pathlib import Path
 
 from fdl.params import Bundle, Cell, Params
-from fdl.reference.protocol import DATASETS
+from fdl.reference.protocol import DATASETS, images_name
 
 RAW, PREPARED, SPLITS = Path("data/raw"), Path("data/prepared"), Path("data/splits")
 RESULTS, REPORTS, SCRATCH = Path("results"), Path("reports"), Path("scratch")
 
 
-def dataset_name(params: Params, dataset: str) -> str:
-    """Folder name of a dataset: its name, its size in pixels where that is not the authors', `aa` if antialiased."""
+def dataset_name(params: Params, dataset: str, pool: int | None = None) -> str:
+    """Folder name of a dataset: `cifar10`, or `cifar10-pool3750-64-aa`.
+
+    The pool is named where it is a backbone's own (`Params.pool_of`), the size in pixels where that is
+    not the authors', `aa` where images are antialiased.
+    """
     size = params.image_size_of(dataset)
     authors = dataset in DATASETS and size == DATASETS[dataset].image_size
-    return "-".join([dataset, *([] if authors else [str(size)]), *["aa"] * params.antialias])
+    return "-".join([images_name(dataset, pool), *([] if authors else [str(size)]), *["aa"] * params.antialias])
 
 
-def prepared_folder(params: Params, dataset: str) -> Path:
-    """Folder of a dataset's pixels and labels; sources never share one."""
-    return PREPARED / params.source_of(dataset) / dataset_name(params, dataset)
+def prepared_folder(params: Params, dataset: str, pool: int | None = None) -> Path:
+    """Folder of a dataset's pixels and labels; sources and pools never share one."""
+    return PREPARED / params.source_of(dataset) / dataset_name(params, dataset, pool)
 
 
-def split_file(params: Params, dataset: str, shots: int, draw: int) -> Path:
+def split_file(params: Params, dataset: str, shots: int, draw: int, pool: int | None = None) -> Path:
     """File of one k-shot draw."""
-    return SPLITS / params.source_of(dataset) / dataset_name(params, dataset) / f"{shots}shot" / f"draw{draw}.json"
+    folder = SPLITS / params.source_of(dataset) / dataset_name(params, dataset, pool)
+    return folder / f"{shots}shot" / f"draw{draw}.json"
 
 
 def results_folder(params: Params) -> Path:

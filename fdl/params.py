@@ -36,7 +36,7 @@ from fdl.grid import (
 )
 from fdl.method_parameters import method_params
 from fdl.method_sources import method_source
-from fdl.reference.protocol import DATASETS, DatasetProtocol
+from fdl.reference.protocol import DATASETS, DatasetProtocol, images_name
 
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
@@ -63,6 +63,9 @@ class Params(Strict):
     seeds: list[Seed] = Field(min_length=1)
     grid: list[GridBlock] | None = Field(description="cells as blocks; null: the product of the lists above")
     draws: Literal["random", "fixed"] = Field(description="random: one draw of images per seed; fixed: draw 0")
+    cifar10_pools: Literal["shared", "authors"] = Field(
+        description="shared: all backbones draw from one pool; authors: VGG and ResNet from a smaller one, as theirs"
+    )
     members: Annotated[int, Field(ge=2, le=20)]
     image_size: Pixels | dict[Dataset, Pixels] | None = Field(description="pixels; null: the authors'; own have theirs")
     antialias: bool = Field(description="false: resize by nearest neighbour, as the authors; true: antialiased")
@@ -204,6 +207,20 @@ class Params(Strict):
     def _block_cells(self, block: GridBlock) -> list[Cell]:
         return self.model_copy(update={"grid": [block]}).cells()
 
+    def pool_of(self, dataset: str, backbone: str) -> int | None:
+        """Images per class in the training pool that is the backbone's own; None: it shares the dataset's."""
+        if self.cifar10_pools == "shared" or self.own(dataset):
+            return None
+        own = DATASETS[dataset].backbones.get(backbone)
+        return own.pool if own else None
+
+    def images(self) -> dict[str, tuple[str, int | None]]:
+        """Dataset and pool of all images that the grid uses, by their name (`images_name`)."""
+        used = dict.fromkeys(
+            (bundle.dataset, self.pool_of(bundle.dataset, bundle.backbone)) for bundle in self.bundles()
+        )
+        return {images_name(dataset, pool): (dataset, pool) for dataset, pool in used}
+
     def draw_of(self, seed: int) -> int:
         """Index of the k-shot draw that a seed uses."""
         return seed if self.draws == "random" else 0
@@ -223,9 +240,11 @@ class Params(Strict):
 
         own = self.own(cell.dataset)
         protocol = self.protocol(cell.dataset).backbones[cell.backbone]
+        pool = self.pool_of(cell.dataset, cell.backbone)
         return {
             "cell": cell.key,
             "source": self.source_of(cell.dataset),
+            **({"pool": pool} if pool else {}),
             "draw": self.draw_of(cell.seed),
             "method_digest": method_source(cell.method).digest,
             "method_params": self._method_params(cell.method, protocol.weights_for(cell.shots)),

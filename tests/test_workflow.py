@@ -50,7 +50,16 @@ def test_from_images_to_the_table(project):
     rows = runs()
     assert {(row["method"], row["seed"]) for row in rows} == {("classical", "0"), ("fdl", "0")}
     assert all(0 <= float(row["value"]) <= 1 for row in rows if row["metric"] == "accuracy")
-    assert {row["combiner"] for row in rows} == {"member0", "member1", "mean", "best", "hard", "hard-probability", "soft", "ensemble"}
+    assert {row["combiner"] for row in rows} == {
+        "member0",
+        "member1",
+        "mean",
+        "best",
+        "hard",
+        "hard-probability",
+        "soft",
+        "ensemble",
+    }
     for name in ("index.html", "costs.csv", "tables/accuracy.tex", "figures/accuracy_over_shots.png"):
         assert (Path("reports/demo") / name).stat().st_size > 0
     assert Path("mlflow.db").exists()

@@ -35,6 +35,7 @@ class Expected:
     # {"all": {"N": 11_075, "P": 10_760}}.
     counts: Mapping[str, int | Mapping[str, int]] | None = None
     shape: tuple[int, int] | None = None  # height and width of every stored image
+    total: int | None = None  # images in all files together
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def _checked(files: ImageFiles, expected: Expected, folder: Path) -> ImageFiles:
         raise InputError(f"{folder}: class {odd!r} {problem} in this dataset; download the files again")
     if expected.counts is not None:
         _check_counts(files, expected.counts, folder)
+    if expected.total is not None and len(files.records) != expected.total:
+        raise InputError(
+            f"{folder}: {len(files.records):,} images, but {expected.total:,} are published: "
+            "another set of images, or a part; put the official files in its place"
+        )
     if expected.shape is None:
         return files
     height, width = expected.shape

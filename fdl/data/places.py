@@ -82,6 +82,7 @@ class Entry:
     places: tuple[Place, ...]  # in the order in which they are tried
     published: dict[str, int]  # images per class in the "train" and "test" files, or in "all" of them
     images: int  # published in all
+    counted: bool = True  # `images` was counted, not inferred: the official files must hold just as many
     download: str = "not stated"  # size of the first place's files, for a reader
     stored: tuple[int, int] | None = None  # height and width of every published image; None: they differ
     formats: str = ""  # of the files, for a reader; fdl.data.formats finds out by itself

@@ -19,7 +19,7 @@ from fdl import reference
 from fdl.data import sources
 from fdl.data.images import POOLS, Record
 from fdl.errors import InputError
-from fdl.reference.protocol import DatasetProtocol
+from fdl.reference.protocol import DatasetProtocol, images_name
 
 TRAIN, VALIDATION, TEST = range(3)
 UNUSED = -1
@@ -41,12 +41,14 @@ def assign(
     labels: NDArray[np.int16],
     groups: Sequence[str],
     folder: Path,
+    own_pool: int | None = None,
 ) -> Assignment:
     """Give every image its pool.
 
     - NEU without a test set of its own: by the number in the file's name, 180/60/60 of 300.
     - CIFAR-10 and CIFAR-100 with their complete training file: the published pool and validation images
-      (`fdl/reference/splits/`).
+      (`fdl/reference/splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
+      VGG and ResNet alone.
     - TEX: validation is cut from the test file, its first 2,400 of 6,000 images per class, of which the
       authors' 400 are drawn; the test set is the rest of that file.
     - miniImageNet, published by class: the images of all files are pooled.
@@ -62,9 +64,11 @@ def assign(
         labels: class of every image, in label order.
         groups: name of the group of every image.
         folder: for messages.
+        own_pool: images per class in a backbone's own pool (`Params.pool_of`); None: the dataset's.
 
     Raises:
-        InputError: there are no training or no test images, or a name holds no number that must.
+        InputError: there are no training or no test images, a name holds no number that must, or the
+            backbone's own pool is wanted of anything but the complete training file.
     """
     present = {record.pool for record in images}
     entry = sources.SOURCES.get(dataset)
@@ -76,8 +80,13 @@ def assign(
         missing = "train" if "train" not in present else "test"
         raise InputError(f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file")
     pools = np.array([TRAIN if record.pool == "all" else POOLS.index(record.pool) for record in images], np.int8)
-    if "validation" not in present and (published := _published(dataset, pools, labels)):
-        return _published_pools(published, pools, labels)
+    if "validation" not in present and (published := _published(images_name(dataset, own_pool), pools, labels)):
+        return _published_pools(published, pools, labels, own_pool)
+    if own_pool:
+        raise InputError(
+            f"{folder}: the authors' pool of {own_pool:,} images per class can only be cut from the complete training "
+            f"file of {dataset}; set cifar10_pools: shared, and all backbones draw from one pool"
+        )
     notes = []
     if dataset == "miniimagenet" and _parted_by_class(pools, labels):
         pools[:] = TRAIN
@@ -118,9 +127,9 @@ def _pools_by_number(numbers: NDArray[np.int64]) -> NDArray[np.int8]:
     return np.where(5 * numbers <= 3 * last, TRAIN, np.where(5 * numbers <= 4 * last, VALIDATION, TEST)).astype(np.int8)
 
 
-def _published(dataset: str, pools: NDArray[np.int8], labels: NDArray[np.int16]) -> dict[str, Any] | None:
+def _published(name: str, pools: NDArray[np.int8], labels: NDArray[np.int16]) -> dict[str, Any] | None:
     """The published pools of CIFAR-10 or CIFAR-100, where the training file holds the published number per class."""
-    path = Path(reference.__file__).parent / "splits" / f"{dataset}.json"
+    path = Path(reference.__file__).parent / "splits" / f"{name}.json"
     if not path.exists():
         return None
     content: dict[str, Any] = json.loads(path.read_bytes())
@@ -128,7 +137,9 @@ def _published(dataset: str, pools: NDArray[np.int8], labels: NDArray[np.int16])
     return content if (counts == content["images"]).all() and len(counts) == len(content["classes"]) else None
 
 
-def _published_pools(published: dict[str, Any], pools: NDArray[np.int8], labels: NDArray[np.int16]) -> Assignment:
+def _published_pools(
+    published: dict[str, Any], pools: NDArray[np.int8], labels: NDArray[np.int16], own_pool: int | None
+) -> Assignment:
     """Rows in the published order: a draw of `splits.draw` then is a published one."""
     chosen: list[NDArray[np.int64]] = []
     trained = pools == TRAIN
@@ -139,7 +150,8 @@ def _published_pools(published: dict[str, Any], pools: NDArray[np.int8], labels:
             pools[images] = pool
             chosen.append(images)
     order = np.concatenate([*chosen, np.flatnonzero(pools == TEST)])
-    return Assignment(pools, order, [])
+    notes = [f"VGG and ResNet draw from a pool of their own, {own_pool:,} images per class"] if own_pool else []
+    return Assignment(pools, order, notes)
 
 
 def _parted_by_class(pools: NDArray[np.int8], labels: NDArray[np.int16]) -> bool:

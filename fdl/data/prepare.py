@@ -61,8 +61,11 @@ class Prepared:
         return images
 
 
-def prepare(params: Params, dataset: str, *, say: Say = _print) -> Path:
+def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say = _print) -> Path:
     """Read a dataset's files into `images.npy`, `index.npz` and, last, `dataset.json`; an older copy is replaced.
+
+    Args:
+        pool: prepare the dataset with this backbone's own training pool (`Params.pool_of`); None: its usual one.
 
     Returns:
         The folder, `layout.prepared_folder`.
@@ -71,13 +74,13 @@ def prepare(params: Params, dataset: str, *, say: Say = _print) -> Path:
         InputError: a file is missing, unreadable or in the wrong layout.
     """
     located = sources.locate(params, dataset)
-    folder = layout.prepared_folder(params, dataset)
+    folder = layout.prepared_folder(params, dataset, pool)
     temporary = folder.with_name(f".{folder.name}.partial")
     with sources.lock(folder):
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
         temporary.mkdir(parents=True)
         try:
-            _write(params, dataset, located, temporary, say)
+            _write(params, dataset, pool, located, temporary, say)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
         finally:
@@ -85,14 +88,15 @@ def prepare(params: Params, dataset: str, *, say: Say = _print) -> Path:
     return folder
 
 
-def _write(params: Params, dataset: str, located: sources.Located, folder: Path, say: Say) -> None:
+def _write(params: Params, dataset: str, pool: int | None, located: sources.Located, folder: Path, say: Say) -> None:
     size, source = params.image_size_of(dataset), params.source_of(dataset)
     synthetic = source == "synthetic"
-    files = formats.open_images(located.folder, located.expected)
+    with sources.lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
+        files = formats.open_images(located.folder, located.expected)
     classes, label_of = sources.label_order(dataset, files.classes, synthetic=synthetic, where=located.folder)
     labels = np.array([label_of[record.label] for record in files.records], np.int16)
     groups = [sources.group(dataset, record.identity) for record in files.records]
-    assigned = assign(dataset, params.protocol(dataset), files.records, labels, groups, located.folder)
+    assigned = assign(dataset, params.protocol(dataset), files.records, labels, groups, located.folder, pool)
     pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
@@ -106,7 +110,7 @@ def _write(params: Params, dataset: str, located: sources.Located, folder: Path,
     duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
     names = {"ids": ids[kept], "groups": np.array(groups)[kept]}
     labels, pools, digests = labels[kept], pools[kept], digests[kept]
-    counts = _counts(labels, pools, classes, located.folder)
+    counts = _counts(labels, pools, classes, located.folder, duplicates)
     notes = [*located.notes, *assigned.notes]
     if source == "official" or not located.notes:  # twins and crops are no subset of what was published
         notes += sources.content_notes(dataset, files.records)
@@ -129,7 +133,8 @@ def _write(params: Params, dataset: str, located: sources.Located, folder: Path,
     }
     records.write_atomically(folder / "dataset.json", records.to_json(content))
     totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
-    repeated = [f"images that occur more than once: {len(duplicates):,}, listed in dataset.json"] if duplicates else []
+    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
+    repeated = [f"images that occur more than once: {len(duplicates):,}, listed in {about}"] if duplicates else []
     say(
         f"{dataset}: {totals} images of {size} px in {len(classes)} classes"
         + "".join(f"; {note}" for note in [*notes, *repeated])
@@ -155,14 +160,25 @@ def _duplicates(
 
 
 def _counts(
-    labels: NDArray[np.int16], pools: NDArray[np.int8], classes: Sequence[str], folder: Path
+    labels: NDArray[np.int16],
+    pools: NDArray[np.int8],
+    classes: Sequence[str],
+    folder: Path,
+    duplicates: list[list[dict[str, Any]]],
 ) -> dict[str, dict[str, int]]:
-    """Images per pool and class; every class must be in every pool."""
+    """Images per pool and class, duplicates left out; every class must be in every pool."""
+    left_out = [image for copies in duplicates for image in copies if not image["kept"]]
     counts: dict[str, dict[str, int]] = {name: {} for name in POOLS}
     for pool, pool_name in enumerate(POOLS):
         for label, name in enumerate(classes):
             count = int(((labels == label) & (pools == pool)).sum())
             if not count:
+                copies = [image["id"] for image in left_out if (image["pool"], image["class"]) == (pool_name, name)]
+                if copies:
+                    raise InputError(
+                        f"{folder}: all {pool_name} images of class {name!r} equal images of an earlier pool "
+                        f"({len(copies):,}, the first {copies[0]!r}); replace them by other images"
+                    )
                 raise InputError(f"{folder}: no {pool_name} image of class {name!r}; add images of it")
             counts[pool_name][name] = count
     return counts
@@ -237,12 +253,10 @@ def load(folder: Path) -> Prepared:
         about: dict[str, Any] = json.loads((folder / "dataset.json").read_bytes())
         with (folder / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
             labels, pools, ids, digests = (index[name] for name in ("labels", "pools", "ids", "digests"))
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         size, classes = about["size"], about["classes"]
         if about["hash"] != _content_hash(digests, labels, pools, classes, size):
             raise ValueError("its hash does not fit its content")
-        if images.shape != (len(labels), size, size, 3) or images.dtype != np.uint8:
-            raise ValueError(f"images.npy holds {images.dtype} {images.shape}")
+        images = _mapped(folder / "images.npy", (len(labels), size, size, 3))
         return Prepared(
             folder, about["dataset"], about["source"], about["synthetic"], about["notes"],
             classes, images, labels, pools, ids, digests, about["hash"],
@@ -251,3 +265,16 @@ def load(folder: Path) -> Prepared:
         raise InputError(f"{error.filename}: no such file; run `python -m fdl data prepare`") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{folder}: damaged ({str(error) or type(error).__name__}); {_REBUILD}") from None
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The pixels of `images.npy`; numpy's own words on a file that was cut short name neither it nor a way out."""
+    try:
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise InputError(
+            f"{path}: cut short, or no array of pixels ({path.stat().st_size:,} bytes); {_REBUILD}"
+        ) from None
+    if images.shape != shape or images.dtype != np.uint8:
+        raise InputError(f"{path}: holds {images.dtype} {images.shape}, not uint8 {shape}; {_REBUILD}")
+    return images

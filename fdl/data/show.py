@@ -29,7 +29,7 @@ _SHEET_LINES = 20  # at most, on one sheet
 _MARK, _WARNING, _TEXT, _FAINT, _HAIRLINE = "#0072b2", "#b34400", "#1a1a1a", "#6b6b6b", "#c8c8c8"
 
 
-def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int) -> list[Path]:
+def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int, pool: int | None = None) -> list[Path]:
     """Write PNG sheets of a prepared dataset's training pool: a row of images per class, those of one draw framed.
 
     A pool that is too large is thinned evenly; all images of the draw are shown. Classes that do not fit
@@ -41,10 +41,10 @@ def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int) ->
     Raises:
         InputError: the dataset is not prepared, or a class holds fewer than `shots` images.
     """
-    prepared = load(layout.prepared_folder(params, dataset))
-    path = layout.split_file(params, dataset, shots, draw)
+    prepared = load(layout.prepared_folder(params, dataset, pool))
+    path = layout.split_file(params, dataset, shots, draw, pool)
     if not path.exists():
-        write_split(params, dataset, shots, draw)
+        write_split(params, dataset, shots, draw, pool)
     split = load_split(path, prepared)
     tile = _tile(prepared.images.shape[1])
     columns = _WIDTH // (tile + _GAP)
@@ -52,7 +52,7 @@ def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int) ->
     lines = max(-(-len(chosen) // columns) for chosen in rows)
     per_sheet = max(1, _SHEET_LINES // lines)
     starts = range(0, len(rows), per_sheet)
-    folder = layout.REPORTS / "data" / params.source_of(dataset) / layout.dataset_name(params, dataset)
+    folder = layout.REPORTS / "data" / params.source_of(dataset) / layout.dataset_name(params, dataset, pool)
     sheets = []
     for number, start in enumerate(starts, start=1):
         suffix = f"-{number}of{len(starts)}" if len(starts) > 1 else ""

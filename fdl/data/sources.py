@@ -137,6 +137,7 @@ SOURCES: dict[str, Entry] = {
         places=(Place("kaggle", "belkhirnacim/textiledefectdetection", (File("archive.zip"),)),),
         published={"all": 18_000},
         images=108_000,
+        counted=False,  # inferred from file numbers in the authors' listings
         download="about 4 GB",
         stored=(64, 64),
         formats="HDF5 and CSV in a ZIP file",
@@ -188,7 +189,11 @@ def locate(params: Params, dataset: str) -> Located:
 
 def _expected(entry: Entry) -> Expected:
     """What can be said of every published copy; some are one set of files and some are parted."""
-    return Expected(counts=None if "all" in entry.published else entry.published, shape=entry.stored)
+    return Expected(
+        counts=None if "all" in entry.published else entry.published,
+        total=entry.images if entry.counted else None,
+        shape=entry.stored,
+    )
 
 
 def _synthetic_folder(dataset: str) -> Path:

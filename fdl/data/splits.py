@@ -81,19 +81,22 @@ def _check_shots(labels: NDArray[np.integer[Any]], shots: int, classes: Sequence
         )
 
 
-def write_split(params: Params, dataset: str, shots: int, draw_index: int) -> Path:
+def write_split(params: Params, dataset: str, shots: int, draw_index: int, pool: int | None = None) -> Path:
     """Draw the k-shot training images of a prepared dataset into `layout.split_file`.
 
     Draw 0 of the datasets whose authors took the first k files takes these too; every other draw is random.
 
+    Args:
+        pool: the backbone's own (`Params.pool_of`); None: the dataset's.
+
     Raises:
         InputError: the dataset is not prepared, or a class holds fewer than `shots` images.
     """
-    prepared = load(layout.prepared_folder(params, dataset))
+    prepared = load(layout.prepared_folder(params, dataset, pool))
     rule = "first" if params.protocol(dataset).first_k and draw_index == 0 else "random"
-    pool = np.flatnonzero(prepared.pools == TRAIN)
-    _check_shots(prepared.labels[pool], shots, prepared.classes, f"the training pool of {dataset}")
-    train = pool[draw(prepared.labels[pool], shots, draw_index, rule=rule)]
+    rows = np.flatnonzero(prepared.pools == TRAIN)
+    _check_shots(prepared.labels[rows], shots, prepared.classes, f"the training pool of {dataset}")
+    train = rows[draw(prepared.labels[rows], shots, draw_index, rule=rule)]
     validation = np.flatnonzero(prepared.pools == VALIDATION)
     content: dict[str, Any] = {
         "dataset": dataset,
@@ -111,7 +114,7 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int) -> Pa
         "test": np.flatnonzero(prepared.pools == TEST).tolist(),
         "validation_small": _small(validation, prepared.labels, shots, draw_index).tolist(),
     }
-    path = layout.split_file(params, dataset, shots, draw_index)
+    path = layout.split_file(params, dataset, shots, draw_index, pool)
     records.write_atomically(path, records.to_json(content | {"hash": digest(content)}))
     return path
 

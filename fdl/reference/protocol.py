@@ -23,6 +23,7 @@ class BackboneProtocol:
     fusion_learning_rate: float
     fusion_augmentation: bool
     weights_at: dict[int, tuple[float, float]] = field(default_factory=dict)  # shots with weights of their own
+    pool: int | None = None  # training pool, images per class, where it is not the dataset's
 
     def weights_for(self, shots: int) -> tuple[float, float]:
         """The (cosine, Gaussian) weights at this number of images per class."""
@@ -66,8 +67,8 @@ DATASETS: dict[str, DatasetProtocol] = {
         "CIFAR-10", _CIFAR10, 32, 128, 1, 300, "sum", 4000, 200, (1000,), False,
         {
             "alexnet": BackboneProtocol("alexnet", 1e-4, (0.5, 0.05), 1e-3, False, {400: (0.5, 0.01)}),
-            "vgg": BackboneProtocol("vgg-a", 1e-3, (1, 10), 1e-3, False),
-            "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-3, False),
+            "vgg": BackboneProtocol("vgg-a", 1e-3, (1, 10), 1e-3, False, pool=3750),
+            "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-3, False, pool=3750),
         },
     ),
     "cifar100": DatasetProtocol(
@@ -113,3 +114,8 @@ DATASETS: dict[str, DatasetProtocol] = {
         },
     ),
 }  # fmt: skip
+
+
+def images_name(dataset: str, pool: int | None) -> str:
+    """What files and folders call a dataset's images: its name, with the pool where that is a backbone's own."""
+    return dataset if pool is None else f"{dataset}-pool{pool}"

@@ -116,7 +116,7 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
     if unusable and (not partial or len(unusable) == len(states)):
         raise InputError(_refusal(params, unusable, len(states)))
     recorded = {state.cell: run for state, run in found if run is not None}
-    _check_images(recorded)
+    _check_images(params, recorded)
     collected = Collected(states, _datasets(params, recorded))
 
     folder = layout.report_folder(params)
@@ -227,14 +227,15 @@ def _refusal(params: Params, unusable: list[CellState], total: int) -> str:
     )
 
 
-def _check_images(recorded: Mapping[Cell, Mapping[str, Any]]) -> None:
-    """Refuse to compare cells of one dataset, or of one draw, that were trained on different images."""
+def _check_images(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Refuse to compare cells of one dataset and pool, or of one draw, that were trained on different images."""
     first: dict[tuple[object, ...], tuple[str, str]] = {}
     for cell, run in recorded.items():
-        groups = [((cell.dataset,), run["data"]["hash"]), ((cell.dataset, cell.shots, cell.seed), run["split"]["hash"])]
-        for group, images in groups:
-            other, expected = first.setdefault(group, (cell.key, images))
-            if images != expected:
+        images = cell.dataset, params.pool_of(cell.dataset, cell.backbone)
+        groups = [(images, run["data"]["hash"]), ((*images, cell.shots, cell.seed), run["split"]["hash"])]
+        for group, hash_ in groups:
+            other, expected = first.setdefault(group, (cell.key, hash_))
+            if hash_ != expected:
                 raise InputError(
                     f"{cell.dataset}: {other} and {cell.key} were trained on different images; "
                     "`python -m fdl run` trains the older one again"

@@ -3,7 +3,8 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fdl.provenance import SCORES_VERSION, provenance
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
 from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, train
-from fdl.training.predictions import replace_heads, weights_file, write_predictions
+from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 
 Say = Callable[[str], None]
 
@@ -38,14 +39,9 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     Raises:
         InputError: the bundle is not in the grid, or its data are missing or damaged.
     """
-    cells = params.bundles().get(bundle)
-    if cells is None:
-        raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
     receipt: dict[str, Any] = {"bundle": bundle.key, "cells": {}}
-    with device_slot(params.device, layout.SCRATCH / "locks") as device, signals_wait_for_the_epoch():
-        _set_up_torch(params, device)
-        inputs = _BundleInputs(params, bundle, device)
-        made_by = provenance(device)  # now: the code may be edited while it runs
+    with _opened(params, bundle) as (cells, inputs):
+        made_by = provenance(inputs.device)  # now: the code may be edited while it runs
         for number, cell in enumerate(cells, start=1):
             folder = layout.record_folder(params, cell)
             expected = inputs.training_digest(cell)
@@ -61,6 +57,73 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
             receipt["cells"][cell.key] = {"digest": expected, "status": run["status"]}
     records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
     return receipt
+
+
+def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, int]:
+    """Train the cells of a bundle that have no current record, and leave the nets in `scratch/`; `run` goes on there.
+
+    Returns:
+        Numbers of cells: "trained" now, "current" before, "diverged": `run` writes their records.
+
+    Raises:
+        InputError: as `run_bundle`.
+    """
+    counts = {"trained": 0, "current": 0, "diverged": 0}
+    with _opened(params, bundle) as (cells, inputs):
+        for number, cell in enumerate(cells, start=1):
+            expected = inputs.training_digest(cell)
+            checkpoint = Checkpoint(layout.SCRATCH / expected, say)
+            if _current_record(layout.record_folder(params, cell), expected, say) or _finished_training(checkpoint):
+                counts["current"] += 1
+                continue
+            say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
+            settings, (data, _) = _cell_settings(params, cell, inputs.device), inputs.data(cell)
+            try:
+                trained = train(settings, data, device=inputs.device, progress=_Throttle(say), checkpoint=checkpoint)
+            except Diverged as error:
+                say(f"{cell.key}: {error}")
+                counts["diverged"] += 1
+                continue
+            checkpoint.save(vars(trained), "trained")
+            counts["trained"] += 1
+    return counts
+
+
+def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, int]:
+    """Make the class activation maps of a bundle's records again, from their kept weights.
+
+    Returns:
+        Numbers of cells: "made", and "without weights": failed, not trained, or trained without `keep_weights`.
+
+    Raises:
+        InputError: as `run_bundle`.
+    """
+    counts = {"made": 0, "without weights": 0}
+    with _opened(params, bundle) as (cells, inputs):
+        for cell in cells:
+            folder = layout.record_folder(params, cell)
+            run = _current_record(folder, inputs.training_digest(cell), say)
+            if run is None or weights_file(params.selections_of(cell.dataset)[0]) not in run["files"]:
+                counts["without weights"] += 1
+                continue
+            say(f"{cell.key}: class activation maps")
+            settings, (data, _) = _cell_settings(params, cell, inputs.device), inputs.data(cell)
+            temporary = records.fresh_folder(folder)
+            replace_maps(temporary, folder, settings, data, device=inputs.device)
+            records.publish(temporary, folder, run)
+            counts["made"] += 1
+    return counts
+
+
+@contextmanager
+def _opened(params: Params, bundle: Bundle) -> Iterator[tuple[list[Cell], "_BundleInputs"]]:
+    """The bundle's cells and data, with a device held and signals kept until the end of an epoch."""
+    cells = params.bundles().get(bundle)
+    if cells is None:
+        raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
+    with device_slot(params.device, layout.SCRATCH / "locks") as device, signals_wait_for_the_epoch():
+        _set_up_torch(params, device)
+        yield cells, _BundleInputs(params, bundle, device)
 
 
 def _set_up_torch(params: Params, device: str) -> None:
@@ -81,13 +144,15 @@ class _BundleInputs:
 
     def __init__(self, params: Params, bundle: Bundle, device: str) -> None:
         self.params, self.bundle, self.device = params, bundle, device
-        self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset))
+        self.pool = params.pool_of(bundle.dataset, bundle.backbone)
+        self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
         self._images: dict[bytes, Images] = {}
 
     def split(self, cell: Cell) -> splits.Split:
         """The draw of a cell's seed."""
         draw = self.params.draw_of(cell.seed)
-        return splits.load_split(layout.split_file(self.params, cell.dataset, cell.shots, draw), self.prepared)
+        path = layout.split_file(self.params, cell.dataset, cell.shots, draw, self.pool)
+        return splits.load_split(path, self.prepared)
 
     def training_digest(self, cell: Cell) -> str:
         """Digest of everything that decides the cell's numbers: settings, draw, pixels."""

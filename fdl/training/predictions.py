@@ -102,6 +102,18 @@ def replace_heads(
     return block
 
 
+def replace_maps(folder: Path, record: Path, settings: CellSettings, data: CellData, *, device: str) -> None:
+    """Make the class activation maps of a record again from its kept weights; arguments as in `replace_heads`."""
+    for path in record.iterdir():
+        if path.name != "run.json":
+            shutil.copyfile(path, folder / path.name)
+    states = read_weights(record / weights_file(settings.selections[0]))
+    nets = load_members(settings, states, data.num_classes, device)
+    maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
+    np.savez(folder / "cam.npz", allow_pickle=False, **maps)
+    write_scores(folder, folder)
+
+
 def _add_heads(
     folder: Path,
     predictions: dict[str, NDArray[Any]],

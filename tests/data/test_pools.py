@@ -17,11 +17,11 @@ from fdl.reference.protocol import DATASETS
 Part = tuple[str, int, str]  # pool of the file, label, name
 
 
-def assigned(dataset: str, parts: list[Part]) -> Assignment:
+def assigned(dataset: str, parts: list[Part], own_pool: int | None = None) -> Assignment:
     images = [Record(pool, label, name, name) for pool, label, name in parts]
     labels = np.array([label for _, label, _ in parts], np.int16)
     groups = [sources.group(dataset, name) for _, _, name in parts]
-    return assign(dataset, DATASETS[dataset], images, labels, groups, Path("images"))
+    return assign(dataset, DATASETS[dataset], images, labels, groups, Path("images"), own_pool)
 
 
 def counts(assignment: Assignment, parts: list[Part], label: int) -> list[int]:
@@ -54,6 +54,27 @@ def test_complete_cifar_has_the_authors_pool_in_the_order_of_their_draw() -> Non
         assert np.flatnonzero(labels[:50_000] == label)[published["pool"][label][position]] == row
     assert len(np.unique(result.order)) == len(result.order) == 40_000 + 2_000 + 10_000
     assert (np.diff(result.pools[result.order]) >= 0).all()
+
+
+def test_the_pool_of_the_authors_vgg_and_resnet_is_their_own() -> None:
+    parts = cifar("cifar10", 5000, 1000)
+    shared, own = assigned("cifar10", parts), assigned("cifar10", parts, 3750)
+    assert counts(shared, parts, 3) == [4000, 200, 1000, 800]
+    assert counts(own, parts, 3) == [3750, 200, 1000, 1050]
+    assert not shared.notes
+    assert own.notes == ["VGG and ResNet draw from a pool of their own, 3,750 images per class"]
+    labels = np.array([part[1] for part in parts])
+    pool = own.order[own.pools[own.order] == 0]
+    chosen = pool[draw(labels[pool], 3, 0)][:5]
+    published = json.loads((make_splits.FOLDER / "cifar10-pool3750.json").read_bytes())
+    # docs/reference.md 4.2, n = 3750: class and position within the class's pool.
+    for row, (label, position) in zip(chosen, [(5, 3652), (0, 1577), (9, 2181), (4, 1466), (2, 1060)], strict=True):
+        assert np.flatnonzero(labels[:50_000] == label)[published["pool"][label][position]] == row
+
+
+def test_a_pool_of_their_own_needs_the_complete_training_file() -> None:
+    with pytest.raises(InputError, match=r"images: the authors' pool of 3,750 .* set cifar10_pools: shared"):
+        assigned("cifar10", cifar("cifar10", 60, 10), 3750)
 
 
 def test_part_of_cifar_keeps_the_order_of_its_files() -> None:

@@ -17,7 +17,7 @@ from fdl.evaluation.metrics import METRICS
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
 from fdl.training import predictions as predictions_module
-from fdl.training.bundle import run_bundle
+from fdl.training.bundle import map_bundle, run_bundle, train_bundle
 from fdl.training.checkpoint import Interrupted
 from fdl.training.engine import Diverged
 from tests.projects import tiny, write_images
@@ -253,6 +253,36 @@ def test_a_new_metric_needs_no_training(ready, monkeypatch):
     }
     assert values["soft", "errors"] == round(record["data"]["test"] * (1 - values["soft", "accuracy"]))
     assert run(ready) == [], "the trainings are current"
+
+
+def test_training_alone_leaves_the_rest_to_run(ready, monkeypatch):
+    run(ready)
+    expected = results(folder(ready))
+    for path in layout.results_folder(ready).rglob("run.json"):
+        path.unlink()
+    assert train_bundle(ready, BUNDLE, say=quiet) == {"trained": 4, "current": 0, "diverged": 0}
+    assert train_bundle(ready, BUNDLE, say=quiet) == {"trained": 0, "current": 4, "diverged": 0}
+    assert records.read_run(folder(ready)) is None
+    monkeypatch.setattr(bundle_module, "train", None)  # never called again
+    run(ready)
+    assert results(folder(ready)) == expected
+    assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
+
+
+def test_maps_are_made_again_from_kept_weights(ready):
+    params = tiny(keep_weights=True)
+    run(params)
+    expected = dict(np.load(folder(params) / "cam.npz"))
+    np.savez(folder(params) / "cam.npz", **{name: array * 0 for name, array in expected.items()})
+    record = records.read_run(folder(params))
+    record["files"]["cam.npz"] = records.file_hash(folder(params) / "cam.npz")
+    records.write_atomically(folder(params) / "run.json", records.to_json(record))
+    assert map_bundle(params, BUNDLE, say=quiet) == {"made": 4, "without weights": 0}
+    made = np.load(folder(params) / "cam.npz")
+    assert {name: made[name].tobytes() for name in made} == {name: a.tobytes() for name, a in expected.items()}
+    records.verify(folder(params), records.read_run(folder(params)))
+    assert len(run(tiny(epochs=1))) == 4
+    assert map_bundle(tiny(epochs=1), BUNDLE, say=quiet) == {"made": 0, "without weights": 4}
 
 
 HEADS = {"heads": ["fusion", "stacking"]}

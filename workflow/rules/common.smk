@@ -1,5 +1,6 @@
 # Settings, checked once at parse time; where every file lies; the rules' functions.
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -53,8 +54,8 @@ DATA_DIR = (
 BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
 PREPARED = sorted(
     {
-        f"{layout.prepared_folder(PARAMS, bundle.dataset)}/dataset.json"
-        for bundle in PARAMS.bundles()
+        f"{layout.prepared_folder(PARAMS, *images)}/dataset.json"
+        for images in PARAMS.images().values()
     }
 )
 # A record that was deleted, to be made again, must not hide behind the receipt of its bundle.
@@ -71,13 +72,21 @@ TRACKED = f"{layout.report_folder(PARAMS)}/tracked.json"
 
 def split_files(cells):
     """The draws that these cells train on."""
-    draws = {(cell.dataset, cell.shots, PARAMS.draw_of(cell.seed)) for cell in cells}
+    draws = {
+        (
+            cell.dataset,
+            cell.shots,
+            PARAMS.draw_of(cell.seed),
+            PARAMS.pool_of(cell.dataset, cell.backbone),
+        )
+        for cell in cells
+    }
     return sorted(str(layout.split_file(PARAMS, *draw)) for draw in draws)
 
 
 def dataset_of(wildcards):
-    """Name of a dataset without what its folder's name says of its images."""
-    return wildcards.dataset.partition("-")[0]
+    """Name of a dataset, with its pool, without what its folder's name says of the size of its images."""
+    return re.match(r"[a-z0-9]+(-pool\d+)?", wildcards.dataset)[0]
 
 
 def data_folder(wildcards):
@@ -109,7 +118,7 @@ def settings_digests(wildcards):
 
 wildcard_constraints:
     source="|".join(["synthetic", "local", "official", "own"]),
-    dataset=r"[a-z0-9]+(-\d+)?(-aa)?",
+    dataset=r"[a-z0-9]+(-pool\d+)?(-\d+)?(-aa)?",
     backbone=r"[a-z0-9]+",
     shots=r"\d+",
     draw=r"\d+",
