@@ -1,4 +1,4 @@
-"""What a grid is made of: datasets, blocks of cells, cells and their bundles."""
+"""What a grid is made of: datasets, backbones, blocks of cells, cells and their bundles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from fdl import published_nets
+from fdl.errors import InputError
+
 Dataset = Literal["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"]
-Backbone = Literal["alexnet", "vgg", "resnet"]
+
+
+def _backbone(name: str) -> str:
+    try:
+        return published_nets.checked(name)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+# One of the authors', or one of torchvision's classifiers, `torchvision:resnet18`; its form with a dash goes into
+# names of folders. The pattern is for editors: what is wrong is said by `published_nets.checked`.
+_BACKBONES = r"^(alexnet|vgg|resnet|torchvision[:-][a-z0-9_]+(@[A-Za-z0-9_.]+)?)$"
+Backbone = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _BACKBONES}), AfterValidator(_backbone)]
 Pixels = Annotated[int, Field(ge=16, le=1024)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, le=10_000)]

@@ -49,7 +49,7 @@ def head_settings(params: Params, cell: Cell) -> HeadSettings | None:
     training = params.training_settings(cell)
     if not heads or training["members"] == 1:
         return None
-    backbone = protocol.backbones[cell.backbone]
+    backbone = params.backbone_protocol(cell)
     rate, augment = params.head_learning_rate, params.head_augment
     units = {"fusion": protocol.hidden_units, "stacking": STACKING_UNITS}
     return HeadSettings(

@@ -62,10 +62,8 @@ def feature_distance(
         shapes = [tuple(m.shape) for m in maps]
         raise ValueError(f"feature_distance needs two or more maps of one shape (B, C, H, W), got {shapes}")
     d = torch.stack([descriptor(m, mask=mask, max_norm=max_norm).flatten(1) for m in maps])  # (M, B, H·W)
-    i, j = torch.triu_indices(len(maps), len(maps), offset=1, device=d.device)
-    unit = d * d.square().sum(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
-    cosine = (unit[i] * unit[j]).sum(dim=-1).mean(dim=-1).sum()
-    gaussian = torch.exp(-(d[i] - d[j]).square()).mean(dim=(-2, -1)).sum()
+    cosines, gaussians = pair_similarities(d)
+    cosine, gaussian = cosines.mean(dim=-1).sum(), gaussians.mean(dim=(-2, -1)).sum()
     total = d.new_zeros(())
     # A term of weight 0 stays out of the graph: 0 · NaN would poison the others.
     if cosine_weight:
@@ -73,3 +71,17 @@ def feature_distance(
     if gaussian_weight:
         total = total + gaussian_weight * gaussian
     return FeatureDistance(total, cosine, gaussian)
+
+
+def pair_similarities(d: Tensor) -> tuple[Tensor, Tensor]:
+    """Both similarities of every pair of members.
+
+    Args:
+        d: flattened descriptors (M, ..., H·W), M ≥ 2.
+
+    Returns:
+        Cosines (pairs, ...), and the Gaussian similarity of every cell (pairs, ..., H·W).
+    """
+    i, j = torch.triu_indices(len(d), len(d), offset=1, device=d.device)
+    unit = d * d.square().sum(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
+    return (unit[i] * unit[j]).sum(dim=-1), torch.exp(-(d[i] - d[j]).square())

@@ -176,5 +176,9 @@ METHODS = _Methods(
         "gncl": gncl,
         "cka": cka,
         "smd": smd,
+        # The controls (controls.py): what differs is how they are trained.
+        "deep-ensemble": classical,
+        "wide": classical,
+        "tuned": classical,
     }
 )

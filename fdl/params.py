@@ -6,6 +6,7 @@ The values are the file's defaults, then the block of `presets:` that `preset:` 
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from fdl import published_nets
+from fdl.controls import CONTROLS, Control
 from fdl.errors import InputError
 from fdl.grid import (
     Backbone,
@@ -36,7 +39,7 @@ from fdl.grid import (
 )
 from fdl.method_parameters import method_params
 from fdl.method_sources import method_source
-from fdl.reference.protocol import DATASETS, DatasetProtocol, images_name
+from fdl.reference.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
 
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
@@ -69,7 +72,12 @@ class Params(Strict):
     members: Annotated[int, Field(ge=2, le=20)]
     image_size: Pixels | dict[Dataset, Pixels] | None = Field(description="pixels; null: the authors'; own have theirs")
     antialias: bool = Field(description="false: resize by nearest neighbour, as the authors; true: antialiased")
-    width: Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)] = Field(description="factor on all channel counts")
+    width: Annotated[float, Field(gt=0, le=8, allow_inf_nan=False)] = Field(
+        description="factor on all channel counts of the authors' backbones; torchvision's have their own"
+    )
+    weights: dict[Backbone, str] = Field(
+        default_factory=dict, description="files of weights that torchvision's backbones start from"
+    )
     epochs: Count | dict[DatasetName, Count] | None = Field(description="null: the authors' (300, miniImageNet 200)")
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate: Rate | None = Field(description="constant Adam rate; null: the authors' per dataset and backbone")
@@ -113,6 +121,7 @@ class Params(Strict):
                     raise ValueError(f"datasets: {_unknown(dataset, datasets)}")
         for method in self.method_params:
             self._check_method(method)
+        self._check_weights()
         for dataset in self.epochs if isinstance(self.epochs, dict) else ():
             if dataset not in datasets:
                 raise ValueError(f"epochs: {_unknown(dataset, datasets)}")
@@ -125,7 +134,21 @@ class Params(Strict):
         cells = self.cells()
         if len(set(cells)) < len(cells):
             raise ValueError("grid: two blocks name the same cell")
+        for cell in cells:
+            if published_nets.parse(cell.backbone) and self.control(cell).one_net:
+                raise ValueError(
+                    f"methods: {cell.method} needs a backbone whose width can be set; {cell.backbone} has its own: "
+                    "name its methods in a block of grid"
+                )
         return self
+
+    def _check_weights(self) -> None:
+        for backbone, file in self.weights.items():
+            net = published_nets.parse(backbone)
+            if net is None or net.node:
+                raise ValueError(f"weights: {backbone}: only nets of torchvision start from a file, named without @")
+            if not Path(file).is_file():
+                raise ValueError(f"weights: {backbone}: {file}: no such file; nothing is downloaded")
 
     def _check_method(self, method: str) -> None:
         try:
@@ -164,6 +187,31 @@ class Params(Strict):
         if own is None:
             return DATASETS[dataset]
         return replace(DATASETS[own.like], title=own.name, classes=(), image_size=own.image_size, first_k=False)
+
+    def backbone_protocol(self, cell: Cell) -> BackboneProtocol:
+        """How a cell's backbone is trained on its dataset: the authors' constants, or those of torchvision's nets."""
+        if published_nets.parse(cell.backbone):
+            return published_nets.PROTOCOL
+        return self.protocol(cell.dataset).backbones[cell.backbone]
+
+    def control(self, cell: Cell) -> Control:
+        """How a control is trained; for other methods, as all are."""
+        return CONTROLS.get(cell.method, Control())
+
+    def members_of(self, cell: Cell) -> int:
+        """Nets of a cell: `members`, or the one of a control."""
+        return 1 if self.control(cell).one_net else self.members
+
+    def width_of(self, cell: Cell) -> float:
+        """Factor on the channel counts of a cell's nets."""
+        if published_nets.parse(cell.backbone):
+            return 1.0
+        return self.width * math.sqrt(self.members) if self.control(cell).one_net else self.width
+
+    def weights_of(self, cell: Cell) -> str | None:
+        """File of the weights that a cell's nets start from; None: random ones."""
+        net = published_nets.parse(cell.backbone)
+        return self.weights.get(f"torchvision-{net.name}") if net else None
 
     def source_of(self, dataset: str) -> str:
         """Where a dataset's images come from: `source`, or `own`."""
@@ -239,7 +287,9 @@ class Params(Strict):
         from fdl.provenance import TRAINING_VERSION
 
         own = self.own(cell.dataset)
-        protocol = self.protocol(cell.dataset).backbones[cell.backbone]
+        protocol = self.backbone_protocol(cell)
+        control, weights = self.control(cell), self.weights_of(cell)
+        learning_rate = self.learning_rate or protocol.learning_rate
         pool = self.pool_of(cell.dataset, cell.backbone)
         return {
             "cell": cell.key,
@@ -250,12 +300,19 @@ class Params(Strict):
             "method_params": self._method_params(cell.method, protocol.weights_for(cell.shots)),
             "variant": protocol.variant,
             **({"like": own.like} if own else {}),
-            "members": self.members,
+            "members": self.members_of(cell),
             "image_size": self.image_size_of(cell.dataset),
-            "width": self.width,
+            "width": self.width_of(cell),
+            **({"weights_sha256": published_nets.weights_hash(weights)} if weights else {}),
+            **({"own_batches": True} if control.own_batches else {}),
             "epochs": self.epochs_of(cell),
             "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate or protocol.learning_rate,
+            "learning_rate": learning_rate,
+            **(
+                {"learning_rates": [factor * learning_rate for factor in control.rate_factors]}
+                if control.rate_factors
+                else {}
+            ),
             "augment": self.augment,
             "selections": self.selections_of(cell.dataset),
             "evaluate_every": self.evaluate_every,
@@ -307,16 +364,20 @@ def load(
     Raises:
         InputError: the file cannot be read, or a key or value is wrong.
     """
+    return resolve(read(path), preset=preset, overrides=overrides, where=str(path))
+
+
+def read(path: str | Path) -> Any:
+    """What a file of settings holds, not resolved; raises `InputError` if it cannot be read."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run in the project's folder or name one with --params") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {_one_line(error)}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML: {_one_line(error)}") from None
-    return resolve(raw, preset=preset, overrides=overrides, where=str(path))
 
 
 def resolve(

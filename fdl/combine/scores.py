@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from fdl import layout, records
 from fdl.combine.voting import VOTES, softmax
+from fdl.currency import is_asked_for
 from fdl.evaluation.cam import left_out, overlap
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy
-from fdl.params import Params
+from fdl.locks import bundle_lock, holder_of
+from fdl.params import Cell, Params
 from fdl.provenance import SCORES_VERSION
 
 # The trained combiners, in the order of tables (fdl.combine.heads).
@@ -93,8 +95,9 @@ def write_scores(folder: Path, source: Path) -> None:
         }
         rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
         for split in labels:
-            cosine, gaussian = stored[f"{rule}/{split}/distance"].tolist()
-            rows += [_row(split, "ensemble", "cosine_sum", cosine), _row(split, "ensemble", "gaussian_sum", gaussian)]
+            # Empty for a single net: no value, no row.
+            distance = zip(("cosine_sum", "gaussian_sum"), stored[f"{rule}/{split}/distance"].tolist(), strict=False)
+            rows += [_row(split, "ensemble", metric, value) for metric, value in distance]
         metrics += [{"selection": rule, **row} for row in rows]
         correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
     metrics += [{"selection": rules[0], **row} for row in _overlap_rows(source / "cam.npz")]
@@ -103,8 +106,13 @@ def write_scores(folder: Path, source: Path) -> None:
 
 
 def _overlap_rows(path: Path) -> list[dict[str, Any]]:
-    """Mean overlap of the members' maps on test, and the share of pairs left out of it because a map is empty."""
+    """Mean overlap of the members' maps on test, and the share of pairs left out of it because a map is empty.
+
+    A single net has no pairs and no rows.
+    """
     with np.load(path, allow_pickle=False) as cam:
+        if len(cam["cosines"]) == 0:
+            return []
         mean, pairs, share = overlap(cam["cosines"], left_out(cam))
     rows = [_row("test", "ensemble", "cam_left_out", share)]
     if pairs.any():
@@ -118,21 +126,33 @@ def rescore(params: Params) -> dict[str, int]:
     A new metric or combiner needs no training: the predictions are in the records.
 
     Returns:
-        Numbers of cells: "rescored", "same", and "missing" for those without a record of predictions.
+        Numbers of cells: "rescored", "same", "missing" for those without a record of predictions, "stale" for
+        those whose record is of other settings, "in training" for those of a bundle that another process has.
 
     Raises:
         InputError: a record is damaged.
     """
-    counts = {"rescored": 0, "same": 0, "missing": 0}
-    for cell in params.cells():
-        folder = layout.record_folder(params, cell)
-        run = records.read_run(folder)
-        if run is None or run["status"] != "done":
-            counts["missing"] += 1
+    counts = {"rescored": 0, "same": 0, "missing": 0, "stale": 0, "in training": 0}
+    for bundle, cells in params.bundles().items():
+        if holder_of(params.preset, bundle.key):
+            counts["in training"] += len(cells)
             continue
-        records.verify(folder, run)
-        counts["rescored" if rescore_record(folder, run, always=True) else "same"] += 1
+        with bundle_lock(params.preset, bundle.key):
+            for cell in cells:
+                counts[_rescore(params, cell)] += 1
     return counts
+
+
+def _rescore(params: Params, cell: Cell) -> str:
+    """Score a cell again if there is something to score; under which of the counts of `rescore` it falls."""
+    folder = layout.record_folder(params, cell)
+    run = records.read_run(folder)
+    if run is None or run["status"] != "done":
+        return "missing"
+    if not is_asked_for(params, cell, run):
+        return "stale"
+    records.verify(folder, run)
+    return "rescored" if rescore_record(folder, run, always=True) else "same"
 
 
 def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -> bool:

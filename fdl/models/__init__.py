@@ -1,11 +1,17 @@
-"""The members: the authors' networks, built and initialised as theirs (docs/reference.md 1)."""
+"""The members: the authors' networks, built and initialised as theirs (docs/reference.md 1), or torchvision's."""
+
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fdl import published_nets
 from fdl.errors import InputError
 from fdl.models import alexnet, layers, resnet, vgg
 from fdl.reference.protocol import DATASETS
 from fdl.training.randomness import derive
+
+if TYPE_CHECKING:
+    from fdl.models.published import PublishedMember
 
 
 class Member(nn.Module):
@@ -31,28 +37,33 @@ def build(
     *,
     init_seed: int = 0,
     member: int = 0,
-) -> Member:
-    """Build one member as the authors did for this dataset, on the CPU in float32.
+    weights: str | None = None,
+) -> "Member | PublishedMember":
+    """Build one member as the authors did for this dataset, or one of torchvision's classifiers; on the CPU, float32.
 
     Args:
-        backbone: alexnet, vgg or resnet; the variant depends on the dataset (docs/reference.md 1.5, 1.6).
+        backbone: alexnet, vgg or resnet; the variant depends on the dataset (docs/reference.md 1.5, 1.6). Or
+            torchvision:resnet18 and so on, see `fdl.models.published`.
         dataset: one of `fdl.reference.protocol.DATASETS`.
         num_classes: None: the dataset's.
         image_size: side of the square images in pixels; None: the authors'.
-        width: factor on all channel and hidden-unit counts.
+        width: factor on all channel and hidden-unit counts; torchvision's have their own.
         init_seed, member: the keys of the initial weights.
+        weights: file that a net of torchvision starts from; None: random weights.
 
     Raises:
-        InputError: an unknown dataset or backbone, or images too small for the backbone.
+        InputError: an unknown dataset or backbone, images too small for the backbone, or weights that do not fit.
     """
     if dataset not in DATASETS:
         raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(DATASETS)}")
     protocol = DATASETS[dataset]
-    if backbone not in protocol.backbones:
-        raise InputError(f"unknown backbone {backbone!r}; known: {', '.join(protocol.backbones)}")
-    variant = protocol.backbones[backbone].variant
     num_classes = num_classes or len(protocol.classes)
     size = image_size or protocol.image_size
+    if published := published_nets.parse(published_nets.checked(backbone)):
+        from fdl.models.published import build as build_published  # torchvision takes its time to import
+
+        return build_published(published, num_classes, size, init_seed=init_seed, member=member, weights=weights)
+    variant = protocol.backbones[backbone].variant
 
     def scaled(channels: int) -> int:
         return max(1, round(channels * width))

@@ -12,17 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fdl import layout, records
+from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
 from fdl.data import prepare, splits
 from fdl.errors import InputError
 from fdl.head_settings import HeadSettings, head_settings
-from fdl.params import Bundle, Cell, Params, digest
+from fdl.locks import bundle_lock
+from fdl.params import Bundle, Cell, Params
 from fdl.provenance import SCORES_VERSION, provenance
+from fdl.receipts import write_receipt
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
-from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained, train
+from fdl.training.digests import training_digest
+from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
+from fdl.training.tuning import train
+from fdl.unfinished import ProgressFile
 
 Say = Callable[[str], None]
 
@@ -39,8 +44,8 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     Raises:
         InputError: the bundle is not in the grid, or its data are missing or damaged.
     """
-    receipt: dict[str, Any] = {"bundle": bundle.key, "cells": {}}
-    with _opened(params, bundle) as (cells, inputs):
+    recorded: dict[str, dict[str, str]] = {}
+    with _opened(params, bundle, say) as (cells, inputs):
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
         for number, cell in enumerate(cells, start=1):
             folder = layout.record_folder(params, cell)
@@ -54,9 +59,8 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
                 run = _run_cell(params, cell, inputs, expected, heads, made_by, say)
-            receipt["cells"][cell.key] = {"digest": expected, "status": run["status"]}
-    records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
-    return receipt
+            recorded[cell.key] = {"digest": expected, "status": run["status"]}
+        return write_receipt(params, bundle, recorded)
 
 
 def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, int]:
@@ -69,10 +73,10 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[st
         InputError: as `run_bundle`.
     """
     counts = {"trained": 0, "current": 0, "diverged": 0}
-    with _opened(params, bundle) as (cells, inputs):
+    with _opened(params, bundle, say) as (cells, inputs):
         for number, cell in enumerate(cells, start=1):
             expected = inputs.training_digest(cell)
-            checkpoint = Checkpoint(layout.SCRATCH / expected, say)
+            checkpoint = inputs.checkpoint(cell, expected, say)
             if _current_record(layout.record_folder(params, cell), expected, say) or _finished_training(checkpoint):
                 counts["current"] += 1
                 continue
@@ -99,7 +103,7 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
         InputError: as `run_bundle`.
     """
     counts = {"made": 0, "without weights": 0}
-    with _opened(params, bundle) as (cells, inputs):
+    with _opened(params, bundle, say) as (cells, inputs):
         for cell in cells:
             folder = layout.record_folder(params, cell)
             run = _current_record(folder, inputs.training_digest(cell), say)
@@ -116,14 +120,18 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
 
 
 @contextmanager
-def _opened(params: Params, bundle: Bundle) -> Iterator[tuple[list[Cell], "_BundleInputs"]]:
-    """The bundle's cells and data, with a device held and signals kept until the end of an epoch."""
+def _opened(params: Params, bundle: Bundle, say: Say) -> Iterator[tuple[list[Cell], "_BundleInputs"]]:
+    """The bundle's cells and data, with its lock and a device held and signals kept until the end of an epoch."""
     cells = params.bundles().get(bundle)
     if cells is None:
         raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
-    with device_slot(params.device, layout.SCRATCH / "locks") as device, signals_wait_for_the_epoch():
+    with (
+        bundle_lock(params.preset, bundle.key, waiting=say) as holder,
+        device_slot(params.device, layout.SCRATCH / "locks") as device,
+        signals_wait_for_the_epoch(),
+    ):
         _set_up_torch(params, device)
-        yield cells, _BundleInputs(params, bundle, device)
+        yield cells, _BundleInputs(params, bundle, device, holder)
 
 
 def _set_up_torch(params: Params, device: str) -> None:
@@ -142,8 +150,8 @@ def _set_up_torch(params: Params, device: str) -> None:
 class _BundleInputs:
     """What the cells of a bundle share: the prepared dataset, and one draw per seed."""
 
-    def __init__(self, params: Params, bundle: Bundle, device: str) -> None:
-        self.params, self.bundle, self.device = params, bundle, device
+    def __init__(self, params: Params, bundle: Bundle, device: str, holder: str) -> None:
+        self.params, self.bundle, self.device, self.holder = params, bundle, device, holder
         self.pool = params.pool_of(bundle.dataset, bundle.backbone)
         self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
         self._images: dict[bytes, Images] = {}
@@ -156,8 +164,13 @@ class _BundleInputs:
 
     def training_digest(self, cell: Cell) -> str:
         """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
-        split = self.split(cell)
-        return digest([self.params.settings_digest(cell), split.hash, self.prepared.hash])
+        return training_digest(self.params, cell, self.split(cell), self.prepared)
+
+    def checkpoint(self, cell: Cell, expected: str, say: Say) -> Checkpoint:
+        """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""
+        folder, settings = layout.SCRATCH / expected, self.params.settings_digest(cell)
+        about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
+        return Checkpoint(folder, say, ProgressFile(folder, about))
 
     def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
         """The cell's images on the device; validation and test are read once per bundle."""
@@ -205,6 +218,7 @@ def _cell_settings(params: Params, cell: Cell, device: str) -> CellSettings:
         dataset=settings.get("like", cell.dataset),  # whose networks are built
         method=cell.method,
         seed=cell.seed,
+        weights=params.weights_of(cell),
         autocast=autocast_bfloat16(params.precision, device),
         **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
     )
@@ -247,7 +261,7 @@ def _run_cell(
     data, split = inputs.data(cell)
     cell_settings = _cell_settings(params, cell, device)
     folder = layout.record_folder(params, cell)
-    checkpoint = Checkpoint(layout.SCRATCH / expected, say)
+    checkpoint = inputs.checkpoint(cell, expected, say)
     prepared = inputs.prepared
     run: dict[str, Any] = {
         "key": cell.key,
@@ -274,7 +288,9 @@ def _run_cell(
     start = time.perf_counter()
     try:
         trained = _finished_training(checkpoint)
-        if trained is None:
+        if trained:
+            checkpoint.show(trained.history, cell_settings.epochs)
+        else:
             trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
             if heads:  # they may take as long as the members did
                 checkpoint.save(vars(trained), "trained")
@@ -298,6 +314,12 @@ def _run_cell(
         say(f"{cell.key}: failed: {error}")
     else:
         run |= {"status": "done", "failure": None, "selected": trained.selected}
+        if trained.tuning:
+            run["tuning"] = trained.tuning
+        if published := published_nets.parse(cell.backbone):
+            from fdl.models.published import feature_node
+
+            run["feature_map"] = feature_node(published, cell_settings.image_size)
         run["parameters"] = sum(
             value.numel() for name, value in next(iter(trained.states.values()))[0].items() if "num_batches" not in name
         )

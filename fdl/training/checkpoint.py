@@ -9,13 +9,15 @@ import pickle
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+
+from fdl.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often: a checkpoint of full-width nets takes a second or two
 
@@ -35,10 +37,11 @@ class Checkpoint:
         folder: of this cell and no other; its name holds the training digest, so that a checkpoint is
             never taken up by another training.
         say: takes a line for the log.
+        progress: where the history is shown to others; None: nowhere.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path, say: Callable[[str], None] = print, progress: ProgressFile | None = None) -> None:
+        self.folder, self.say, self.progress = folder, say, progress
         self.written = time.monotonic()
         self.disabled = False
 
@@ -69,6 +72,11 @@ class Checkpoint:
             self.written = time.monotonic()
         if number is not None:
             raise Interrupted(number)
+
+    def show(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
+        """Let others see how far the training is; `epochs`: how many there will be."""
+        if self.progress:
+            self.progress.write(history, epochs)
 
     def save(self, state: dict[str, Any], stage: str = "checkpoint") -> None:
         """Write what there is of a stage: tensors, numbers, text, lists and mappings of them."""

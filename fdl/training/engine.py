@@ -7,7 +7,7 @@ All methods of a seed see the same images, initial weights, batches, augmentatio
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,15 @@ class CellSettings:
     selections: Sequence[str]
     evaluate_every: int | None
     bn_statistics: str
+    own_batches: bool = False  # every member has its own batches and its own best epoch (fdl.controls)
+    weights: str | None = None  # file that the nets start from; None: random weights
+    learning_rates: Sequence[float] = ()  # candidates, of which validation chooses one (fdl.training.tuning)
     autocast: bool = False
+
+    @property
+    def has_distance(self) -> bool:
+        """Whether the members' maps of a training batch can be compared: several nets that see the same images."""
+        return self.members > 1 and not self.own_batches
 
 
 @dataclass
@@ -83,6 +91,7 @@ class Trained:
     selected: dict[str, list[int]]  # selection rule → epoch per member, 0-based
     validated: list[int] = field(default_factory=list)  # epochs with a validation
     validation_correct: list[Tensor] = field(default_factory=list)  # of these epochs: booleans (M, N)
+    tuning: dict[str, Any] | None = None  # how the learning rate was chosen (fdl.training.tuning)
 
 
 class Diverged(Exception):
@@ -105,6 +114,7 @@ def build_members(settings: CellSettings, num_classes: int, device: str) -> list
             settings.width,
             init_seed=settings.seed,
             member=member,
+            weights=settings.weights,
         )
         nets.append(net.to(device).to(memory_format=torch.channels_last).train())
     return nets
@@ -128,6 +138,29 @@ def epoch_batches(settings: CellSettings, train: Images, epoch: int) -> Iterator
     for step, chunk in enumerate(chunks.tolist()):
         part = slice(chunk * size, (chunk + 1) * size)
         yield step, to_input(pixels[part]), train.labels[part]
+
+
+def member_batches(
+    settings: CellSettings, train: Images, epoch: int
+) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+    """The batches of one epoch for every member: (step, M inputs (B, 3, H, W), M labels (B,)).
+
+    All members share them, or each has its own, made from a seed of its own.
+    """
+    if not settings.own_batches:
+        for step, inputs, labels in epoch_batches(settings, train, epoch):
+            yield step, [inputs] * settings.members, [labels] * settings.members
+        return
+    own = (epoch_batches(member_settings(settings, m), train, epoch) for m in range(settings.members))
+    for step, batches in enumerate(zip(*own, strict=True)):
+        yield step, [inputs for _, inputs, _ in batches], [labels for _, _, labels in batches]
+
+
+def member_settings(settings: CellSettings, member: int) -> CellSettings:
+    """Settings whose `epoch_batches` are a member's own."""
+    seed = derive(settings.seed, "member", member)
+    assert isinstance(seed, int)
+    return replace(settings, seed=seed)
 
 
 def train(
@@ -154,30 +187,56 @@ def train(
     nets = build_members(settings, data.num_classes, device)
     optimiser = Adam(nets, settings.learning_rate)
     result = Trained([], {}, {})
-    selector = _Selector(settings, data, result)
+    selector = Selector(settings, data, result)
+    # Training images without augmentation, for re-estimated batch-norm statistics.
+    batches = plain_batches(settings, data.train)
     start = 0
     if checkpoint and (state := checkpoint.load()):
         start = _restore(state, nets, optimiser, selector)
         progress(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
+    if checkpoint:
+        checkpoint.show(result.history, settings.epochs)
     for epoch in range(start, settings.epochs):
         row = _train_epoch(settings, data.train, nets, optimiser, epoch)
         result.history.append(row)
-        for member in range(settings.members):
-            if not math.isfinite(row[f"cross_entropy_{member}"]):
-                reason = f"member {member}: the cross-entropy is {row[f'cross_entropy_{member}']}"
-                raise Diverged(epoch, reason, result.history)
-        if not math.isfinite(row["loss"]):
-            raise Diverged(epoch, f"the loss is {row['loss']}", result.history)
-        last = epoch == settings.epochs - 1
-        if last or (settings.evaluate_every and (epoch + 1) % settings.evaluate_every == 0):
-            row |= selector.validate(nets, epoch, last=last)
-        progress(_line(settings, row))
-        if checkpoint and not last:
-            checkpoint.epoch_end(partial(_state, epoch, nets, optimiser, selector))
+        if reason := divergence(settings, row):
+            raise Diverged(epoch, reason, result.history)
+        if validates(settings, epoch):
+            with evaluation_statistics(nets, batches, settings.bn_statistics):
+                right = predict(settings, nets, data.validation.pixels).argmax(-1) == data.validation.labels
+                row |= selector.add(right, lambda member: _state_of(nets[member]), epoch)
+        progress(progress_line(settings, row))
+        if checkpoint:
+            checkpoint.show(result.history, settings.epochs)
+            if epoch < settings.epochs - 1:
+                checkpoint.epoch_end(partial(_state, epoch, nets, optimiser, selector))
     return result
 
 
-def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "_Selector") -> dict[str, Any]:
+def divergence(settings: CellSettings, row: dict[str, float]) -> str | None:
+    """What in a row of the history is not finite; None if all is well."""
+    for member in range(settings.members):
+        if not math.isfinite(row[f"cross_entropy_{member}"]):
+            return f"member {member}: the cross-entropy is {row[f'cross_entropy_{member}']}"
+    return None if math.isfinite(row["loss"]) else f"the loss is {row['loss']}"
+
+
+def validates(settings: CellSettings, epoch: int) -> bool:
+    """Whether an epoch, 0-based, is followed by a validation."""
+    last = epoch == settings.epochs - 1
+    return last or bool(settings.evaluate_every and (epoch + 1) % settings.evaluate_every == 0)
+
+
+def plain_batches(settings: CellSettings, train: Images) -> list[Tensor]:
+    """The training images in their fixed batches, without augmentation."""
+    return [to_input(part) for part in train.pixels.split(settings.batch_size)]
+
+
+def _state_of(net: nn.Module) -> State:
+    return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+
+def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "Selector") -> dict[str, Any]:
     """Everything that the epochs after this one depend on."""
     return {
         "epoch": epoch,
@@ -188,7 +247,7 @@ def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "_Selec
     }
 
 
-def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: "_Selector") -> int:
+def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: "Selector") -> int:
     """Put everything back as `_state` found it; the next epoch."""
     for net, values in zip(nets, state["nets"], strict=True):
         net.load_state_dict(values)
@@ -206,30 +265,47 @@ def _train_epoch(
 ) -> dict[str, float]:
     """One pass over the training images; the row of the history, means over steps (accuracy: over images)."""
     method = METHODS[settings.method]
-    names = ["loss", "cosine", "gaussian", *(f"cross_entropy_{m}" for m in range(len(nets)))]
+    names = loss_names(settings)
     sums = torch.zeros(len(names), dtype=torch.float64, device=train.labels.device)
     correct = torch.zeros(len(nets), dtype=torch.int64, device=train.labels.device)
     steps = math.ceil(len(train) / settings.batch_size)
-    for step, inputs, labels in epoch_batches(settings, train, epoch):
+    for step, inputs, labels in member_batches(settings, train, epoch):
         for member, net in enumerate(nets):
             set_dropout_key(net, derive(settings.seed, "dropout", epoch, step, member))
-        with _autocast(settings, inputs):
-            outputs = [net(inputs) for net in nets]
+        with _autocast(settings, inputs[0]):
+            outputs = [net(batch) for net, batch in zip(nets, inputs, strict=True)]
         logits = [output[0].float() for output in outputs]
         maps = [output[1] for output in outputs]
-        cross_entropies = [functional.cross_entropy(output, labels) for output in logits]
-        added = method(maps, logits, inputs, labels, epoch=epoch, **settings.method_params)
+        cross_entropies = [functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
+        # A method whose members have their own batches adds nothing: it looks at none of them.
+        added = method(maps, logits, inputs[0], labels[0], epoch=epoch, **settings.method_params)
         loss = torch.stack(cross_entropies).sum() + added
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         with torch.no_grad():
-            distance = feature_distance([m.detach() for m in maps], 0, 0)
-            sums += torch.stack([loss, distance.cosine, distance.gaussian, *cross_entropies]).detach()
-            correct += torch.stack([(output.argmax(1) == labels).sum() for output in logits])
-    row = dict(zip(names, (sums / steps).tolist(), strict=True))
-    row |= {f"train_accuracy_{m}": hits / len(train) for m, hits in enumerate(correct.tolist())}
-    return {"epoch": epoch, **row}
+            parts = [loss]
+            if settings.has_distance:
+                distance = feature_distance([m.detach() for m in maps], 0, 0)
+                parts += [distance.cosine, distance.gaussian]
+            sums += torch.stack([*parts, *cross_entropies]).detach()
+            right = [(output.argmax(1) == truth).sum() for output, truth in zip(logits, labels, strict=True)]
+            correct += torch.stack(right)
+    return history_row(settings, epoch, (sums / steps).tolist(), [hits / len(train) for hits in correct.tolist()])
+
+
+def loss_names(settings: CellSettings) -> list[str]:
+    """What is averaged over the steps of an epoch."""
+    distance = ["cosine", "gaussian"] if settings.has_distance else []
+    return ["loss", *distance, *(f"cross_entropy_{m}" for m in range(settings.members))]
+
+
+def history_row(
+    settings: CellSettings, epoch: int, losses: Sequence[float], accuracies: Sequence[float]
+) -> dict[str, float]:
+    """A row of the history: means of `loss_names` over steps, accuracy of every member over images."""
+    row = dict(zip(loss_names(settings), losses, strict=True))
+    return {"epoch": epoch, **row} | {f"train_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
 
 def _autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
@@ -261,53 +337,59 @@ def load_members(settings: CellSettings, states: list[State], num_classes: int, 
     return nets
 
 
-class _Selector:
+class Selector:
     """Keeps, per selection rule, the states of the best epoch so far (DESIGN words: selection).
 
-    A rule's score is a number of correct validation images; only a strictly higher one replaces.
+    A rule's score is a number of correct validation images; only a strictly higher one replaces. Members
+    with batches of their own are scored one by one: no rule adds them up.
     """
 
     def __init__(self, settings: CellSettings, data: CellData, result: Trained) -> None:
-        self.settings, self.data, self.result = settings, data, result
+        self.settings, self.small, self.result = settings, data.small, result
         self.best: dict[str, list[int]] = {}
-        # Training images without augmentation, for re-estimated batch-norm statistics.
-        self.batches = [to_input(part) for part in data.train.pixels.split(settings.batch_size)]
 
-    def validate(self, nets: list[nn.Module], epoch: int, *, last: bool) -> dict[str, float]:
-        """Score this epoch; the validation columns of the history."""
-        settings, validation = self.settings, self.data.validation
-        with evaluation_statistics(nets, self.batches, settings.bn_statistics):
-            right = predict(settings, nets, validation.pixels).argmax(-1) == validation.labels  # (M, N)
-            for rule in settings.selections:
-                self._select(rule, right, nets, epoch, last=last)
+    def add(self, right: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
+        """Score an epoch; the validation columns of the history.
+
+        Args:
+            right: which validation images each member gets right, (M, N) booleans.
+            state_of: makes a copy of a member's state, as it was evaluated.
+            epoch: 0-based.
+        """
+        for rule in self.settings.selections:
+            self._select(rule, right, state_of, epoch)
         self.result.validated.append(epoch)
         self.result.validation_correct.append(right.cpu())
         accuracies = right.double().mean(dim=1).tolist()
         return {f"validation_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
-    def _select(self, rule: str, right: Tensor, nets: list[nn.Module], epoch: int, *, last: bool) -> None:
-        members = len(nets)
+    def _select(self, rule: str, right: Tensor, state_of: Callable[[int], State], epoch: int) -> None:
+        members = len(right)
         if rule == "last":
-            scores = [int(last)] * members
-        elif rule == "own":
-            scores = right.sum(dim=1).tolist()
+            scores = [int(epoch == self.settings.epochs - 1)] * members
         else:
-            counted = {"sum": right, "sum3": right[:3], "sum-small": right[:, self.data.small]}[rule]
-            scores = [int(counted.sum())] * members
+            counted = right[:, self.small] if rule == "sum-small" else right
+            scores = counted.sum(dim=1).tolist()
+            if rule != "own" and not self.settings.own_batches:
+                scores = [sum(scores[:3] if rule == "sum3" else scores)] * members
         best = self.best.setdefault(rule, [0 if rule == "last" else -1] * members)
         states = self.result.states.setdefault(rule, [{}] * members)
         epochs = self.result.selected.setdefault(rule, [-1] * members)
-        for member, net in enumerate(nets):
+        for member in range(members):
             if scores[member] > best[member]:
                 best[member], epochs[member] = scores[member], epoch
-                states[member] = {name: value.detach().clone() for name, value in net.state_dict().items()}
+                states[member] = state_of(member)
 
 
-def _line(settings: CellSettings, row: dict[str, float]) -> str:
+def progress_line(settings: CellSettings, row: dict[str, float]) -> str:
+    """One epoch for a reader."""
+
     def mean(name: str) -> float:
         return sum(row[f"{name}_{m}"] for m in range(settings.members)) / settings.members
 
     line = f"{settings.method} seed {settings.seed}: epoch {int(row['epoch']) + 1}/{settings.epochs}"
-    line += f"  loss {row['loss']:.3f}  cosine {row['cosine']:.2f}  gaussian {row['gaussian']:.2f}"
+    line += f"  loss {row['loss']:.3f}"
+    if settings.has_distance:
+        line += f"  cosine {row['cosine']:.2f}  gaussian {row['gaussian']:.2f}"
     line += f"  train {mean('train_accuracy'):.1%}"
     return line + (f"  validation {mean('validation_accuracy'):.1%}" if "validation_accuracy_0" in row else "")

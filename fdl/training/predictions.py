@@ -179,9 +179,9 @@ def read_weights(path: Path) -> list[dict[str, torch.Tensor]]:
 
 
 def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {
         f"{m}.{name}": value.contiguous().cpu() for m, state in enumerate(states) for name, value in state.items()
     }
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))  # not save_file: a full disk is an OSError then

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 # One number per use, so that no two uses of a seed ever share a sequence.
-PURPOSES = {"weights": 1, "order": 2, "augment": 3, "dropout": 4, "validation": 5, "synthetic": 6, "head": 7}
+PURPOSES = {
+    "weights": 1,
+    "order": 2,
+    "augment": 3,
+    "dropout": 4,
+    "validation": 5,
+    "synthetic": 6,
+    "head": 7,
+    "member": 8,  # seeds of members that have their own batches
+}
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -119,7 +119,7 @@ def test_dropout_is_a_function_of_its_key():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("alexnet", "cifar11"), "unknown dataset 'cifar11'"), (("lenet", "neu"), "unknown backbone 'lenet'"),
+    [(("alexnet", "cifar11"), "unknown dataset 'cifar11'"), (("lenet", "neu"), "unknown 'lenet'"),
      (("resnet", "neu", None, 8), "vanish")],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, message):

@@ -14,6 +14,7 @@ from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
 from fdl.evaluation.metrics import METRICS
+from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
 from fdl.training import predictions as predictions_module
@@ -240,10 +241,14 @@ def test_kept_weights_give_the_stored_predictions(ready):
 def test_a_new_metric_needs_no_training(ready, monkeypatch):
     run(ready)
     before = {path: path.stat().st_mtime_ns for path in layout.results_folder(ready).rglob("run.json")}
-    assert rescore(ready) == {"rescored": 0, "same": 4, "missing": 0}
+    none = {"missing": 0, "stale": 0, "in training": 0}
+    assert rescore(ready) == {"rescored": 0, "same": 4, **none}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     monkeypatch.setitem(METRICS, "errors", lambda predicted, labels: float((predicted != labels).sum()))
-    assert rescore(ready) == {"rescored": 4, "same": 0, "missing": 0}
+    assert rescore(tiny(gaussian_weight=2.0)) == {"rescored": 2, "same": 0, **none, "stale": 2}
+    with bundle_lock(ready.preset, BUNDLE.key):
+        assert rescore(ready) == {"rescored": 0, "same": 0, **none, "in training": 4}
+    assert rescore(ready) == {"rescored": 2, "same": 2, **none}
     record = records.read_run(folder(ready))
     records.verify(folder(ready), record)
     values = {

@@ -9,7 +9,16 @@ from torch.nn import functional
 from fdl.models.layers import set_dropout_key
 from fdl.training import engine
 from fdl.training.adam import Adam
-from fdl.training.engine import Diverged, build_members, epoch_batches, load_members, predict, train
+from fdl.training.engine import (
+    Diverged,
+    build_members,
+    epoch_batches,
+    load_members,
+    member_batches,
+    member_settings,
+    predict,
+    train,
+)
 from fdl.training.randomness import derive
 from tests.training import cells
 
@@ -144,3 +153,62 @@ def test_validating_changes_nothing():
     assert [{name: row[name] for name in names} for row in often.history] == [
         {name: row[name] for name in names} for row in once.history
     ]
+
+
+def test_members_with_their_own_batches_are_nets_trained_alone():
+    """A deep ensemble: each member's batches are those of a seed of its own."""
+    settings, data = cells.settings(own_batches=True), cells.data()
+    trained = train(settings, data, device="cpu", progress=quiet)
+    for member in range(settings.members):
+        net = build_members(cells.settings(), cells.CLASSES, "cpu")[member]  # the weights of `classical`
+        optimiser = Adam([net], settings.learning_rate)
+        own = member_settings(settings, member)
+        for epoch in range(settings.epochs):
+            for step, inputs, labels in epoch_batches(own, data.train, epoch):
+                set_dropout_key(net, derive(settings.seed, "dropout", epoch, step, member))
+                optimiser.zero_grad()
+                functional.cross_entropy(net(inputs)[0], labels).backward()
+                optimiser.step()
+        assert states_equal(net.state_dict(), trained.states["last"][member]), f"member {member}"
+    assert not {"cosine", "gaussian"} & trained.history[0].keys()  # maps of different images are not compared
+
+
+def test_members_with_their_own_batches_see_other_orders_and_augmentations():
+    data = cells.data()
+    shared, own = (cells.settings(epochs=1, own_batches=flag) for flag in (False, True))
+    for inputs, labels in ((inputs, labels) for _, inputs, labels in member_batches(shared, data.train, 0)):
+        assert all(batch is inputs[0] for batch in inputs)
+        assert all(truth is labels[0] for truth in labels)
+    seen = [torch.cat(batches) for batches in zip(*(i for _, i, _ in member_batches(own, data.train, 0)), strict=True)]
+    assert not any(torch.equal(seen[a], seen[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    plain = cells.settings(augment=False, own_batches=True)
+    orders = {
+        tuple(tuple(truth[member].tolist()) for _, _, truth in member_batches(plain, data.train, epoch))
+        for member in range(3)
+        for epoch in range(2)
+    }
+    assert len(orders) > 1
+    for member in range(3):  # all of its images, once
+        labels = torch.cat([truth[member] for _, _, truth in member_batches(plain, data.train, 0)])
+        assert sorted(labels.tolist()) == sorted(data.train.labels.tolist())
+
+
+@pytest.mark.parametrize("rule", ["sum", "sum3", "sum-small"])
+def test_members_with_their_own_batches_have_their_own_best_epoch(rule):
+    settings = cells.settings(epochs=8, selections=[rule], evaluate_every=1, augment=False, own_batches=True)
+    data = cells.data(train=6)
+    trained = train(settings, data, device="cpu", progress=quiet)
+    right = torch.stack(trained.validation_correct)  # (epochs, M, N)
+    if rule == "sum-small":
+        right = right[:, :, data.small]
+    assert trained.selected[rule] == [int(right[:, m].sum(1).argmax()) for m in range(3)]
+    assert len(set(trained.selected[rule])) > 1
+
+
+def test_a_single_net_trains_and_has_no_distance():
+    settings, data = cells.settings(members=1), cells.data()
+    trained = train(settings, data, device="cpu", progress=quiet)
+    assert set(trained.history[0]) == {"epoch", "loss", "cross_entropy_0", "train_accuracy_0"}
+    # It is the first member of an ensemble that shares nothing but its batches.
+    three = train(cells.settings(), data, device="cpu", progress=quiet)
+    assert states_equal(trained.states["last"][0], three.states["last"][0])

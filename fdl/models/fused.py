@@ -1,0 +1,189 @@
+"""Many members as one network: the same layers, one weight tensor for all nets.
+
+Convolutions are grouped, batch norm runs over the merged channels (its statistics are per channel, so
+no two nets ever mix), dense layers are batched products. The numbers are those of the single nets up
+to rounding; what is gained is that a GPU starts one kernel where it would start one per net.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fdl.models import Member
+from fdl.models.layers import DenseBatchNorm, Dropout
+from fdl.models.resnet import Block
+from fdl.training.randomness import absorb, uniform
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Pass:
+    """How a forward pass is done; the default is an evaluation."""
+
+    momentum: float | None = None  # batch norm takes the batch's statistics and moves its averages so far
+    dropout: Tensor | None = None  # (G,) int64, a key per net; None: no dropout
+    images: Tensor | None = None  # (G, B) bool: which images of the batch are real; None: all
+
+
+class FusedNets:
+    """G nets of one architecture.
+
+    Parameters and buffers have the names of a single net and a leading dimension of nets. The
+    parameters are views of `flat`, their gradients of `gradient`.
+
+    Args:
+        nets: built alike, with their weights. Nets that see the same images stand together.
+        inputs: number of different image batches, each seen by G / inputs nets.
+    """
+
+    def __init__(self, nets: Sequence[Member], inputs: int = 1) -> None:
+        if len(nets) % inputs:
+            raise ValueError(f"{len(nets)} nets do not divide into {inputs} inputs")
+        self.template, self.count, self.inputs = nets[0], len(nets), inputs
+        self.parameters: State = {}
+        first = next(nets[0].parameters())
+        total = sum(parameter.numel() for net in nets for parameter in net.parameters())
+        self.flat = torch.empty(total, dtype=first.dtype, device=first.device)
+        self.gradient = torch.zeros_like(self.flat)
+        start = 0
+        for name, parameter in nets[0].named_parameters():
+            part = slice(start, start := start + len(nets) * parameter.numel())
+            view = _view(self.flat[part], len(nets), parameter).requires_grad_()
+            view.grad = _view(self.gradient[part], len(nets), parameter)
+            self.parameters[name] = view
+        self.buffers: State = {
+            name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
+        }
+        dropouts = (module for module in nets[0].modules() if isinstance(module, Dropout))
+        self._dropout_index = {module: index for index, module in enumerate(dropouts)}
+        for index, net in enumerate(nets):
+            self.load(index, net.state_dict())
+
+    def state(self, net: int) -> State:
+        """A net's state, as its own module would give it; a copy."""
+        return {name: value[net].detach().clone() for name, value in (self.parameters | self.buffers).items()}
+
+    @torch.no_grad()
+    def load(self, net: int, state: State) -> None:
+        """Put a state into one net."""
+        for name, value in (self.parameters | self.buffers).items():
+            value[net].copy_(state[name])
+
+    def __call__(self, x: Tensor, how: Pass | None = None) -> tuple[Tensor, Tensor]:
+        """Forward pass of all nets.
+
+        Args:
+            x: images (B, 3, H, W) that all nets see, or (B, inputs · 3, H, W).
+            how: training or evaluation.
+
+        Returns:
+            Logits (G, B, C) and feature maps (B, G, C', H', W').
+        """
+        how = how or Pass()
+        merged = self._run(self.template.features, "features", x, how)
+        batch, _, height, width = merged.shape
+        logits = self._run(self.template.head, "head", merged, how)
+        return logits, merged.view(batch, self.count, -1, height, width)
+
+    def _run(self, module: nn.Module, name: str, x: Tensor, how: Pass) -> Tensor:
+        """One layer of the template, on all nets: (B, G · C, H, W) before the head's `Flatten`, (G, B, F) after."""
+        weight, bias = self.parameters.get(f"{name}.weight"), self.parameters.get(f"{name}.bias")
+        match module:
+            case nn.Sequential():
+                for child, layer in module.named_children():
+                    x = self._run(layer, f"{name}.{child}", x, how)
+                return x
+            case Block():
+                main, shortcut = (self._run(getattr(module, n), f"{name}.{n}", x, how) for n in ("main", "shortcut"))
+                pooled: Tensor = module.pool(module.activation(main + shortcut))
+                return pooled
+            case nn.Conv2d():
+                assert weight is not None
+                assert bias is not None
+                groups = x.shape[1] // module.in_channels  # the first layer: 1 or `inputs`, then G
+                padding = module.padding
+                assert isinstance(padding, tuple)
+                return functional.conv2d(
+                    x, weight.flatten(0, 1), bias.flatten(), module.stride, padding, module.dilation, groups
+                )
+            case DenseBatchNorm() | nn.BatchNorm2d():
+                return self._normalise(module, name, x, how)
+            case nn.Linear():
+                assert weight is not None
+                assert bias is not None
+                return torch.baddbmm(bias[:, None], x, weight.mT)
+            case Dropout():
+                return self._drop(module, x, how)
+            case nn.Flatten():
+                return x.view(len(x), self.count, -1, *x.shape[2:]).transpose(0, 1).flatten(2)
+            case _:  # activations, pools and padding act on every channel alone
+                result: Tensor = module(x)
+                return result
+
+    def _drop(self, module: Dropout, x: Tensor, how: Pass) -> Tensor:
+        if how.dropout is None or module.p == 0:
+            return x
+        keys = absorb(how.dropout, self._dropout_index[module])
+        if x.dim() == 3:
+            keep = uniform(keys, tuple(x.shape[1:]), x.device) >= module.p
+        else:
+            shape = (len(x), x.shape[1] // self.count, *x.shape[2:])
+            keep = (uniform(keys, shape, x.device) >= module.p).transpose(0, 1).flatten(1, 2)
+        return x * keep / (1 - module.p)
+
+    def _normalise(self, module: DenseBatchNorm | nn.BatchNorm2d, name: str, x: Tensor, how: Pass) -> Tensor:
+        """Batch norm; Keras' moving variance is the biased one after a dense layer (see `DenseBatchNorm`)."""
+        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+        mean, var = self.buffers[f"{name}.running_mean"], self.buffers[f"{name}.running_var"]
+        dense = isinstance(module, DenseBatchNorm)
+        if how.momentum is not None and not dense:
+            self.buffers[f"{name}.num_batches_tracked"].add_(1)
+        if not dense and how.images is None:
+            return functional.batch_norm(
+                x,
+                mean.flatten(),
+                var.flatten(),
+                weight.flatten(),
+                bias.flatten(),
+                how.momentum is not None,
+                how.momentum or 0.0,
+                module.eps,
+            )
+        # (G, images, C, cells): one form for both kinds, and for batches with images that do not count.
+        parted = x[..., None] if dense else x.view(len(x), self.count, -1, x[0, 0].numel()).transpose(0, 1)
+        parted = parted.to(torch.promote_types(x.dtype, torch.float32))
+        if how.momentum is None:
+            batch_mean, batch_var = mean, var
+        else:
+            batch_mean, batch_var = self._statistics(parted, how.images)
+            cells = parted.shape[-1]
+            number = how.images.sum(dim=1) if how.images is not None else torch.full_like(mean[:, 0], len(parted[0]))
+            number = number[:, None].to(batch_var.dtype) * cells
+            unbiased = batch_var if dense else batch_var * number / (number - 1)
+            mean.lerp_(batch_mean.detach().to(mean.dtype), how.momentum)
+            var.lerp_(unbiased.detach().to(var.dtype), how.momentum)
+        scale = torch.rsqrt(batch_var + module.eps)
+        parted = (parted - batch_mean[:, None, :, None]) * scale[:, None, :, None]
+        parted = parted * weight[:, None, :, None] + bias[:, None, :, None]
+        return parted[..., 0] if dense else parted.transpose(0, 1).reshape(x.shape).to(x.dtype)
+
+    def _statistics(self, parted: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (G, C) over the images that count."""
+        if images is None:
+            return parted.mean(dim=(1, 3)), parted.var(dim=(1, 3), unbiased=False)
+        share = images.to(parted.dtype) / images.sum(dim=1, keepdim=True) / parted.shape[-1]  # (G, B)
+        share = share[:, :, None, None]
+        mean = (parted * share).sum(dim=(1, 3))
+        return mean, ((parted - mean[:, None, :, None]).square() * share).sum(dim=(1, 3))
+
+
+def _view(part: Tensor, count: int, parameter: Tensor) -> Tensor:
+    """A stretch of the flat buffer as (nets, *shape); convolutions channels last, as their inputs are."""
+    if parameter.dim() != 4:
+        return part.view(count, *parameter.shape)
+    outputs, inputs, height, width = parameter.shape
+    return part.view(count, outputs, height, width, inputs).permute(0, 1, 4, 2, 3)

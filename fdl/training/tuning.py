@@ -1,0 +1,96 @@
+"""Trains one cell, with a learning rate chosen on validation where its settings hold candidates."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fdl.training import engine
+from fdl.training.checkpoint import Checkpoint
+from fdl.training.engine import CellData, CellSettings, Diverged, Trained
+
+
+def train(
+    settings: CellSettings,
+    data: CellData,
+    *,
+    device: str,
+    progress: Callable[[str], None] = print,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
+    """Train one cell; one with `learning_rates` once in full with each, of which the best on validation is kept.
+
+    A candidate's score is the number of validation images that its members get right together, each in
+    the epoch that the first selection rule picks (`sum-small`: of the small validation set). The highest
+    wins; of equals the one nearest to the cell's own rate as a factor, then the lower. A candidate that
+    diverges has no score.
+
+    Args:
+        settings, data, device, progress: as in `engine.train`.
+        checkpoint: as there; every candidate has its own folder in its folder.
+
+    Returns:
+        The chosen training; its `tuning` holds the candidates in the order of the settings, their
+        accuracies on validation (None: diverged) and the chosen rate.
+
+    Raises:
+        Diverged: the training did, or every candidate; then of the cell's own rate, or the one nearest to it.
+        Interrupted: a signal arrived; a later call goes on in the candidate that was being trained.
+    """
+    if not settings.learning_rates:
+        return engine.train(settings, data, device=device, progress=progress, checkpoint=checkpoint)
+    by_distance = sorted(settings.learning_rates, key=lambda rate: (_distance(rate, settings.learning_rate), rate))
+    best: tuple[int, float, Trained] | None = None
+    failure: Diverged | None = None
+    scores: dict[float, float | None] = {}
+    for rate in by_distance:
+        folder = checkpoint and Checkpoint(checkpoint.folder / f"rate-{rate:.6g}", checkpoint.say, checkpoint.progress)
+        progress(f"{settings.method} seed {settings.seed}: learning rate {rate:.3g}")
+        try:
+            trained = _train(replace(settings, learning_rate=rate), data, device, progress, folder)
+        except Diverged as error:
+            failure, scores[rate] = failure or error, None
+            continue
+        right, images = _score(settings, data, trained)
+        scores[rate] = right / images
+        if best is None or right > best[0]:
+            best = right, rate, trained
+    if best is None:
+        assert failure is not None
+        raise failure
+    _, chosen, trained = best
+    accuracies = [scores[rate] for rate in settings.learning_rates]
+    tuning = {"learning_rates": list(settings.learning_rates), "validation_accuracy": accuracies, "chosen": chosen}
+    return replace(trained, tuning=tuning)
+
+
+def _distance(rate: float, own: float) -> float:
+    # Rounded: a third and three times are equally far.
+    return round(abs(math.log(rate / own)), 9)
+
+
+def _train(
+    settings: CellSettings,
+    data: CellData,
+    device: str,
+    progress: Callable[[str], None],
+    checkpoint: Checkpoint | None,
+) -> Trained:
+    """One candidate, from what a finished training of it left."""
+    finished: dict[str, Any] | None = checkpoint.load("trained") if checkpoint else None
+    if finished:
+        return Trained(**finished)
+    trained = engine.train(settings, data, device=device, progress=progress, checkpoint=checkpoint)
+    if checkpoint:
+        checkpoint.save(vars(trained), "trained")
+    return trained
+
+
+def _score(settings: CellSettings, data: CellData, trained: Trained) -> tuple[int, int]:
+    """Validation images that the members get right, and how many they are asked for."""
+    rule = settings.selections[0]
+    by_epoch = dict(zip(trained.validated, trained.validation_correct, strict=True))
+    rows = [by_epoch[epoch][member] for member, epoch in enumerate(trained.selected[rule])]
+    if rule == "sum-small":
+        rows = [row[data.small.cpu()] for row in rows]
+    return sum(int(row.sum()) for row in rows), sum(len(row) for row in rows)
