@@ -41,13 +41,6 @@ def read(params: Params, cell: Cell) -> Record | None:
     return Record(cell, folder, run, digest(run), int((folder / "run.json").stat().st_mtime * 1000))
 
 
-def text(value: Any) -> str:
-    """A tag's or parameter's value as MLflow stores it."""
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def data_tags(record: Record) -> dict[str, Any]:
     """Where the images come from, and what a reader must know about them: the text at the top of the run's page."""
     data = record.run["data"]
@@ -136,10 +129,15 @@ def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
     epochs = columns.pop("epoch")
     found = {}
     for column, values in columns.items():
-        name, _, member = column.rpartition("_")
         points = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
-        found[f"curve/{name}.member{member}" if member.isdigit() else f"curve/{column}"] = thin(points)
+        found[curve_name(column)] = thin(points)
     return found
+
+
+def curve_name(column: str) -> str:
+    """What MLflow calls a column of the history."""
+    name, _, member = column.rpartition("_")
+    return f"curve/{name}.member{member}" if member.isdigit() else f"curve/{column}"
 
 
 def thin(points: list[tuple[int, float]], limit: int = CURVE_POINTS) -> list[tuple[int, float]]:

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fdl.losses import descriptor
+
 # A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
 # keeps the graphs of five nets for batches of ten.
 BATCH = 50
@@ -127,6 +129,8 @@ def cam_record(
         `empty` (M, ⌈N / 8⌉) uint8: packed bits, which of these maps are empty;
         `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images shown, of their
         class and of the one that each member predicts;
+        `descriptors` (M, n, H', W') float16: channel means of the feature maps of the same images;
+        `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
         `predicted` (M, n), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the same.
     """
     cosines, empty = [], []
@@ -137,13 +141,18 @@ def cam_record(
     positions = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()[:CLASSES]])
     shown = to_input(pixels[positions])
     with torch.no_grad():
-        predicted = torch.stack([net(shown)[0].argmax(1) for net in nets])
+        outputs = [net(shown) for net in nets]
+    predicted = torch.stack([logits.argmax(1) for logits, _ in outputs])
+    descriptors, masked = (torch.stack([descriptor(f, mask=mask) for _, f in outputs]) for mask in (False, True))
     maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
     maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
     record = {
         "cosines": torch.cat(cosines, dim=1),
         "maps_true": maps_true.half(),
         "maps_predicted": maps_predicted.half(),
+        "descriptors": descriptors.half(),
+        # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
+        "descriptor_mask": masked != 0,
         "predicted": predicted,
         "labels": labels[positions],
         "positions": positions,

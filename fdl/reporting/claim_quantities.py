@@ -7,23 +7,21 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
-from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params, digest
 from fdl.reporting import statistics
-from fdl.reporting.collect import CellState, headline_values, read_collected, read_runs
+from fdl.reporting.collect import CellState
+from fdl.reporting.results import Results, read_arrays, read_record
 from fdl.reporting.statistics import Array, Estimate, Statistic
-from fdl.reporting.titles import BASELINE, backbone_title, combiner_title, dataset_title, method_title
+from fdl.reporting.titles import BASELINE, METHOD, backbone_title, combiner_title, dataset_title, method_title
 
-METHOD, COMBINER = "fdl", "soft"
+COMBINER = "soft"
 FLOOR = 0.05  # above chance: C3 takes only cells of which both arms reach it
 LEFT_OUT_MOST = 0.1  # C4: share of the member pairs with an all-zero map
+_MEASURES = ("disagreement", "mutual_information", "cosine_sum")
 INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss counts as inactive
 
 Values = Mapping[tuple[Bundle, int], Array]  # by bundle and seed; (N,) by test image, or what the estimator takes
@@ -37,6 +35,7 @@ class Frozen:
 
     states: dict[Cell, CellState]
     correct: dict[Cell, Correct]
+    measures: Mapping[str, Mapping[Cell, float]]  # of whole ensembles, by metric; empty where it was not measured
     chance: dict[str, float]  # by dataset
     synthetic: bool
     hash: str
@@ -67,13 +66,14 @@ def frozen_cells(params: Params) -> list[Cell]:
     return sorted(set(params.model_copy(update={"grid": blocks}).cells())) if blocks else []
 
 
-def read_frozen(params: Params) -> Frozen:
+def read_frozen(results: Results) -> Frozen:
     """The frozen grid of a preset that has one.
 
     Raises:
-        InputError: `collect` has not run for these settings, or a record was changed since.
+        InputError: a record was changed since it was collected.
     """
-    collected, cells = read_collected(params), frozen_cells(params)
+    params, collected = results.params, results.collected
+    cells = frozen_cells(params)
     known = {state.cell: state for state in collected.cells}
     # A frozen cell that the present lists leave out is missing, not forgotten.
     states = {cell: known.get(cell) or CellState(cell, "missing", params.settings_digest(cell)) for cell in cells}
@@ -82,6 +82,7 @@ def read_frozen(params: Params) -> Frozen:
     return Frozen(
         states,
         {cell: _read(params, state) for cell, state in states.items() if state.status == "done"},
+        {name: results.values("ensemble", name) for name in _MEASURES},
         {name: known.chance for name, known in facts.items() if known.chance},
         any(params.source_of(name) == "synthetic" for name in datasets) or any(f.synthetic for f in facts.values()),
         digest([cell.key for cell in cells])[:12],
@@ -89,48 +90,40 @@ def read_frozen(params: Params) -> Frozen:
 
 
 def _read(params: Params, state: CellState) -> Correct:
-    folder, rule = layout.record_folder(params, state.cell), params.selections_of(state.cell.dataset)[0]
-    run = records.read_run(folder)
-    if run is None or run["digests"]["training"] != state.training:
-        raise InputError(f"{folder}: not the record that was collected; run `python -m fdl collect` again")
-    try:
-        with (folder / "correct.npz").open("rb") as content, np.load(content, allow_pickle=False) as file:
-            names = [name for name in file.files if name.startswith(f"{rule}/")]
-            bits = {name.partition("/")[2]: np.unpackbits(file[name], count=int(file["n"])) for name in names}
-        with (folder / "predictions.npz").open("rb") as content, np.load(content, allow_pickle=False) as file:
-            validation, labels = file[f"{rule}/validation/logits"].argmax(-1), file["validation/labels"]
-        members = np.array([bits.pop(f"member{m}") for m in range(len(validation))], np.float32)
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise InputError(f"{folder}: damaged ({error}); delete the folder and run the bundle again") from None
-    best = int((validation == labels).mean(-1).argmax())  # the lowest index wins a tie, as in metrics.json
+    read_record(params, state)  # that it is the one collected
+    rule = params.selections_of(state.cell.dataset)[0]
+    packed = read_arrays(params, state.cell, "correct.npz")
+    n = int(packed["n"])
+    bits = {
+        name.partition("/")[2]: np.unpackbits(values, count=n)
+        for name, values in packed.items()
+        if name.startswith(f"{rule}/")
+    }
+    logits, truth = f"{rule}/validation/logits", "validation/labels"
+    stored = read_arrays(params, state.cell, "predictions.npz", logits, truth)
+    validation = stored[logits].argmax(-1)
+    members = np.array([bits.pop(f"member{m}") for m in range(len(validation))], np.float32)
+    best = int((validation == stored[truth]).mean(-1).argmax())  # the lowest index wins a tie, as in metrics.json
     correct = {name: values.astype(np.float32) for name, values in bits.items()}
     return correct | {"mean": members.mean(0), "best": members[best]}
 
 
-def ensemble_metric(params: Params, metric: str) -> dict[Cell, float]:
-    """A metric of whole ensembles on test, from the rows that `collect` gathered; empty where it was not measured."""
-    runs = read_runs(params)
-    if not ((runs["combiner"] == "ensemble") & (runs["metric"] == metric) & (runs["split"] == "test")).any():
-        return {}
-    return headline_values(params, runs, combiner="ensemble", metric=metric)
-
-
 def families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
     """The quantities of all claims but C7; those of one list are one family of tests."""
-    disagreement, information = (ensemble_metric(params, name) for name in ("disagreement", "mutual_information"))
+    disagreement, information = frozen.measures["disagreement"], frozen.measures["mutual_information"]
     return [
         [_gain("C1", "all", frozen.of(METHOD, BASELINE), _points(frozen, COMBINER))],
         _slices(frozen),
         [_gain_over_shots(frozen)],
         [_overlap(params, frozen)],
         [_predictions(frozen, disagreement, information)],
-        *([quantity] for quantity in _against_members(frozen)),
+        *([quantity] for quantity in _against_members(params, frozen)),
     ]
 
 
-def activity(params: Params, frozen: Frozen) -> Quantity:
+def activity(frozen: Frozen) -> Quantity:
     """C7: ratio of the cosine sums on test, FDL over classical, of every seed; its median, without an interval."""
-    cells, sums = frozen.of(METHOD, BASELINE), ensemble_metric(params, "cosine_sum")
+    cells, sums = frozen.of(METHOD, BASELINE), frozen.measures["cosine_sum"]
     pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method == METHOD]
     values = {(a.bundle, a.seed): np.array([sums[a] / sums[b]]) for a, b in pairs if a in sums and b in sums}
     return Quantity("C7", "all", cells, frozenset(sums), values, _median, problem="" if sums else "not measured")
@@ -198,7 +191,7 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
         twin = replace(cell, method=BASELINE)
         if cell.method != METHOD or twin not in frozen.correct:
             continue
-        arms = [_read_maps(params, one) for one in (cell, twin)]
+        arms = [read_arrays(params, one, "cam.npz", "cosines", "empty") for one in (cell, twin)]
         without = left_out(arms[0]) | left_out(arms[1])
         (mine, pairs, share), (other, _, _) = (overlap(arm["cosines"], without) for arm in arms)
         shares.append(share)
@@ -210,33 +203,29 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
     return Quantity("C4", "all", cells, frozenset(found), values, _mean_of_cells, problem=problem)
 
 
-def _read_maps(params: Params, cell: Cell) -> dict[str, NDArray[Any]]:
-    path = layout.record_folder(params, cell) / "cam.npz"
-    try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return {name: file[name] for name in ("cosines", "empty")}
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise InputError(f"{path}: damaged ({error}); delete the folder and run the bundle again") from None
-
-
 def _predictions(frozen: Frozen, disagreement: Mapping[Cell, float], information: Mapping[Cell, float]) -> Quantity:
     """C5: difference of the members' disagreement, in points, at equal mean accuracy of the members."""
     cells = frozen.of(METHOD, BASELINE)
     found = {
         cell: np.array([100 * correct["mean"].mean(), 100 * disagreement[cell], information[cell]])
         for cell, correct in frozen.correct.items()
+        if cell in cells
     }
     values = _paired(found, cells)
     beside = f"Δ mutual information {fmean(v[2] for v in values.values()):+.4f} nats" if values else ""
     return Quantity("C5", "all", cells, frozenset(found), values, _intercept, beside.replace("-", "−"))
 
 
-def _against_members(frozen: Frozen) -> list[Quantity]:
-    """C6: accuracy of each method's ensemble minus that of its mean member (a), of its best on validation (b)."""
+def _against_members(params: Params, frozen: Frozen) -> list[Quantity]:
+    """C6: accuracy of each method's ensemble minus that of its mean member (a), of its best on validation (b).
+
+    A control that is a single net has nothing to beat.
+    """
+    methods = dict.fromkeys(cell.method for cell in frozen.states if params.members_of(cell) > 1)
     quantities = []
     for claim, member in (("C6a", "mean"), ("C6b", "best")):
         ensemble, single = _points(frozen, COMBINER), _points(frozen, member)
-        for method in dict.fromkeys(cell.method for cell in frozen.states):
+        for method in methods:
             cells = frozen.of(method)
             values = {(cell.bundle, cell.seed): ensemble[cell] - single[cell] for cell in cells if cell in ensemble}
             quantities.append(Quantity(claim, method_title(method), cells, frozenset(ensemble), values, _mean))

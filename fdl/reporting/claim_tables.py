@@ -9,6 +9,7 @@ from fdl.reporting.pages import render
 from fdl.reporting.table_formats import latex_text, markdown_text
 from fdl.reporting.titles import dataset_title
 
+_SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
 _HEADINGS = ("Claim", "Slice", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
 
 
@@ -130,10 +131,15 @@ def html_fragment(claims: Sequence[Claim], caption: str) -> str:
         cells = Markup("").join(Markup(tag).format(text) for text in texts)
         return Markup("<tr>{}</tr>").format(cells)
 
-    head = line('<th scope="col">{}</th>', _HEADINGS)
+    head = Markup("<tr>{}</tr>").format(
+        Markup("").join(
+            Markup('<th scope="col" data-column="{}">{}</th>').format(column, heading)
+            for column, heading in enumerate(_HEADINGS)
+        )
+    )
     body = Markup("\n").join(line("<td>{}</td>", row) for row in _rows(claims))
-    table = Markup('<table class="plain">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
-    scroll = Markup('<div class="scroll">\n{}\n</div>\n').format(table.format(head, body)) if claims else ""
+    table = Markup('<table class="plain sortable">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
+    scroll = Markup(_SCROLL).format(table.format(head, body)) if claims else ""
     return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}</section>\n').format(caption, scroll)
 
 

@@ -16,6 +16,7 @@ from fdl.params import Params
 from fdl.reporting import claim_tables, statistics
 from fdl.reporting.claim_quantities import INACTIVE, Frozen, Quantity, activity, families, read_frozen
 from fdl.reporting.claim_tables import Claim
+from fdl.reporting.results import Results, read_results
 from fdl.reporting.statistics import LEVEL, MARGIN, Array, Estimate, holm
 from fdl.reporting.titles import SYNTHETIC
 
@@ -38,18 +39,20 @@ _LEVEL = f"{100 * LEVEL:.0f} %"
 _NAMED = 5  # failed cells that a reason names
 
 
-def evaluate(params: Params) -> list[Claim]:
+def evaluate(params: Params, results: Results | None = None) -> list[Claim]:
     """Every claim; none where the preset has no frozen grid.
+
+    Args:
+        params: the settings.
+        results: what `collect` gathered, where that is read already.
 
     Raises:
         InputError: `collect` has not run for these settings, or a record was changed since.
     """
     if params.claims.grid is None:
         return []
-    frozen = read_frozen(params)
-    return [
-        claim for family in [*families(params, frozen), [activity(params, frozen)]] for claim in _judge(frozen, family)
-    ]
+    frozen = read_frozen(results or read_results(params))
+    return [claim for family in [*families(params, frozen), [activity(frozen)]] for claim in _judge(frozen, family)]
 
 
 def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:

@@ -1,19 +1,22 @@
 """The verb `report`: tables, figures and one page, from what `collect` wrote."""
 
-import base64
 from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
 from fdl import layout, records
 from fdl.params import Cell, Params
-from fdl.reporting import cam_figures, claim_tables, claims, figures, targets
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
-from fdl.reporting.pages import render
-from fdl.reporting.table_formats import FORMATS, html_fragment, to_text
-from fdl.reporting.tables import Table, results_table
-from fdl.reporting.titles import SYNTHETIC, metric_title, signed
+from fdl.reporting.table_formats import to_text
+from fdl.reporting.tables import results_table
+from fdl.reporting.targets import Target, target_named, targets
+from fdl.reporting.titles import SYNTHETIC, signed
+
+if TYPE_CHECKING:
+    from fdl.reporting.results import Results
+    from fdl.reporting.site import Shown
 
 COMBINER = "soft"  # of the headline table
 
@@ -22,50 +25,58 @@ def write_report(params: Params) -> list[Path]:
     """Write the files that `targets.report_files` names as `made`; return them.
 
     Raises:
-        InputError: `collect` has not run for these settings.
+        InputError: `collect` has not run for these settings, or a record that a figure shows is damaged.
     """
-    folder = layout.report_folder(params)
-    collected, runs = read_collected(params), read_runs(params)
-    written: list[Path] = []
-    fragments = {}
-    for metric in targets.tables(params):
-        table = _table(params, collected, headline_values(params, runs, combiner=COMBINER, metric=metric), metric)
-        fragments[metric] = html_fragment(table)
-        for ending, write in FORMATS.items():
-            written.append(folder / "tables" / f"{metric}.{ending}")
-            records.write_atomically(written[-1], write(table).encode())
-    accuracy = headline_values(params, runs, combiner=COMBINER, metric="accuracy")
-    figure = figures.accuracy_over_shots(params, collected, accuracy)
-    png, pdf = figures.save(figure, folder / "figures" / "accuracy_over_shots")
-    written += [png, pdf]
-    gallery = []
-    for name, (dataset, backbone) in targets.cam_figures(params).items():
-        rows = cam_figures.read_rows(params, collected, dataset, backbone)
-        figure = cam_figures.cam_figure(collected, dataset, backbone, rows)
-        written += figures.save(figure, folder / "figures" / name, endings=("png",))
-        gallery.append((f"figures/{name}.png", cam_figures.cam_caption(collected, rows)))
-    verdicts = claims.evaluate(params)
-    written += claims.write_claims(params, verdicts)
+    from fdl.reporting import claims, dvc_metrics, site
+    from fdl.reporting.results import read_results
 
-    title = f"fdl: preset {params.preset}"
-    links = [folder / name for name in ("runs.csv", "costs.csv", "cells.json")] + written
-    section = render(
-        "report.html",
-        title=title,
-        summary=_summary(collected, accuracy),
-        accuracy=fragments.pop("accuracy"),
-        others=[(metric_title(metric), fragment) for metric, fragment in fragments.items()],
-        figure=base64.b64encode(png.read_bytes()).decode(),
-        figure_caption=figures.accuracy_over_shots_caption(params, collected, combiner=COMBINER),
-        claims=claim_tables.html_fragment(verdicts, claims.claims_caption(params, verdicts)),
-        gallery=gallery,
-        problems=[state for state in collected.cells if state.status != "done"],
-        files=[path.relative_to(folder).as_posix() for path in links],
-    )
-    page = render("page.html", title=title, banner=SYNTHETIC if collected.synthetic else None, sections=[section])
-    written.append(folder / "index.html")
+    results = read_results(params)
+    verdicts = claims.evaluate(params, results)
+    written = claims.write_claims(params, verdicts)
+    shown = []
+    for target in targets(params):
+        if target.maker != "claims":
+            paths, content = _write(results, target)
+            written += paths
+            shown.append(content)
+    page = site.page(results, shown, verdicts, summary=_summary(results.collected, results.accuracy))
+    written.append(layout.report_folder(params) / "index.html")
     records.write_atomically(written[-1], page.encode())
-    return written
+    return written + dvc_metrics.write_dvc_metrics(results)
+
+
+def write_one(params: Params, name: str) -> list[Path]:
+    """Write a single table or figure, in all its formats; return the files.
+
+    Raises:
+        InputError: no table or figure has this name; otherwise as `write_report`.
+    """
+    from fdl.reporting import claims
+    from fdl.reporting.results import read_results
+
+    target, results = target_named(params, name), read_results(params)
+    if target.maker == "claims":
+        return claims.write_claims(params, claims.evaluate(params, results))
+    return _write(results, target)[0]
+
+
+def _write(results: "Results", target: Target) -> "tuple[list[Path], Shown]":
+    """The files of a target, and what the page shows of it: a table itself, of a figure the caption."""
+    from fdl.reporting import drawing, makers
+    from fdl.reporting.panels import Sheet
+    from fdl.reporting.site import Shown
+
+    if target.kind == "table":
+        table = makers.make_table(results, target)
+        paths = [Path(target.path(results.params, ending)) for ending in table.texts]
+        for path, text in zip(paths, table.texts.values(), strict=True):
+            records.write_atomically(path, text.encode())
+        return paths, Shown(target, table.fragment)
+    figure, caption = makers.make_figure(results, target)
+    stem = Path(target.path(results.params, "png")).with_suffix("")
+    if isinstance(figure, Sheet):
+        return drawing.save_picture(figure.picture(), stem), Shown(target, caption)
+    return drawing.save(figure, stem, endings=target.endings), Shown(target, caption)
 
 
 def headline(params: Params) -> str:
@@ -76,13 +87,10 @@ def headline(params: Params) -> str:
     """
     collected = read_collected(params)
     accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
-    lines = [to_text(_table(params, collected, accuracy, "accuracy")), _summary(collected, accuracy)]
+    table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
+    lines = [to_text(table), _summary(collected, accuracy)]
     lines += [SYNTHETIC] if collected.synthetic else []
     return "\n".join([*lines, f"Report: {layout.report_folder(params) / 'index.html'}"])
-
-
-def _table(params: Params, collected: Collected, values: Mapping[Cell, float], metric: str) -> Table:
-    return results_table(params, collected, values, name=metric, combiner=COMBINER, metric=metric)
 
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:

@@ -198,7 +198,7 @@ def latex_text(text: str) -> str:
 
 def html_fragment(table: Table) -> str:
     """The table as an HTML `<section>` to be put into a page; texts are escaped."""
-    panels = [(_by_shots(columns), _by_dataset(rows)) for columns, rows in table.panels(_PANEL_SHOTS)]
+    panels = [(_by_shots(columns), rows) for columns, rows in table.panels(_PANEL_SHOTS)]
     return render("table.html", table=table, panels=panels, chance=_chance)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from fdl.controls import CONTROLS
 from fdl.params import Cell, Params
 from fdl.reporting.collect import CellState, Collected
 from fdl.reporting.titles import (
@@ -224,6 +225,13 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
         remarks.append(
             "Δ: mean over seeds of the difference to classical in points, paired by seed "
             "(same images, initial weights and batches); no test of significance."
+        )
+    methods = dict.fromkeys(state.cell.method for state in collected.cells)
+    controls = [f"{method_title(name)}: {CONTROLS[name].remark}" for name in methods if name in CONTROLS]
+    if controls:
+        remarks.append(
+            "Controls, with the images and the loss of classical, not all its batches or weights: "
+            f"{'; '.join(controls)}."
         )
     if metric in _CHANCE_METRICS:
         remarks.append(f"Chance: {metric_title(metric)} of guessing all classes equally often.")

@@ -1,8 +1,9 @@
 """How things are written in tables, figures and pages."""
 
+from fdl import published_nets
 from fdl.reference.protocol import DATASETS
 
-BASELINE = "classical"
+BASELINE, METHOD = "classical", "fdl"
 
 _METHODS = {
     "classical": "classical",
@@ -12,10 +13,13 @@ _METHODS = {
     "gncl": "GNCL",
     "cka": "CKA",
     "smd": "SMD",
+    "deep-ensemble": "deep ensemble",
+    "wide": "one wide net",
+    "tuned": "classical, tuned rate",
 }
 _BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
 _METRICS = {"accuracy": "accuracy", "accuracy_balanced": "balanced accuracy", "f1_macro": "macro F1"}
-_COMBINERS = {
+COMBINERS = {  # in the order of tables
     "mean": "mean of the members",
     "best": "member best on validation",
     "hard": "hard vote",
@@ -44,7 +48,8 @@ def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
 
 def backbone_title(backbone: str) -> str:
     """A backbone's printed name."""
-    return _BACKBONES.get(backbone, backbone)
+    published = published_nets.parse(backbone)
+    return published_nets.title(published) if published else _BACKBONES.get(backbone, backbone)
 
 
 def method_title(method: str) -> str:
@@ -59,4 +64,4 @@ def metric_title(metric: str) -> str:
 
 def combiner_title(combiner: str) -> str:
     """A combiner's printed name."""
-    return _COMBINERS.get(combiner, combiner)
+    return COMBINERS.get(combiner, combiner)

@@ -42,11 +42,38 @@ def invented(*, members: int = 2, classes: int = 2, tests: int = 4, cosine: floa
         "empty": np.packbits(empty, axis=-1),
         "maps_true": maps,
         "maps_predicted": maps,
+        "descriptors": maps + np.float16(0.25),
+        "descriptor_mask": maps > 0,
         "predicted": predicted,
         "labels": labels,
         "positions": 2 * labels,
         "pixels": np.random.default_rng(0).integers(0, 256, (classes, 16, 16, 3), dtype=np.uint8),
     }
+
+
+def fabricated_history(cell: Cell, members: int, *, epochs: int = 6) -> bytes:
+    """An invented `history.parquet`: losses that fall, the cosine term faster in FDL."""
+    import io
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    epoch = np.arange(epochs)
+    falling = np.exp(-epoch / (2 if cell.method == "fdl" else 20)) + 0.01 * cell.seed
+    columns = {"epoch": epoch, "loss": 2 * falling, "cosine": 10 * falling, "gaussian": 9 * falling}
+    columns |= {f"cross_entropy_{member}": falling + member / 10 for member in range(members)}
+    content = io.BytesIO()
+    parquet.write_table(pa.table(columns), content)
+    return content.getvalue()
+
+
+def fabricated_predictions(params: Params, cell: Cell, classes: int, *, tests: int = 24) -> dict[str, Any]:
+    """Invented content of a `predictions.npz`, as far as the report reads it."""
+    rng = np.random.default_rng(cell.seed)
+    labels = np.arange(tests) % classes
+    logits = rng.normal(0, 1, (params.members, tests, classes)) + 2 * (labels[:, None] == np.arange(classes))
+    rules = params.selections_of(cell.dataset)
+    return {"test/labels": labels} | {f"{rule}/test/logits": logits.astype(np.float32) for rule in rules}
 
 
 def fabricate(
@@ -84,12 +111,19 @@ def fabricate(
             for metric in ("accuracy", "f1_macro")
             for combiner in COMBINERS
         ]
+        rows += [
+            {"selection": rule, "split": "test", "combiner": "ensemble", "metric": metric, "value": measured}
+            for rule in params.selections_of(cell.dataset)
+            for metric, measured in {"disagreement": 1 - value, "mutual_information": 0.1, "cosine_sum": 3.0}.items()
+        ]
         folder = layout.record_folder(params, cell)
         temporary = folder.with_name(f".{folder.name}.partial")
         temporary.mkdir(parents=True)
-        (temporary / "history.parquet").write_bytes(b"fabricated")
+        (temporary / "history.parquet").write_bytes(fabricated_history(cell, params.members))
         diverged = cell.key in failed
         if not diverged:
+            predictions = fabricated_predictions(params, cell, len(classes))
+            np.savez(temporary / "predictions.npz", allow_pickle=False, **predictions)
             shown = invented(members=params.members, classes=min(len(classes), 10))
             np.savez(temporary / "cam.npz", allow_pickle=False, **shown)
             (temporary / "metrics.json").write_bytes(records.to_json(rows[::-1] if shuffle else rows))

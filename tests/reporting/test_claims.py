@@ -233,5 +233,5 @@ def test_a_damaged_record_is_named(project: Path) -> None:
     write(params, gain(10))
     path = layout.record_folder(params, params.cells()[0]) / "correct.npz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"bsd/alexnet/3shot/classical/seed0: damaged \("):
+    with pytest.raises(InputError, match=r"bsd/alexnet/3shot/classical/seed0/correct\.npz: missing or damaged \("):
         evaluate(params)

@@ -12,11 +12,9 @@ sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
     os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name)]))
 
-from fdl import layout
+from fdl import layout, receipts
 from fdl import params as fdl_params
 from fdl.errors import InputError
-from fdl.head_settings import head_settings
-from fdl.provenance import SCORES_VERSION
 from fdl.reporting.targets import report_files
 from fdl.training.device import gpu_slots
 
@@ -59,11 +57,7 @@ PREPARED = sorted(
     }
 )
 # A record that was deleted, to be made again, must not hide behind the receipt of its bundle.
-for bundle, cells in PARAMS.bundles().items():
-    if not all(
-        (layout.record_folder(PARAMS, cell) / "run.json").exists() for cell in cells
-    ):
-        layout.bundle_file(PARAMS, bundle).unlink(missing_ok=True)
+receipts.remove_outdated(PARAMS)
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
 REPORTS = report_files(PARAMS)
 # Beside the report, not the records: for DVC a stage's folder must not change after the stage.
@@ -107,18 +101,12 @@ def bundle_splits(wildcards):
 
 def settings_digests(wildcards):
     """What a bundle was asked to train: a new seed, method or value runs this job again, and no other."""
-    cells = bundle_cells(wildcards)
-    heads = [head_settings(PARAMS, cell) for cell in cells]
-    return [
-        SCORES_VERSION,
-        *(PARAMS.settings_digest(cell) for cell in cells),
-        *(head.digest for head in heads if head),
-    ]
+    return receipts.asked_for(PARAMS, bundle_cells(wildcards))
 
 
 wildcard_constraints:
     source="|".join(["synthetic", "local", "official", "own"]),
     dataset=r"[a-z0-9]+(-pool\d+)?(-\d+)?(-aa)?",
-    backbone=r"[a-z0-9]+",
+    backbone=r"[a-z0-9]+|torchvision-[a-z0-9_]+(@[A-Za-z0-9_.]+)?",
     shots=r"\d+",
     draw=r"\d+",

@@ -1,0 +1,219 @@
+"""The authors' stored runs beside ours (docs/reference.md 8): one run of theirs against the spread of ours."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import sqrt
+from pathlib import Path
+
+from fdl.params import Bundle, Cell
+from fdl.reference.protocol import DATASETS
+from fdl.reporting.collect import DatasetFacts
+from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.results import Results, Spread, spread
+from fdl.reporting.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
+
+LEVEL = 0.95  # of the prediction interval
+_FILE = Path(__file__).parents[1] / "reference" / "authors_results.csv"
+# Our combiner and metric → their stored names, the first that a run has. Not their best member: it was picked on test.
+_STORED = {
+    ("mean", "accuracy"): ("base_mean_test_acc", "single_test_acc"),
+    ("hard", "accuracy"): ("hard_voting_acc",),
+    ("soft", "accuracy"): ("soft_voting_acc",),
+    ("fusion", "accuracy"): ("fusion_test_acc",),
+    ("fusion-tuned", "accuracy"): ("fusion_finetuned_test_acc", "fusion_finetuned_report_acc"),
+    ("fusion-tuned", "f1_macro"): ("fusion_finetuned_macro_f1",),
+    ("stacking", "accuracy"): ("stacking_test_acc",),
+    ("stacking-tuned", "accuracy"): ("stacking_finetuned_test_acc",),
+    ("stacking-tuned", "f1_macro"): ("stacking_finetuned_macro_f1",),
+    ("ensemble", "cosine_sum"): ("test_loss1",),
+    ("ensemble", "gaussian_sum"): ("test_loss2",),
+}
+_SUMS = {"cosine_sum": "cosine term, sum over pairs", "gaussian_sum": "Gaussian term, sum over pairs"}
+# Networks that no ensemble of theirs has (docs/reference.md 8.3).
+_OTHER_NETWORKS = ("Cifar10SingleNet", "Cifar100SingleNet")
+_RAW = (
+    "dataset", "backbone", "shots", "method", "measure", "notebook", "authors", "mean", "std", "n", "expected",
+    "low", "high", "width", "inside", "differs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One training of the authors whose test results stand in their notebook."""
+
+    bundle: Bundle
+    method: str
+    notebook: str
+    numbers: Mapping[str, float]  # by their stored names
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one net, trained alone."""
+        return "single_test_acc" in self.numbers
+
+
+@cache
+def stored_runs() -> tuple[StoredRun, ...]:
+    """The authors' runs with test results, of the networks that their ensembles are made of."""
+    numbers: dict[tuple[Bundle, str, str], dict[str, float]] = {}
+    wanted = {name for names in _STORED.values() for name in names} | {
+        "run_epochs", "single_epochs_set", "loss_weight_cosine", "loss_weight_euclidean"
+    }  # fmt: skip
+    with _FILE.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] in wanted and row["notebook"] not in _OTHER_NETWORKS:
+                bundle = Bundle(row["dataset"].lower(), row["backbone"].lower(), int(row["shots"]))
+                key = bundle, row["method"], row["notebook"]
+                numbers.setdefault(key, {})[row["metric"]] = float(row["value"])
+    order = sorted(numbers, key=lambda key: (list(DATASETS).index(key[0].dataset), key[0], key[2]))
+    return tuple(StoredRun(*key, numbers[key]) for key in order)
+
+
+def author_table(results: Results) -> Listing:
+    """Every stored test result, our mean and spread where the grid has the cell, and whether theirs would surprise.
+
+    The interval is that for one new run like ours, mean ± t(n − 1) s √(1 + 1/n).
+    """
+    return Listing(
+        "authors",
+        f"The authors' stored runs beside ours, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        f"Test results that the authors' notebooks store (one run each) beside ours: mean ± standard deviation over "
+        f"seeds, and the {100 * LEVEL:.0f} % prediction interval for one new run of ours, t distribution, with its "
+        "width. Inside: theirs lies within it. In %, sums of the loss terms as they are.",
+        (
+            Column("Dataset"),
+            Column("Backbone"),
+            Column("Shots", number=True),
+            Column("Method"),
+            Column("Measure", width=0.11),
+            Column("Authors", number=True),
+            Column("Ours", number=True),
+            Column("Seeds", number=True),
+            Column("Interval", number=True),
+            Column("Width", number=True),
+            Column("Inside"),
+            Column("What differs in ours", width=0.2),
+        ),
+        _RAW,
+        [line for run in stored_runs() for line in _lines(results, run)],
+        [
+            "not in the grid: the preset has no such cell; – : no value.",
+            "Single nets of theirs were trained alone; beside them stands the mean member of our classical ensemble.",
+            "A wide interval makes inside cheap: read the width.",
+        ],
+    )
+
+
+def _lines(results: Results, run: StoredRun) -> list[Line]:
+    lines = []
+    cells = [cell for cell in results.bundles.get(run.bundle, []) if cell.method == run.method]
+    differs = _differs(results, run, cells) if cells else []
+    for (combiner, metric), names in _STORED.items():
+        stored = [run.numbers[name] for name in names if name in run.numbers]
+        if stored:
+            found = results.values(combiner, metric)
+            factor = 1 if metric in _SUMS else 100
+            ours = spread([factor * found[cell] for cell in cells if cell in found])
+            measure = _measure(run, combiner, metric)
+            lines.append(_line(results, run, measure, factor * stored[0], ours, len(cells), differs, metric))
+    return lines
+
+
+def _line(
+    results: Results,
+    run: StoredRun,
+    measure: str,
+    theirs: float,
+    ours: Spread,
+    expected: int,
+    differs: list[str],
+    metric: str,
+) -> Line:
+    digits = 2 if metric in _SUMS else 1
+    facts = results.collected.datasets.get(run.bundle.dataset)
+    title = dataset_title(run.bundle.dataset, synthetic=facts is not None and facts.synthetic)
+    labels = [title, backbone_title(run.bundle.backbone), str(run.bundle.shots), method_title(run.method), measure]
+    raw: dict[str, str | float | int | None] = dict(zip(_RAW[:5], labels, strict=True))
+    raw |= {"notebook": run.notebook, "authors": theirs}
+    raw |= {"mean": ours.mean, "std": ours.std, "n": ours.n, "expected": expected, "differs": "; ".join(differs)}
+    bounds = prediction_interval(ours)
+    mean = "not in the grid" if not expected else "–" if ours.mean is None else f"{ours.mean:.{digits}f}"
+    mean += f" ± {ours.std:.{digits}f}" if ours.std is not None else ""
+    seeds = f"{ours.n} of {expected}" if expected else "–"
+    texts = [*labels, f"{theirs:.{digits}f}", mean, seeds]
+    if bounds is None:
+        return Line([*texts, "–", "–", "–", "; ".join(differs) or "–"], raw)
+    low, high = bounds
+    inside = "inside" if low <= theirs <= high else "outside"
+    raw |= {"low": low, "high": high, "width": high - low, "inside": inside}
+    interval = f"{low:.{digits}f} to {high:.{digits}f}".replace("-", "−")
+    return Line([*texts, interval, f"{high - low:.{digits}f}", inside, "; ".join(differs) or "nothing known"], raw)
+
+
+def prediction_interval(ours: Spread, level: float = LEVEL) -> tuple[float, float] | None:
+    """Bounds between which one new run like ours falls with this probability; None below two runs."""
+    from scipy.stats import t
+
+    if ours.mean is None or ours.std is None:
+        return None
+    half = float(t.ppf((1 + level) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
+    return ours.mean - half, ours.mean + half
+
+
+def _measure(run: StoredRun, combiner: str, metric: str) -> str:
+    if metric in _SUMS:
+        return _SUMS[metric]
+    if run.single:
+        return "single net"
+    return combiner_title(combiner) + (", macro F1" if metric == "f1_macro" else "")
+
+
+def _differs(results: Results, run: StoredRun, cells: list[Cell]) -> list[str]:
+    """In what our cells are not the authors' run, as far as the settings and records say."""
+    params, protocol = results.params, DATASETS[run.bundle.dataset]
+    settings = params.training_settings(cells[0])
+    backbone = protocol.backbones[run.bundle.backbone]
+    facts = results.collected.datasets[run.bundle.dataset]
+    epochs = int(run.numbers.get("run_epochs", run.numbers.get("single_epochs_set", 0)))
+    differs = [_images(facts), *facts.notes]
+    if settings["image_size"] != protocol.image_size:
+        differs.append(f"{settings['image_size']} px, theirs {protocol.image_size}")
+    if settings["width"] != 1:
+        differs.append(f"width × {settings['width']:g}")
+    if params.pool_of(run.bundle.dataset, run.bundle.backbone) != backbone.pool:
+        differs.append(f"pool of the dataset, theirs of {backbone.pool} per class")
+    if settings["epochs"] != epochs:
+        differs.append(f"{settings['epochs']} epochs, theirs {epochs}")
+    if settings["learning_rate"] != backbone.learning_rate:
+        differs.append(f"learning rate {settings['learning_rate']:g}, theirs {backbone.learning_rate:g}")
+    differs += _weights(run, settings["method_params"])
+    if settings["selections"][0] != protocol.selection:
+        differs.append(f"epoch by {settings['selections'][0]}, theirs {protocol.selection}")
+    if params.bn_statistics != "moving":
+        differs.append("batch-norm statistics re-estimated")
+    if params.draws != "fixed":
+        differs.append("a draw of images per seed, theirs one")
+    precisions = _precisions(results, cells)
+    return [text for text in [*differs, *(f"precision {name}" for name in precisions if name != "float32")] if text]
+
+
+def _images(facts: DatasetFacts) -> str:
+    return "synthetic images" if facts.synthetic else "" if facts.source == "official" else f"{facts.source} images"
+
+
+def _weights(run: StoredRun, method_params: Mapping[str, float]) -> list[str]:
+    """The distance loss's weights, where the run's loss has other ones."""
+    names = {"cosine_weight": "loss_weight_cosine", "gaussian_weight": "loss_weight_euclidean"}
+    return [
+        f"{ours.replace('_', ' ')} {method_params[ours]:g}, theirs {run.numbers[theirs]:g}"
+        for ours, theirs in names.items()
+        if ours in method_params and theirs in run.numbers and abs(method_params[ours] - run.numbers[theirs]) > 1e-3
+    ]
+
+
+def _precisions(results: Results, cells: list[Cell]) -> list[str]:
+    """Precisions that finished cells were trained in."""
+    return sorted({results.precisions[cell] for cell in cells if cell in results.precisions})

@@ -1,0 +1,83 @@
+"""All that is known of every cell, for the page: settings, digests, timings, versions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fdl import layout
+from fdl.reporting.collect import USABLE, CellState
+from fdl.reporting.results import Results, read_record
+
+# Long, and in a file beside the page: hashes of the record's files there, class names in cells.json.
+_LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes")
+
+
+@dataclass(frozen=True)
+class CellDetails:
+    """One cell of the grid."""
+
+    state: CellState
+    accuracy: float | None  # of the soft vote on test, in percent
+    seconds: float | None
+    details: dict[str, str]  # what differs between cells
+    record: str  # its folder
+
+
+@dataclass(frozen=True)
+class Details:
+    """All cells of the grid."""
+
+    cells: list[CellDetails]
+    common: dict[str, str]  # what all records agree in
+
+
+def read_details(results: Results) -> Details:
+    """Read `run.json` of every record that was collected.
+
+    Raises:
+        InputError: a record is not the one that was collected.
+    """
+    found: list[tuple[CellState, dict[str, str]]] = []
+    for state in results.collected.cells:
+        usable = state.status in USABLE
+        found.append((state, _flat(read_record(results.params, state)) if usable else {}))
+    known = [details for _, details in found if details]
+    common = {
+        key: value
+        for key, value in (known[0] if known else {}).items()
+        if all(details.get(key) == value for details in known)
+    }
+    cells = [
+        CellDetails(
+            state,
+            100 * results.accuracy[state.cell] if state.cell in results.accuracy else None,
+            float(details["timings.seconds"]) if details else None,
+            {key: value for key, value in details.items() if key not in common},
+            layout.record_folder(results.params, state.cell).as_posix(),
+        )
+        for state, details in found
+    ]
+    return Details(cells, common)
+
+
+def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted key, as text."""
+    flat: dict[str, str] = {}
+    for key, value in run.items():
+        name = prefix + key
+        if name in _LEFT_OUT:
+            continue
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1000 else f"{value:.1f}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,139 @@
+"""Methods and combiners beside each other: a row per bundle and method, mean ± standard deviation over seeds."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from fdl.params import Bundle, Cell
+from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.reporting.titles import (
+    BASELINE,
+    SYNTHETIC,
+    backbone_title,
+    combiner_title,
+    dataset_title,
+    method_title,
+    signed,
+)
+
+_KEYS = ("dataset", "backbone", "shots", "method")
+_HEADINGS = (Column("Dataset"), Column("Backbone"), Column("Shots", number=True), Column("Method"))
+
+
+def ablation_table(results: Results) -> Listing:
+    """Test accuracy of the soft vote by method, and its difference from the classical ensemble; then over all bundles.
+
+    A method's line over all bundles holds the means over the bundles in which both it and the baseline have a value.
+    """
+    percent = {cell: 100 * value for cell, value in results.accuracy.items()}
+    lines, both = [], defaultdict(list)
+    for bundle, method, cells in _groups(results):
+        score = spread([percent[cell] for cell in cells if cell in percent])
+        difference = spread(differences(percent, cells) if method != BASELINE else [])
+        lines.append(_ablation_line(_labels(results, bundle, method), score, difference, len(cells)))
+        if method != BASELINE:
+            both[method].append((score.mean, difference.mean))
+    for method, means in both.items():
+        known = [(score, gain) for score, gain in means if score is not None and gain is not None]
+        # Without a spread: bundles are the benchmark, not a sample.
+        score, gain = (
+            Spread(spread(column).mean, None, len(known)) for column in ([s for s, _ in known], [g for _, g in known])
+        )
+        lines.append(_ablation_line(["all", "all", "all", method_title(method)], score, gain, len(means)))
+    return Listing(
+        "ablation",
+        f"Methods, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        "Test accuracy in %, soft vote, mean ± standard deviation over seeds; Δ: difference to classical in points, "
+        "paired by seed (same images, initial weights and batches).",
+        (*_HEADINGS, Column("Accuracy", number=True), Column("Δ", number=True), Column("Seeds", number=True)),
+        (*_KEYS, "mean", "std", "n", "difference_mean", "difference_std", "difference_n", "expected"),
+        lines,
+        _remarks(results, "all: mean over the bundles with a value of both; Seeds counts these bundles there."),
+    )
+
+
+def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, expected: int) -> Line:
+    raw = dict(zip(_KEYS, labels, strict=True)) | {"mean": score.mean, "std": score.std, "n": score.n}
+    raw |= {"difference_mean": difference.mean, "difference_std": difference.std, "difference_n": difference.n}
+    return Line(
+        [*labels, _score(score), _difference(difference), f"{score.n} of {expected}"], raw | {"expected": expected}
+    )
+
+
+def combiner_table(results: Results) -> Listing:
+    """Test accuracy of every combiner that any cell has, beside that of the members."""
+    combiners = [name for name in results.combiners if name != "hard-probability"]
+    values = {name: results.values(name, "accuracy") for name in combiners}
+    lines = []
+    for bundle, method, cells in _groups(results):
+        labels = _labels(results, bundle, method)
+        scores = {name: _percent(found, cells) for name, found in values.items()}
+        raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
+        for name, score in scores.items():
+            raw |= {f"{name}_mean": score.mean, f"{name}_std": score.std, f"{name}_n": score.n}
+        lines.append(Line([*labels, *(_score(score, expected=len(cells)) for score in scores.values())], raw))
+    parts = [f"{name}_{part}" for name in combiners for part in ("mean", "std", "n")]
+    return Listing(
+        "combiners",
+        f"Combiners, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        f"Test accuracy in % of {results.params.members} members by combiner, mean ± standard deviation over seeds.",
+        (*_HEADINGS, *(Column(_sentence(combiner_title(name)), number=True) for name in combiners)),
+        (*_KEYS, *parts),
+        lines,
+        _remarks(results),
+    )
+
+
+def _groups(results: Results) -> list[tuple[Bundle, str, list[Cell]]]:
+    """The grid's cells by bundle and method, the baseline first."""
+    return [
+        (bundle, method, [cell for cell in cells if cell.method == method])
+        for bundle, cells in results.bundles.items()
+        for method in results.methods
+        if any(cell.method == method for cell in cells)
+    ]
+
+
+def _labels(results: Results, bundle: Bundle, method: str) -> list[str]:
+    synthetic = results.collected.datasets[bundle.dataset].synthetic
+    title = dataset_title(bundle.dataset, synthetic=synthetic)
+    return [title, backbone_title(bundle.backbone), str(bundle.shots), method_title(method)]
+
+
+def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
+    return spread([100 * values[cell] for cell in cells if cell in values])
+
+
+def _score(score: Spread, expected: int | None = None) -> str:
+    """`41.2 ± 1.3`, with the number of seeds where some have no value."""
+    if score.mean is None:
+        return "–"
+    text = f"{score.mean:.1f}" + (f" ± {score.std:.1f}" if score.std is not None else "")
+    return text + (f" (n={score.n})" if expected is not None and score.n < expected else "")
+
+
+def _difference(difference: Spread) -> str:
+    if difference.mean is None:
+        return "–"
+    return signed(difference.mean) + (f" ± {difference.std:.1f}" if difference.std is not None else "")
+
+
+def _remarks(results: Results, *first: str) -> list[str]:
+    """What a reader of this table alone must know of the images and of what is missing."""
+    collected = results.collected
+    remarks = list(first)
+    remarks += [
+        f"{dataset_title(name, synthetic=facts.synthetic)}: {'; '.join(facts.notes)}."
+        for name, facts in collected.datasets.items()
+        if facts.notes
+    ]
+    without = len(collected.cells) - len(collected.of("done"))
+    if without:
+        remarks.append(f"–: no value. Partial: {without} of {len(collected.cells)} cells have none.")
+    return remarks
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

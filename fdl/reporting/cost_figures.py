@@ -1,0 +1,72 @@
+"""Seconds per cell."""
+
+from typing import TYPE_CHECKING
+
+from fdl.reporting.cost_tables import grouped_costs
+from fdl.reporting.drawing import caption, house_style, label_axes, legend_below, looks, say_nothing_there, warn
+from fdl.reporting.results import Results
+from fdl.reporting.titles import backbone_title, dataset_title, method_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def seconds_per_cell(results: Results) -> "Figure":
+    """Seconds of every finished cell; a facet per backbone, a line per dataset."""
+    import pandas as pd
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    rows = [
+        {
+            "backbone": costs.backbone,
+            "dataset": dataset_title(costs.dataset, synthetic=results.collected.datasets[costs.dataset].synthetic),
+            "method": method_title(costs.method),
+            "seconds": seconds,
+        }
+        for costs in grouped_costs(results)
+        for seconds in costs.done["seconds"]
+    ]
+    frame = pd.DataFrame(rows, columns=["backbone", "dataset", "method", "seconds"])
+    of, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
+    datasets = [dataset_title(name, synthetic=facts.synthetic) for name, facts in results.collected.datasets.items()]
+    with house_style():
+        size = 2.3 * len(backbones) + 1.4, 0.25 * len(datasets) * max(len(results.methods) / 2, 1) + 1.2
+        figure = Figure(figsize=size, layout="constrained")
+        axes = list(figure.subplots(1, len(backbones), squeeze=False, sharex=True, sharey=True).flat)
+        for one, backbone in zip(axes, backbones, strict=True):
+            here = frame[frame["backbone"] == backbone]
+            if here.empty:
+                say_nothing_there(one)
+            else:
+                sns.pointplot(
+                    here, x="seconds", y="dataset", hue="method", order=datasets, hue_order=list(of["palette"]),
+                    palette=of["palette"], markers=list(of["markers"].values()), estimator="median",
+                    errorbar=("pi", 100), dodge=0.4, linestyle="none", markersize=4, err_kws={"linewidth": 1.2},
+                    ax=one,
+                )  # fmt: skip
+                one.legend().remove()
+                one.set_xscale("log")
+                one.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                one.minorticks_off()
+            one.set_title(backbone_title(backbone))
+            one.grid(visible=True, axis="x")
+            one.grid(visible=False, axis="y")
+        label_axes(figure, axes, x="seconds per cell", y="")
+        legend_below(figure, axes)
+        warn(figure, results.collected)
+    return figure
+
+
+def seconds_per_cell_caption(results: Results) -> str:
+    """What the figure shows, and n."""
+    n = sum(len(costs.done) for costs in grouped_costs(results))
+    devices = ", ".join(sorted(set(results.costs["device"]))) or "no device"
+    return caption(
+        results.collected,
+        "Seconds of a cell (one ensemble trained, evaluated and mapped), logarithmic axis; marks: median over shots "
+        f"and seeds, lines: least to most; n = {n} cells on {devices}. Times of different devices or loads of a "
+        "machine are not comparable.",
+    )

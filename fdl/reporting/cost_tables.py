@@ -1,0 +1,99 @@
+"""What the benchmark cost: parameters, seconds and memory, from `costs.csv`."""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.results import Results
+from fdl.reporting.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_RAW = (
+    "dataset", "backbone", "method", "parameters", "seconds_median", "seconds_min", "seconds_max",
+    "train_seconds_median", "evaluate_seconds_median", "peak_memory_mb_max", "device", "precision", "n", "failed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Finished cells of one dataset, backbone and method, all shots and seeds together."""
+
+    dataset: str
+    backbone: str
+    method: str
+    done: "DataFrame"  # their rows of costs.csv
+    failed: int
+
+
+def grouped_costs(results: Results) -> list[Costs]:
+    """`costs.csv` in groups, in the order of tables."""
+    frame, groups = results.costs, []
+    for dataset, backbone in results.nets:
+        for method in results.methods:
+            of = (frame["dataset"] == dataset) & (frame["backbone"] == backbone) & (frame["method"] == method)
+            here, done = frame[of], frame[of & (frame["status"] == "done")]
+            if len(here):
+                groups.append(Costs(dataset, backbone, method, done, len(here) - len(done)))
+    return groups
+
+
+def cost_table(results: Results) -> Listing:
+    """Parameters of a member, seconds and peak memory of a cell, by dataset, backbone and method."""
+    return Listing(
+        "costs",
+        f"Costs, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        "Cost of a cell (one ensemble trained, evaluated and mapped), all shots and seeds together: seconds as median "
+        "(least to most), of which training; largest peak memory of the process, or on the device where it is cuda.",
+        (
+            Column("Dataset"),
+            Column("Backbone"),
+            Column("Method"),
+            Column("Parameters of a member", number=True),
+            Column("Seconds", number=True),
+            Column("Training", number=True),
+            Column("Memory (MB)", number=True),
+            Column("Device"),
+            Column("Precision"),
+            Column("Cells", number=True),
+        ),
+        _RAW,
+        [_line(results, costs) for costs in grouped_costs(results)],
+        ["Times of different devices, precisions or loads of a machine are not comparable.", *_failed(results)],
+    )
+
+
+def _line(results: Results, costs: Costs) -> Line:
+    title = dataset_title(costs.dataset, synthetic=results.collected.datasets[costs.dataset].synthetic)
+    labels = [title, backbone_title(costs.backbone), method_title(costs.method)]
+    raw: dict[str, str | float | int | None] = dict(zip(_RAW[:3], labels, strict=True))
+    raw |= {"n": len(costs.done), "failed": costs.failed}
+    if costs.done.empty:
+        return Line([*labels, "–", "–", "–", "–", "–", "–", f"0 ({costs.failed} failed)"], raw)
+    of = costs.done
+    seconds, training = of["seconds"].tolist(), median(of["train_seconds"].tolist())
+    memory, parameters = float(of["peak_memory_mb"].max()), int(of["parameters"].max())
+    device, precision = (", ".join(sorted(set(of[name]))) for name in ("device", "precision"))
+    raw |= {
+        "parameters": parameters,
+        "seconds_median": median(seconds),
+        "seconds_min": min(seconds),
+        "seconds_max": max(seconds),
+        "train_seconds_median": training,
+        "evaluate_seconds_median": median(of["evaluate_seconds"].tolist()),
+        "peak_memory_mb_max": memory,
+        "device": device,
+        "precision": precision,
+    }
+    range_ = f"{median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+    cells = str(len(of)) + (f" ({costs.failed} failed)" if costs.failed else "")
+    texts = [f"{parameters:,}", range_, f"{training:.1f}", f"{memory:,.0f}", device, precision, cells]
+    return Line([*labels, *texts], raw)
+
+
+def _failed(results: Results) -> list[str]:
+    without = len(results.collected.cells) - len(results.collected.of("done"))
+    return [f"Partial: {without} of {len(results.collected.cells)} cells have no result."] if without else []

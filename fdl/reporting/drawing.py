@@ -1,0 +1,193 @@
+"""What all figures share: the house style, a facet per dataset and backbone, the marks of methods, saving.
+
+Readable in grey and by the colour-blind; the same bytes for the same results. A figure is a matplotlib
+`Figure` of its own, nothing is global.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fdl import records
+from fdl.reporting.collect import Collected
+from fdl.reporting.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+Net = tuple[str, str]  # dataset, backbone
+
+# Okabe & Ito's palette without its yellow: dark, light, dark, … so that neighbours differ in grey.
+BASELINE_COLOUR = "#8c8c8c"
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+MARKERS = ("s", "^", "D", "v", "P", "X")
+WARNING_COLOUR = "#b34400"
+_DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
+_BASELINE_DASH = (3, 1.5)
+DPI = 200  # dots per inch
+_FACET = (2.35, 1.75)  # inches
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+    "savefig.dpi": DPI,
+}
+_UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw within this, whatever the user's matplotlibrc says."""
+    from matplotlib import style
+
+    with style.context(["default", _STYLE]):
+        yield
+
+
+def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return the files."""
+    paths = []
+    with house_style():
+        for ending in endings:
+            content = io.BytesIO()
+            figure.savefig(content, format=ending, metadata=_UNDATED[ending])
+            figure.set_layout_engine("none")  # it stays as it was laid out for the first file
+            path = stem.with_name(f"{stem.name}.{ending}")
+            records.write_atomically(path, content.getvalue())
+            paths.append(path)
+    return paths
+
+
+def save_picture(picture: "Image", stem: Path) -> list[Path]:
+    """Write `<stem>.png`; return the file in a list."""
+    content, path = io.BytesIO(), stem.with_suffix(".png")
+    picture.save(content, "png", dpi=(DPI, DPI))
+    records.write_atomically(path, content.getvalue())
+    return [path]
+
+
+def facets(
+    nets: Sequence[Net], *, share: Literal["row", "all"] | None = None, extra: int = 0
+) -> tuple["Figure", list["Axes"]]:
+    """A figure with a facet per dataset and backbone: a row per dataset if all have the same backbones.
+
+    Args:
+        nets: (dataset, backbone) pairs, in order.
+        share: which facets share their y axis; "row": where a row is a dataset.
+        extra: facets more, at the end.
+
+    Returns:
+        The figure, and its axes in the order of `nets`, then the extra ones.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = _shape(nets)
+    aligned = rows * columns == len(nets)
+    if extra:
+        rows = -(-(len(nets) + extra) // columns)
+    large = 1.6 if rows * columns == 1 else 1.0
+    size = max(large * _FACET[0] * columns, 3.4) + 0.4, large * _FACET[1] * rows + 0.6
+    figure = Figure(figsize=size, layout="constrained")
+    sharey: Any = "all" if share == "all" else "row" if share == "row" and aligned else False
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for unused in axes[len(nets) + extra :]:
+        unused.set_axis_off()
+    return figure, axes[: len(nets) + extra]
+
+
+def _shape(nets: Sequence[Net]) -> tuple[int, int]:
+    """Rows and columns: a row per dataset if every dataset has the same backbones, else rows of three."""
+    datasets = {dataset for dataset, _ in nets}
+    backbones = {backbone for _, backbone in nets}
+    if len(backbones) > 1 and len(nets) == len(datasets) * len(backbones):
+        return len(datasets), len(backbones)
+    columns = min(len(nets), 3)
+    return -(-len(nets) // columns), columns
+
+
+def net_title(collected: Collected, net: Net) -> str:
+    """Title of a facet: `NEU (synthetic) · AlexNet`."""
+    dataset, backbone = net
+    synthetic = collected.datasets[dataset].synthetic
+    return f"{dataset_title(dataset, synthetic=synthetic)} · {backbone_title(backbone)}"
+
+
+def looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colours, markers and dashes by method title, as seaborn takes them: the baseline grey and dashed."""
+    others = [method for method in methods if method != BASELINE]
+    chosen: dict[str, dict[str, Any]] = {"palette": {}, "markers": {}, "dashes": {}}
+    for method in methods:
+        number = others.index(method) % len(COLOURS) if method in others else 0
+        title, baseline = method_title(method), method == BASELINE
+        chosen["palette"][title] = BASELINE_COLOUR if baseline else COLOURS[number]
+        chosen["markers"][title] = "o" if baseline else MARKERS[number]
+        chosen["dashes"][title] = _BASELINE_DASH if baseline else _DASHES[number]
+    return chosen
+
+
+def look(methods: Sequence[str], method: str) -> dict[str, Any]:
+    """Colour and line style of one method, as matplotlib takes them."""
+    of = looks(methods)
+    title = method_title(method)
+    dashes = of["dashes"][title]
+    return {"color": of["palette"][title], "linestyle": (0, dashes) if dashes else "-"}
+
+
+def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str) -> None:
+    """Name the axes once: x below the last row, y at the side."""
+    for one in axes:  # no supxlabel: the legend would be put on top of it
+        place = one.get_subplotspec()
+        one.set(xlabel=x if place is not None and place.is_last_row() else "", ylabel="")
+    figure.supylabel(y, fontsize=8)
+
+
+def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str] = ()) -> None:
+    """One legend of all that these axes label, below the figure; the labels `last` at its end."""
+    handles: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: label in last)
+    if order:
+        columns = min(len(order), 4)
+        figure.legend(
+            [handles[label] for label in order], order, loc="outside lower center", ncols=columns, frameon=False
+        )
+
+
+def say_nothing_there(axes: "Axes", text: str = "no results") -> None:
+    """Mark a facet without values."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#767676")
+
+
+def warn(figure: "Figure", collected: Collected) -> None:
+    """Write above the figure what a reader must know who sees it alone."""
+    if text := notice(collected):
+        figure.suptitle(text, fontsize=8, fontweight="bold", color=WARNING_COLOUR)
+
+
+def notice(collected: Collected) -> str:
+    """That images are synthetic or results partial; a line each, since a figure of two facets is narrow."""
+    parts = [SYNTHETIC] if collected.synthetic else []
+    without = len(collected.cells) - len(collected.of("done"))
+    if without:
+        parts.append(f"Partial: {without} of {len(collected.cells)} cells have no value.")
+    return "\n".join(parts)
+
+
+def caption(collected: Collected, text: str) -> str:
+    """A caption with what `notice` says before it."""
+    return f"{notice(collected)} {text}".lstrip().replace("\n", " ")

@@ -1,0 +1,93 @@
+"""What DVC shows and compares between commits and experiments: small files of a stable form, named in `dvc.yaml`.
+
+- `metrics.json` (`dvc metrics show`, `diff`): `accuracy.<dataset>.<method>.<combiner>` is the mean test accuracy
+  in [0, 1] over the dataset's finished cells; `cells` counts all cells by what became of them;
+- `plots/accuracy.csv`, `plots/training.csv` (`dvc plots show`, `diff`): what the templates in `.dvc/plots` draw.
+"""
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdl import layout, records
+from fdl.params import Cell
+from fdl.reporting.results import Results, read_history, spread
+from fdl.reporting.targets import DVC
+
+_POINTS = 100  # of a training curve
+_DIGITS = 6  # of values: bytes shall not depend on the order of a sum
+
+
+def write_dvc_metrics(results: Results) -> list[Path]:
+    """Write `targets.DVC` into the report's folder; return them.
+
+    Raises:
+        InputError: the history of a record is damaged.
+    """
+    folder = layout.report_folder(results.params)
+    contents = records.to_json(_headline(results)), _accuracy(results), _training(results)
+    paths = [folder / name for name in DVC]
+    for path, content in zip(paths, contents, strict=True):
+        records.write_atomically(path, content)
+    return paths
+
+
+def _headline(results: Results) -> dict[str, object]:
+    accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    for combiner in results.combiners:
+        groups: dict[tuple[str, str], list[float]] = {}
+        for cell, value in results.values(combiner, "accuracy").items():
+            groups.setdefault((_name(results, cell.dataset), cell.method), []).append(value)
+        for (dataset, method), values in groups.items():
+            accuracy.setdefault(dataset, {}).setdefault(method, {})[combiner] = round(fmean(values), _DIGITS)
+    collected = results.collected
+    counts = {"done": len(collected.of("done")), "failed": len(collected.of("failed"))}
+    return {"accuracy": accuracy, "cells": counts | {"left_out": len(collected.left_out)}}
+
+
+def _accuracy(results: Results) -> bytes:
+    """Soft-vote accuracy, mean and standard deviation over seeds: a row per dataset, backbone, shots, method."""
+    seeds: dict[tuple[str, str, int, str], list[float]] = {}
+    for cell, value in results.accuracy.items():
+        group = _name(results, cell.dataset), cell.backbone, cell.shots, cell.method
+        seeds.setdefault(group, []).append(value)
+    spreads = {group: spread(values) for group, values in seeds.items()}
+    rows: list[tuple[object, ...]] = [(*group, of.n, of.mean, of.std) for group, of in spreads.items()]
+    return _csv(["dataset", "backbone", "shots", "method", "seeds", "accuracy", "std"], rows)
+
+
+def _training(results: Results) -> bytes:
+    """Cross-entropy on the training images, mean of members and seeds, of the cells that the report's figure shows."""
+    rows: list[tuple[object, ...]] = []
+    for dataset, backbone in results.nets:
+        for method, cells in results.compared(dataset, backbone).items():
+            curves = [_cross_entropy(results, cell) for cell in cells]
+            epochs = min(map(len, curves))
+            mean = np.mean([curve[:epochs] for curve in curves], axis=0)
+            shown = np.unique(np.linspace(0, epochs - 1, min(epochs, _POINTS)).round().astype(int)).tolist()
+            rows += [
+                (_name(results, dataset), backbone, cells[0].shots, method, epoch + 1, mean[epoch]) for epoch in shown
+            ]
+    return _csv(["dataset", "backbone", "shots", "method", "epoch", "cross_entropy"], rows)
+
+
+def _name(results: Results, dataset: str) -> str:
+    """A synthetic twin's numbers never stand under the real name."""
+    return f"{dataset}-synthetic" if results.collected.datasets[dataset].synthetic else dataset
+
+
+def _cross_entropy(results: Results, cell: Cell) -> NDArray[np.float64]:
+    """Mean over the members, (epochs,)."""
+    history = read_history(results.params, cell)
+    members = [name for name in history.columns.astype(str) if name.startswith("cross_entropy_")]
+    mean: NDArray[np.float64] = history[members].to_numpy().mean(axis=1)
+    return mean
+
+
+def _csv(columns: list[str], rows: list[tuple[object, ...]]) -> bytes:
+    import pandas as pd
+
+    frame = pd.DataFrame.from_records(rows, columns=columns).round(_DIGITS)
+    return str(frame.to_csv(index=False, lineterminator="\n")).encode()

@@ -1,0 +1,147 @@
+"""The page's gallery: maps of every dataset, backbone and number of shots as small images that lie on each other.
+
+A map of 4 × 4 cells is a PNG of 150 bytes; the browser enlarges it smoothly over the grey test image, which is
+stored once per dataset. So the whole paper grid takes about 2 MB and no file beside the page.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdl.params import Cell
+from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, rows_of
+from fdl.reporting.results import Results
+from fdl.reporting.titles import BASELINE, METHOD, backbone_title, dataset_title, method_title
+
+IMAGES = 5  # of a dataset, of the first classes
+_LARGEST = 96  # pixels: larger test images are shrunk
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image of a dataset, in colour and in grey; the page names it once and shows it often."""
+
+    style: str  # name of its style
+    colour: str  # data addresses
+    grey: str
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """One member's map on an image."""
+
+    address: str  # data address of the map
+    predicted: str
+    right: bool
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One image, and a line of panels per method."""
+
+    picture: str  # style of the image
+    label: str
+    lines: list[tuple[str, list[MapPanel]]]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What the gallery shows of one dataset, backbone and number of shots."""
+
+    dataset: str
+    backbone: str
+    shots: int
+    title: str
+    strips: list[Strip]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All exhibits, and the images that they share."""
+
+    exhibits: list[Exhibit]
+    pictures: list[Picture]
+
+
+def gallery(results: Results) -> Gallery:
+    """An exhibit per bundle: the first seed with the baseline and `fdl` (or else the first other method) done."""
+    pictures: dict[bytes, Picture] = {}
+    exhibits = []
+    for cells in _shown_cells(results):
+        rows = rows_of(results, cells)
+        strips = [
+            _strip(results, rows, image, pictures) for image in range(min(IMAGES, len(rows.records[0]["labels"])))
+        ]
+        cell = cells[0]
+        facts = results.collected.datasets[cell.dataset]
+        title = (
+            f"{dataset_title(cell.dataset, synthetic=facts.synthetic)} · {backbone_title(cell.backbone)} · "
+            f"{cell.shots} images per class · seed {cell.seed}"
+        )
+        exhibits.append(Exhibit(cell.dataset, cell.backbone, cell.shots, title, strips))
+    return Gallery(exhibits, list(pictures.values()))
+
+
+def _shown_cells(results: Results) -> list[tuple[Cell, ...]]:
+    """Of every bundle the two cells that are compared; bundles without such cells are left out."""
+    chosen = []
+    for bundle, cells in results.bundles.items():
+        present = {cell.method for cell in cells}
+        methods = sorted(present, key=lambda m: (m != BASELINE, m != METHOD, results.methods.index(m)))[:2]
+        for seed in dict.fromkeys(cell.seed for cell in cells):
+            twins = tuple(Cell(bundle.dataset, bundle.backbone, bundle.shots, method, seed) for method in methods)
+            if results.done.issuperset(twins):
+                chosen.append(twins)
+                break
+    return chosen
+
+
+def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Picture]) -> Strip:
+    record = rows.records[0]
+    pixels = record["pixels"][image]
+    picture = pictures.setdefault(pixels.tobytes(), _picture(f"picture{len(pictures)}", pixels))
+    names = results.collected.datasets[rows.cells[0].dataset].classes
+    lines = [
+        (method_title(cell.method), [_panel(arm, member, image, names) for member in range(len(arm["maps_true"]))])
+        for cell, arm in zip(rows.cells, rows.records, strict=True)
+    ]
+    return Strip(picture.style, names[int(record["labels"][image])], lines)
+
+
+def _panel(record: Record, member: int, image: int, names: tuple[str, ...]) -> MapPanel:
+    values, predicted = record["maps_true"][member, image], int(record["predicted"][member, image])
+    right = predicted == int(record["labels"][image])
+    return MapPanel(_map_address(values.tobytes(), values.shape), names[predicted], right, not values.any())
+
+
+def _picture(style: str, pixels: NDArray[np.uint8]) -> Picture:
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((_LARGEST, _LARGEST))
+    return Picture(style, _address(image), _address(image.convert("L")))
+
+
+@cache
+def _map_address(content: bytes, shape: tuple[int, int]) -> str:
+    """A map as a PNG in the colours of the figures, half transparent; many maps are alike, such as empty ones."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    values = np.frombuffer(content, np.float16).reshape(shape).astype(np.float32)
+    coloured = colormaps[COLOURS](values, alpha=ALPHA, bytes=True)
+    return _address(Image.fromarray(coloured))
+
+
+def _address(image: object) -> str:
+    from PIL import Image
+
+    assert isinstance(image, Image.Image)
+    content = io.BytesIO()
+    image.save(content, "png")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -1,0 +1,127 @@
+"""A table of plain rows, one line per thing compared, and how it is written: as CSV, Markdown, LaTeX and HTML.
+
+The paper's layout (shots side by side) is `fdl.reporting.tables`.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fdl.reporting.pages import render
+from fdl.reporting.table_formats import latex_text, markdown_text
+
+Raw = Mapping[str, str | float | int | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printed column."""
+
+    heading: str
+    width: float | None = None  # of running text, as a part of the LaTeX text width; None: a number or a name
+    number: bool = False  # aligned to the right
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row, as it is printed and as a program reads it."""
+
+    texts: Sequence[str]  # as many as columns
+    raw: Raw  # the CSV's columns
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table, ready to be written in any format."""
+
+    name: str  # file name without ending
+    title: str
+    warning: str  # empty when the images are real
+    caption: str
+    columns: Sequence[Column]
+    raw_columns: Sequence[str]
+    lines: Sequence[Line]
+    remarks: Sequence[str]
+
+
+def to_csv(listing: Listing) -> str:
+    """One line per row, plain numbers."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, listing.raw_columns, lineterminator="\n")
+    writer.writeheader()
+    for line in listing.lines:
+        writer.writerow({key: _plain(value) for key, value in line.raw.items()})
+    return text.getvalue()
+
+
+def _plain(value: str | float | int | None) -> str | int:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def to_markdown(listing: Listing) -> str:
+    """A pipe table between caption and remarks."""
+    from tabulate import tabulate
+
+    head = [markdown_text(column.heading) for column in listing.columns]
+    lines = [[markdown_text(text) for text in line.texts] for line in listing.lines]
+    align = ["right" if column.number else "left" for column in listing.columns]
+    blocks = [f"**{listing.warning}**"] * bool(listing.warning) + [markdown_text(listing.caption)]
+    blocks.append(
+        tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align) if lines else "No rows."
+    )
+    # Two spaces end a line without starting a paragraph.
+    blocks.append("  \n".join(markdown_text(remark) for remark in listing.remarks))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def to_latex(listing: Listing) -> str:
+    """A `longtable` with booktabs rules, which breaks over pages.
+
+    Needs `\\usepackage{booktabs,longtable}` and, for pdfLaTeX before 2020, `\\usepackage{textcomp}`.
+    """
+    layout = "".join(
+        rf">{{\raggedright\arraybackslash}}p{{{column.width}\textwidth}}"
+        if column.width
+        else "r"
+        if column.number
+        else "l"
+        for column in listing.columns
+    )
+    warning = rf"\textbf{{{latex_text(listing.warning)}}} " if listing.warning else ""
+    lines = [
+        r"% needs \usepackage{array,booktabs,longtable}",
+        r"\begingroup\scriptsize\setlength{\tabcolsep}{2.5pt}",
+        rf"\begin{{longtable}}{{{layout}}}",
+        rf"\caption{{{warning}{latex_text(listing.caption)}}}\label{{tab:{listing.name.replace('_', '-')}}}\\",
+        r"\toprule",
+        _latex_line([column.heading for column in listing.columns]),
+        r"\midrule",
+        r"\endhead",
+        *(_latex_line(line.texts) for line in listing.lines),
+        r"\bottomrule",
+        r"\end{longtable}",
+    ]
+    remarks = "\\par\n".join(latex_text(remark) for remark in listing.remarks)
+    return "\n".join([*lines, remarks, r"\par\endgroup"]) + "\n"
+
+
+def _latex_line(texts: Sequence[str]) -> str:
+    # A line that starts with a bracket would be read as an argument of the line break before it.
+    first, *rest = (latex_text(text) for text in texts)
+    return " & ".join([f"{{}}{first}" if first.startswith("[") else first, *rest]) + r" \\"
+
+
+def to_fragment(listing: Listing) -> str:
+    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    return render("listing.html", table=listing)
+
+
+def to_html(listing: Listing) -> str:
+    """The table as a page that stands alone."""
+    return render("page.html", title=listing.title, banner=None, sections=[to_fragment(listing)])
+
+
+FORMATS: dict[str, Callable[[Listing], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}

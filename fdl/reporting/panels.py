@@ -1,0 +1,266 @@
+"""Maps of the members on images that no one chose, panel beside panel; what the CAM figures share.
+
+Drawn dot by dot with Pillow: matplotlib takes ten times as long for a hundred small images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdl.errors import InputError
+from fdl.params import Cell
+from fdl.reporting.collect import Collected
+from fdl.reporting.drawing import DPI, WARNING_COLOUR, net_title
+from fdl.reporting.results import Results, read_arrays
+from fdl.reporting.titles import SYNTHETIC, method_title
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
+IMAGES = 3  # of a figure, of the first classes: what fits on a page
+COLOURS, ALPHA = "inferno", 0.6
+_PANEL, _SPACE = 0.98, 0.06  # inches: side of a panel, and what is free beside it
+SIDE = round(_PANEL * DPI)  # of a panel in dots
+_LABEL = 0.16  # inches below a panel for its line of text
+_GAP = 0.1  # inches more between images
+_SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # inches for methods, titles, colour bar
+_WIDTH = 4.2  # inches at least: the title is a line of it
+_LETTERS = 17  # of a class name that fit below a panel
+Record = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a figure shows: a row of panels per cell and image, of one dataset, backbone, shots and seed."""
+
+    cells: tuple[Cell, ...]  # the baseline first
+    records: tuple[Record, ...]  # content of their `cam.npz`
+
+    @property
+    def shown(self) -> range:
+        """Positions of the images in the records."""
+        return range(min(IMAGES, len(self.records[0]["labels"])))
+
+
+def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
+    """The records of the first seed that `Results.compared` picks; None where nothing is done.
+
+    Raises:
+        InputError: a record holds no maps, or the two of them maps of different images.
+    """
+    cells = tuple(cells[0] for cells in results.compared(dataset, backbone).values())
+    return rows_of(results, cells) if cells else None
+
+
+def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
+    """The maps of cells that share dataset and test images; errors as in `read_rows`."""
+    records = tuple(read_arrays(results.params, cell, "cam.npz") for cell in cells)
+    if not all(np.array_equal(record["pixels"], records[0]["pixels"]) for record in records):
+        keys = " and ".join(cell.key for cell in cells)
+        raise InputError(f"{keys}: maps of different test images; delete the older record and run again")
+    return Rows(cells, records)
+
+
+def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) -> "Sheet":
+    """A sheet that says why there is none."""
+    sheet = Sheet(_WIDTH, 1.2)
+    _title(sheet, collected, dataset, net_title(collected, (dataset, backbone)))
+    sheet.text(why, sheet.width / 2, 0.8, colour="#767676")
+    return sheet
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """A row of panels below an image: one map per member."""
+
+    label: str  # at its left
+    maps: NDArray[np.floating]  # (M, n, H', W') in [0, 1]
+    record: Record  # of which the predictions are
+
+
+def draw_maps(
+    collected: Collected, rows: Rows, lines: Sequence[MapRow], classes: tuple[str, ...], *, scale: str
+) -> "Sheet":
+    """Every image, and beside it the lines of maps; below each panel what its member predicts.
+
+    Args:
+        lines: of every image, from the top.
+        classes: names by label.
+        scale: what the colour bar is called.
+    """
+    members = max(len(line.maps) for line in lines)
+    height = _PANEL + _LABEL + _SPACE
+    block = len(lines) * height + _GAP
+    size = _column(members), _TOP + len(rows.shown) * block + _BOTTOM
+    sheet = Sheet(max(size[0], _WIDTH), size[1])
+    cell = rows.cells[0]
+    title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class"
+    _title(sheet, collected, cell.dataset, title)
+    for number, image in enumerate(rows.shown):
+        pixels, label = rows.records[0]["pixels"][image], rows.records[0]["labels"][image]
+        for row, line in enumerate(lines):
+            top = _TOP + number * block + row * height
+            if row == 0:
+                sheet.panel(pixels, 0, top, _short(classes[label]), bold=True)
+            sheet.text(line.label, _column(0) - 0.1, top + _PANEL / 2, upwards=True)
+            for member, maps in enumerate(line.maps):
+                predicted = line.record["predicted"][member, image]
+                right = predicted == line.record["labels"][image]
+                mark = f"{'✓' if right else '✗'} {_short(classes[predicted])}"
+                colour = "black" if right else WARNING_COLOUR
+                sheet.panel(on_grey(pixels, maps[image]), _column(member), top, mark, colour=colour)
+                if not maps[image].any():
+                    sheet.text("empty", _column(member) + _PANEL / 2, top + _PANEL / 2, colour="white")
+    for left, text in [(0.0, "test image"), *((_column(member), f"member {member}") for member in range(members))]:
+        sheet.text(text, left + _PANEL / 2, _TOP - 0.1, size=8)
+    _colour_bar(sheet, scale)
+    return sheet
+
+
+def _column(member: int) -> float:
+    """Left edge of a member's panels in inches; the lines' labels stand between the image and the first of them."""
+    return _SIDE + (member + 1) * (_PANEL + _SPACE)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A line of text around a point of a sheet."""
+
+    text: str
+    x: float
+    y: float
+    size: float  # points
+    colour: str
+    bold: bool
+    upwards: bool
+
+
+class Sheet:
+    """A page of panels and texts, placed in inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.canvas = np.full((round(height * DPI), round(width * DPI), 3), 255, np.uint8)
+        self.texts: list[Text] = []
+
+    def panel(
+        self,
+        pixels: NDArray[np.uint8],
+        left: float,
+        top: float,
+        label: str,
+        *,
+        colour: str = "black",
+        bold: bool = False,
+    ) -> None:
+        """An image (H, W, 3) as a square panel, and a line of text below it."""
+        y, x = round(top * DPI), round(left * DPI)
+        self.canvas[y : y + SIDE, x : x + SIDE] = enlarged(pixels)
+        self.text(label, left + _PANEL / 2, top + _PANEL + _LABEL / 2, size=6.5, colour=colour, bold=bold)
+
+    def text(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        *,
+        size: float = 7,
+        colour: str = "black",
+        bold: bool = False,
+        upwards: bool = False,
+    ) -> None:
+        """A line of text, its middle at a point."""
+        self.texts.append(Text(text, x, y, size, colour, bold, upwards))
+
+    def picture(self) -> "Image":
+        """The whole sheet."""
+        from PIL import Image, ImageDraw
+
+        picture = Image.fromarray(self.canvas)
+        draw = ImageDraw.Draw(picture)
+        for text in self.texts:
+            font, place = _font(text.size, text.bold), (text.x * DPI, text.y * DPI)
+            if not text.upwards:
+                draw.text(place, text.text, fill=text.colour, font=font, anchor="mm")
+                continue
+            _, _, width, height = font.getbbox(text.text)
+            across = Image.new("RGB", (round(width), round(height) + 4), "white")
+            ImageDraw.Draw(across).text((0, 0), text.text, fill=text.colour, font=font)
+            turned = across.rotate(90, expand=True)
+            picture.paste(turned, (round(place[0] - turned.width / 2), round(place[1] - turned.height / 2)))
+        return picture
+
+
+@cache
+def _font(size: float, bold: bool) -> "FreeTypeFont":
+    """The letters of the other figures; Pillow's own layout gives the same dots everywhere."""
+    import matplotlib
+    from PIL import ImageFont
+
+    file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf"
+    return ImageFont.truetype(file, round(size * DPI / 72), layout_engine=ImageFont.Layout.BASIC)
+
+
+def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) at the size of a panel, its pixels kept as squares."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+
+
+def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A map in [0, 1] on the image in grey, (SIDE, SIDE, 3): so all colour is the map's."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    smooth = Image.fromarray(values.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    coloured = colormaps[COLOURS](np.clip(np.asarray(smooth), 0, 1))[..., :3]
+    grey = enlarged(pixels) @ np.array([0.299, 0.587, 0.114]) / 255
+    blended: NDArray[np.uint8] = (255 * (ALPHA * coloured + (1 - ALPHA) * grey[..., None])).round().astype(np.uint8)
+    return blended
+
+
+def _title(sheet: Sheet, collected: Collected, dataset: str, title: str) -> None:
+    synthetic = collected.datasets[dataset].synthetic
+    colour = WARNING_COLOUR if synthetic else "black"
+    for number, line in enumerate([*[SYNTHETIC] * synthetic, title]):
+        sheet.text(line, sheet.width / 2, 0.1 + 0.14 * number, size=8, bold=True, colour=colour)
+
+
+def _colour_bar(sheet: Sheet, label: str) -> None:
+    """The colours as they lie on middle grey."""
+    width, left, top = sheet.width / 2, sheet.width / 4, sheet.height - _BOTTOM + 0.06
+    scale = on_grey(np.full((1, 1, 3), 128, np.uint8), np.linspace(0, 1, 256, dtype=np.float32)[None])[0]
+    places = np.linspace(0, SIDE - 1, round(width * DPI)).round().astype(int)
+    y, x = round(top * DPI), round(left * DPI)
+    sheet.canvas[y : y + round(0.08 * DPI), x : x + len(places)] = scale[places]
+    for value, text in ((0, "0"), (0.5, "0.5"), (1, "1")):
+        sheet.text(text, left + value * width, top + 0.16)
+    sheet.text(label, sheet.width / 2, top + 0.31)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
+
+
+def which_images(collected: Collected, rows: Rows) -> str:
+    """The rule that picked the images, and of which cells the maps are."""
+    cell, shown = rows.cells[0], len(rows.shown)
+    which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
+    return (
+        f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}; below each "
+        "panel the member's prediction (✓ right, ✗ wrong)."
+    )
+
+
+def method_rows(rows: Rows, name: str) -> list[MapRow]:
+    """A row per method of the maps of this name in the records."""
+    return [
+        MapRow(method_title(cell.method), record[name], record)
+        for cell, record in zip(rows.cells, rows.records, strict=True)
+    ]

@@ -1,0 +1,215 @@
+"""Figures of single records: training curves, reliability, overlap of the class activation maps.
+
+They show the cells that `Results.compared` picks: the baseline and the first other method, at the largest number
+of shots that has a seed with both; all such seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdl.params import Cell
+from fdl.reporting.drawing import (
+    Net,
+    caption,
+    facets,
+    house_style,
+    label_axes,
+    legend_below,
+    look,
+    looks,
+    net_title,
+    say_nothing_there,
+    warn,
+)
+from fdl.reporting.results import Results, read_arrays, read_history
+from fdl.reporting.titles import backbone_title, dataset_title, method_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BINS = 10  # of confidence
+Floats = NDArray[np.float64]
+# Columns of the history, or beginnings of the members' columns that are averaged, and the titles of their panels.
+_CURVES = {"cross_entropy": "cross-entropy of a member", "cosine": "cosine term", "gaussian": "Gaussian term"}
+
+
+def training_curves(results: Results, dataset: str) -> "Figure":
+    """Cross-entropy and both terms of the distance loss over epochs; a row per backbone of a dataset."""
+    from matplotlib.figure import Figure
+
+    nets = [net for net in results.nets if net[0] == dataset]
+    with house_style():
+        figure = Figure(figsize=(7.2, 1.7 * len(nets) + 0.8), layout="constrained")
+        grid = figure.subplots(len(nets), len(_CURVES), squeeze=False, sharex="row")
+        for net, line in zip(nets, grid, strict=True):
+            compared = results.compared(*net)
+            curves = {method: _mean_curves(results, cells) for method, cells in compared.items()}
+            for axes, name in zip(line, _CURVES, strict=True):
+                _draw_curves(axes, results, {method: of[name] for method, of in curves.items() if name in of})
+                axes.set_title(_CURVES[name])
+            shots = next((cells[0].shots for cells in compared.values()), None)
+            line[0].set_ylabel(backbone_title(net[1]) + (f"\n{shots} per class" if shots else ""))
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
+        legend_below(figure, list(grid.flat))
+        warn(figure, results.collected)
+    return figure
+
+
+def _mean_curves(results: Results, cells: Sequence[Cell]) -> dict[str, tuple[Floats, Floats]]:
+    """Mean over seeds (epochs,) and range (2, epochs) of every curve of `_CURVES`."""
+    histories = [read_history(results.params, cell) for cell in cells]
+    names = [list(map(str, history.columns)) for history in histories]
+    epochs = min(map(len, histories))
+    curves = {}
+    for name in _CURVES:
+        columns = [[column for column in of if column == name or column.startswith(f"{name}_")] for of in names]
+        if all(columns):
+            of = np.array([h[c].to_numpy()[:epochs].mean(axis=1) for h, c in zip(histories, columns, strict=True)])
+            curves[name] = of.mean(axis=0), np.array([of.min(axis=0), of.max(axis=0)])
+    return curves
+
+
+def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
+    for method, (mean, (low, high)) in curves.items():
+        of = look(results.methods, method)
+        epochs = np.arange(1, len(mean) + 1)
+        axes.fill_between(epochs, low, high, color=of["color"], alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, **of, linewidth=1.3, label=method_title(method))
+    axes.locator_params(nbins=4)
+    if not curves:
+        say_nothing_there(axes)
+
+
+def training_curves_caption(results: Results, dataset: str) -> str:
+    """What the figure shows, and n."""
+    title = dataset_title(dataset, synthetic=results.collected.datasets[dataset].synthetic)
+    return caption(
+        results.collected,
+        f"Training on {title}: mean of the members' cross-entropies on the training batches, and the two terms of the "
+        "distance loss (unweighted sums over pairs of members; for classical measured, not minimised). Lines: mean "
+        f"over seeds, bands: least to most. {_seeds(results, [net for net in results.nets if net[0] == dataset])}",
+    )
+
+
+def reliability(results: Results) -> "Figure":
+    """Accuracy over confidence of the soft vote; a facet per dataset and backbone."""
+    return _facets_of_methods(
+        results, _draw_reliability, x="confidence (mean probability)", y="accuracy", legend_last=["calibrated"]
+    )
+
+
+def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
+    axes.plot([0, 1], [0, 1], ":", color="black", linewidth=1, label="calibrated", zorder=1)
+    of = looks(results.methods)
+    for method, cells in results.compared(*net).items():
+        bins = np.sum([confidence_bins(*_soft_vote(results, cell)) for cell in cells], axis=0)
+        count, confidence, right = bins[:, bins[0] > 0]
+        title = method_title(method)
+        size = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
+        style: dict[str, Any] = look(results.methods, method) | size
+        axes.plot(confidence / count, right / count, marker=of["markers"][title], **style, linewidth=1.2, label=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+
+
+def _soft_vote(results: Results, cell: Cell) -> tuple[Floats, NDArray[np.bool_]]:
+    """Confidence of the soft vote on every test image, and whether it is right."""
+    from fdl.combine.voting import softmax
+
+    name = f"{results.params.selections_of(cell.dataset)[0]}/test/logits"
+    arrays = read_arrays(results.params, cell, "predictions.npz", name, "test/labels")
+    vote = softmax(arrays[name]).mean(axis=0)
+    return vote.max(axis=-1), vote.argmax(axis=-1) == arrays["test/labels"]
+
+
+def confidence_bins(confidence: Floats, right: NDArray[np.bool_]) -> Floats:
+    """Images, summed confidence and number right in `BINS` equal bins of confidence: (3, BINS)."""
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return np.array([np.bincount(place, of, BINS) for of in (np.ones_like(confidence), confidence, right)])
+
+
+def reliability_caption(results: Results) -> str:
+    """What the figure shows, and n."""
+    return caption(
+        results.collected,
+        "Accuracy of the soft vote over its confidence (the mean of the members' probabilities for the class it "
+        f"picks), test images of all seeds together in {BINS} bins of equal width, empty ones left out; above the "
+        f"dotted line: too little confidence, below: too much. No error bars. {_seeds(results, results.nets)}",
+    )
+
+
+def cam_overlap(results: Results) -> "Figure":
+    """Distribution of the members' overlap over test images; a facet per dataset and backbone."""
+    return _facets_of_methods(
+        results, _draw_overlap, x="overlap of two members' maps (cosine)", y="share of test images"
+    )
+
+
+def _draw_overlap(axes: "Axes", results: Results, net: Net) -> None:
+    for method, overlaps in image_overlaps(results, net).items():
+        if len(overlaps):
+            ordered = np.sort(overlaps)
+            share = np.arange(1, len(ordered) + 1) / len(ordered)
+            axes.plot(ordered, share, **look(results.methods, method), linewidth=1.3, label=method_title(method))
+    if not axes.lines:
+        say_nothing_there(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+
+
+def image_overlaps(results: Results, net: Net) -> dict[str, Floats]:
+    """Mean overlap of the pairs of members on every test image, seeds behind each other, by method.
+
+    A pair with an empty map in one method is left out of both (docs/claims.md, C4); images without a pair too.
+    """
+    from fdl.evaluation.cam import left_out, overlap
+
+    compared = results.compared(*net)
+    found: dict[str, list[Floats]] = {method: [] for method in compared}
+    for cells in zip(*compared.values(), strict=True):
+        arms = [read_arrays(results.params, cell, "cam.npz", "cosines", "empty") for cell in cells]
+        paired = len({arm["cosines"].shape for arm in arms}) == 1  # a single net has no pairs to leave out
+        for cell, arm in zip(cells, arms, strict=True):
+            without = reduce(np.logical_or, map(left_out, arms)) if paired else left_out(arm)
+            mean, pairs, _ = overlap(arm["cosines"], without)
+            found[cell.method].append(mean[pairs > 0])
+    return {method: np.concatenate(of) for method, of in found.items() if of}
+
+
+def cam_overlap_caption(results: Results) -> str:
+    """What the figure shows, and n."""
+    return caption(
+        results.collected,
+        "Share of test images on which two members' class activation maps of the true class overlap at most so much "
+        "(cosine, mean over pairs of members; a pair with an empty map in one method is left out of both); a line "
+        f"further left: members that look at more different places. {_seeds(results, results.nets)}",
+    )
+
+
+def _facets_of_methods(results: Results, draw: Any, *, x: str, y: str, legend_last: Sequence[str] = ()) -> "Figure":
+    with house_style():
+        figure, axes = facets(results.nets, share="all")
+        for one, net in zip(axes, results.nets, strict=True):
+            compared = results.compared(*net)
+            draw(one, results, net)
+            shots = f" · {next(iter(compared.values()))[0].shots}" if compared else ""
+            one.set_title(net_title(results.collected, net) + shots)
+            if not compared:
+                say_nothing_there(one)
+        label_axes(figure, axes, x=x, y=y)
+        legend_below(figure, axes, last=legend_last)
+        warn(figure, results.collected)
+    return figure
+
+
+def _seeds(results: Results, nets: Sequence[Net]) -> str:
+    """Which cells are shown, and how many seeds."""
+    counts = sorted({len(cells) for net in nets for cells in results.compared(*net).values()})
+    if not counts:
+        return "No finished cells to show."
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"At the largest number of images per class with finished pairs (in the titles); n = {n} seeds."

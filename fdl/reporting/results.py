@@ -1,0 +1,197 @@
+"""What tables, figures and pages are made of: `runs.csv`, read once, and the records that it was gathered from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdl import layout, records
+from fdl.errors import InputError
+from fdl.params import Bundle, Cell, Params
+from fdl.reporting.collect import CELL_COLUMNS, CellState, Collected, headline_values, read_collected, read_runs
+from fdl.reporting.titles import BASELINE, COMBINERS, METHOD
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A preset's grid and everything measured in it."""
+
+    params: Params
+    collected: Collected
+    runs: "DataFrame"
+
+    def values(self, combiner: str, metric: str) -> dict[Cell, float]:
+        """Every cell's value on test, at the first selection rule of its dataset; empty where none was measured."""
+        found = self._of_measure.get((combiner, metric))
+        return {} if found is None else headline_values(self.params, found, combiner=combiner, metric=metric)
+
+    @cached_property
+    def _of_measure(self) -> dict[tuple[str, str], "DataFrame"]:
+        """The rows of test images by combiner and metric: a table looks for hundreds of them."""
+        test = self.runs[self.runs["split"] == "test"]
+        return {(str(key[0]), str(key[1])): rows for key, rows in test.groupby(["combiner", "metric"])}
+
+    @cached_property
+    def accuracy(self) -> dict[Cell, float]:
+        """Test accuracy of the soft vote."""
+        return self.values("soft", "accuracy")
+
+    @cached_property
+    def costs(self) -> "DataFrame":
+        """`costs.csv`: a row per cell with a record."""
+        import pandas as pd
+
+        frame = pd.read_csv(layout.report_folder(self.params) / "costs.csv", keep_default_na=False)
+        frame["parameters"] = pd.to_numeric(frame["parameters"])  # of a failed cell: empty
+        return frame
+
+    @cached_property
+    def precisions(self) -> dict[Cell, str]:
+        """What every recorded cell was computed in."""
+        columns = [self.costs[name].tolist() for name in (*CELL_COLUMNS, "precision")]
+        return {Cell(*cell): precision for *cell, precision in zip(*columns, strict=True)}
+
+    @cached_property
+    def combiners(self) -> list[str]:
+        """The combiners that any cell has values of, in the order of tables; members and diversity are none."""
+        found = set(self.runs["combiner"])
+        return [name for name in COMBINERS if name in found]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The grid's methods, the baseline first."""
+        methods = dict.fromkeys(state.cell.method for state in self.collected.cells)
+        return sorted(methods, key=lambda method: method != BASELINE)
+
+    @cached_property
+    def bundles(self) -> dict[Bundle, list[Cell]]:
+        """The grid's cells by bundle; a dataset's bundles stand together, by backbone and rising shots."""
+        bundles: dict[Bundle, list[Cell]] = {}
+        for state in self.collected.cells:
+            bundles.setdefault(state.cell.bundle, []).append(state.cell)
+        datasets, backbones = list(self.collected.datasets), list(dict.fromkeys(b.backbone for b in bundles))
+        order = sorted(bundles, key=lambda b: (datasets.index(b.dataset), backbones.index(b.backbone), b.shots))
+        return {bundle: bundles[bundle] for bundle in order}
+
+    @cached_property
+    def done(self) -> frozenset[Cell]:
+        """The cells with results."""
+        return frozenset(state.cell for state in self.collected.of("done"))
+
+    def pairs(self, method: str) -> list[tuple[Cell, Cell]]:
+        """Finished cells of a method, each with the baseline's of the same seed."""
+        cells = [state.cell for state in self.collected.of("done") if state.cell.method == method != BASELINE]
+        twins = [(cell, replace(cell, method=BASELINE)) for cell in cells]
+        return [(cell, twin) for cell, twin in twins if twin in self.done]
+
+    def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
+        """The cells that figures of single records show: of the baseline and of `fdl`, or else the first other method.
+
+        They are of the largest number of shots that has a seed with both done; all such seeds. With a
+        single method in the grid: of this one. Empty where nothing is done.
+        """
+        here = [cell for cells in self.bundles.values() for cell in cells]
+        here = [cell for cell in here if (cell.dataset, cell.backbone) == (dataset, backbone)]
+        present = {cell.method for cell in here}
+        methods = sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))[:2]
+        for shots in sorted({cell.shots for cell in here}, reverse=True):
+            seeds = [
+                seed
+                for seed in dict.fromkeys(cell.seed for cell in here)
+                if self.done.issuperset(Cell(dataset, backbone, shots, method, seed) for method in methods)
+            ]
+            if seeds:
+                return {method: [Cell(dataset, backbone, shots, method, seed) for seed in seeds] for method in methods}
+        return {}
+
+    @property
+    def nets(self) -> list[tuple[str, str]]:
+        """(dataset, backbone) pairs of the grid; a dataset's pairs stand together."""
+        return list(dict.fromkeys((bundle.dataset, bundle.backbone) for bundle in self.bundles))
+
+
+def read_results(params: Params) -> Results:
+    """What `collect` gathered.
+
+    Raises:
+        InputError: `collect` has not run for these settings.
+    """
+    return Results(params, read_collected(params), read_runs(params))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of several seeds."""
+
+    mean: float | None  # None: no value
+    std: float | None  # n − 1 in the denominator; None below two values
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation over seeds."""
+    return Spread(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
+
+
+def differences(values: Mapping[Cell, float], cells: Sequence[Cell]) -> list[float]:
+    """Value minus the baseline's of the same seed, of the cells where both are known."""
+    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells]
+    return [values[cell] - values[twin] for cell, twin in pairs if cell in values and twin in values]
+
+
+def read_record(params: Params, state: CellState) -> dict[str, Any]:
+    """`run.json` of a collected cell.
+
+    Raises:
+        InputError: the record is not the one that was collected.
+    """
+    folder = layout.record_folder(params, state.cell)
+    run = records.read_run(folder)
+    if run is None or run["digests"]["training"] != state.training:
+        raise InputError(f"{folder}: not the record that was collected; run `python -m fdl collect` again")
+    return run
+
+
+def read_arrays(params: Params, cell: Cell, file: str, *names: str) -> Arrays:
+    """Arrays of an `.npz` file of a record; all of them where no names are given.
+
+    Raises:
+        InputError: the file or an array is missing or damaged.
+    """
+    path = layout.record_folder(params, cell) / file
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names or arrays.files}
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise _damaged(path, error) from None
+
+
+def read_history(params: Params, cell: Cell) -> "DataFrame":
+    """The epochs of a cell, one row each.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    import pandas as pd
+
+    path = layout.record_folder(params, cell) / "history.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"{path}: missing or damaged ({reason}); delete its folder and run the bundle again")
