@@ -8,8 +8,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import cli_data, layout, records
-from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
+from fdl import cli_data, cli_results, layout, records
+from fdl.cli_options import (
+    DEFAULT,
+    ConfigfileOption,
+    Datasets,
+    ParamsOption,
+    PresetOption,
+    SetOption,
+    UriOption,
+    chosen,
+    flag,
+    load,
+    with_options,
+)
 from fdl.errors import InputError
 from fdl.params import Bundle, Params
 from fdl.reference.protocol import images_name
@@ -21,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_results.app)  # without a name: its verbs are the app's
 
 
 @app.command()
@@ -28,6 +41,7 @@ def split(
     datasets: Datasets = None,
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
     shots: Annotated[list[int] | None, typer.Option(help="Images per class; none: all of the settings'.")] = None,
     draw: Annotated[list[int] | None, typer.Option(help="Draws; none: all of the settings'.")] = None,
@@ -35,7 +49,7 @@ def split(
     """Draw the k-shot training images into data/splits/."""
     from fdl.data.splits import write_split
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     drawn = chosen(resolved, datasets)
     wanted = {
         (
@@ -56,10 +70,11 @@ def run(
     bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train and score the cells of a bundle that have no current record."""
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     asked = _bundles(resolved, bundles)
     # Only now: torch takes two seconds.
     from fdl.training.bundle import run_bundle
@@ -76,10 +91,11 @@ def train(
     bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
 ) -> None:
     """Only train the cells of a bundle that have no current record; `run` goes on from there."""
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     asked = _bundles(resolved, bundles)
     from fdl.training.bundle import train_bundle
 
@@ -94,10 +110,11 @@ def cam(
     bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
 ) -> None:
     """Make the class activation maps of finished cells again, from weights kept by `keep_weights`."""
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     asked = _bundles(resolved, bundles)
     from fdl.training.bundle import map_bundle
 
@@ -133,11 +150,16 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 @app.command()
-def combine(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None) -> None:
+def combine(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+) -> None:
     """Score the finished cells again from their stored predictions; trains nothing."""
     from fdl.combine.scores import rescore
 
-    counts = rescore(load(file, preset, set_))
+    counts = rescore(load(file, preset, set_, configfile))
     print(_counted(counts))
 
 
@@ -145,13 +167,14 @@ def combine(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: Set
 def collect(
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
-    partial: Annotated[bool, typer.Option(help="Leave missing and stale cells out instead of refusing.")] = False,
+    partial: Annotated[bool, flag("--partial", "Leave missing and stale cells out instead of refusing.")] = False,
 ) -> None:
     """Gather the records into reports/<preset>/runs.csv and costs.csv."""
     from fdl.reporting.collect import collect as gather
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     gather(resolved, partial=partial)
     print(layout.report_folder(resolved) / "runs.csv")
 
@@ -160,38 +183,49 @@ def collect(
 def report(
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
-    show: Annotated[bool, typer.Option("--show", help="Only print the headline table of the last report.")] = False,
+    show: Annotated[bool, flag("--show", "Only print the headline table of the last report.")] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only make this table or figure, such as accuracy.")
+    ] = None,
 ) -> None:
-    """Make the tables and figures from runs.csv."""
+    """Make the tables, the figures and the page from runs.csv and the records."""
     from fdl.reporting import report as reporting
 
-    resolved = load(file, preset, set_)
-    if not show:
-        for path in reporting.write_report(resolved):
-            print(path)
-    else:
+    resolved = load(file, preset, set_, configfile)
+    if show:
         print(reporting.headline(resolved))
+        return
+    for path in reporting.write_one(resolved, only) if only else reporting.write_report(resolved):
+        print(path)
 
 
 @app.command()
 def track(
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
-    uri: Annotated[str | None, typer.Option(help="MLflow store; none: $MLFLOW_TRACKING_URI, or mlflow.db.")] = None,
+    uri: UriOption = None,
     receipt: Annotated[Path | None, typer.Option(help="Write the mirrored cells' digests to this file.")] = None,
+    watch: Annotated[bool, flag("--watch", "Repeat until all cells are finished, and show running ones, too.")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between the passes of --watch.")] = 30,
 ) -> None:
     """Mirror the records into MLflow; safe to repeat."""
-    from fdl.tracking import track as mirror
+    from fdl import live_runs, tracking
 
-    resolved = load(file, preset, set_)
-    counts = mirror(resolved, uri=uri)
-    print(f"mlflow: {_counted(counts)}")
+    resolved = load(file, preset, set_, configfile)
+    if watch:
+        live_runs.watch(
+            lambda: tracking.track(resolved, uri=uri, live=True),
+            seconds=every,
+            say=lambda line: print(line, flush=True),
+        )
+    else:
+        print(f"mlflow: {_counted(tracking.track(resolved, uri=uri))}")
     if receipt:
-        runs = {cell.key: records.read_run(layout.record_folder(resolved, cell)) for cell in resolved.cells()}
-        digests = {key: run["digests"]["training"] for key, run in runs.items() if run}
-        records.write_atomically(receipt, records.to_json(digests))
+        records.write_atomically(receipt, records.to_json(tracking.mirrored(resolved)))
 
 
 def main() -> NoReturn:
@@ -199,7 +233,7 @@ def main() -> NoReturn:
     try:
         app()
     except InputError as error:
-        print(f"fdl: {error}", file=sys.stderr)
+        print(f"fdl: {with_options(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a read-only folder: a fact about the machine, not a bug
         print(f"fdl: {' '.join(str(error).split())}", file=sys.stderr)

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from fdl import layout
-from fdl.cli_options import DEFAULT, Datasets, ParamsOption, PresetOption, SetOption, chosen, load
+from fdl.cli_options import (
+    DEFAULT,
+    ConfigfileOption,
+    Datasets,
+    ParamsOption,
+    PresetOption,
+    SetOption,
+    chosen,
+    flag,
+    load,
+)
 from fdl.errors import InputError
 from fdl.params import Params
 from fdl.reference.protocol import DATASETS, images_name
@@ -16,16 +26,21 @@ from fdl.reference.protocol import DATASETS, images_name
 app = typer.Typer(help="Images: fetch, check, prepare, look at them.", no_args_is_help=True)
 
 Published = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(DATASETS)}; none: see above.")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Fetch nothing; FDL_OFFLINE=1 does so for every verb.")]
+OfflineOption = Annotated[bool, flag("--offline", "Fetch nothing; FDL_OFFLINE=1 does so for every verb.")]
 
 
 @app.command("list")
-def list_datasets(file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None) -> None:
+def list_datasets(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+) -> None:
     """Show all datasets: images, state, size on disk or of the download, terms."""
     from rich.console import Console
     from rich.table import Table
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     official = resolved.model_copy(update={"source": "official"})
     table = Table("dataset", "source", "images", "state", "size", "terms", box=None, pad_edge=False)
     for dataset in [*DATASETS, *_own(resolved)]:
@@ -71,6 +86,7 @@ def download(
     datasets: Published = None,
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
     offline: OfflineOption = False,
 ) -> None:
@@ -82,7 +98,7 @@ def download(
     from fdl.data.download import fetch
 
     if not datasets:
-        resolved = load(file, preset, set_)
+        resolved = load(file, preset, set_, configfile)
         if resolved.source != "official":
             raise InputError(
                 f"preset {resolved.preset!r} reads {resolved.source} images; name the datasets to download, "
@@ -96,12 +112,16 @@ def download(
 
 @app.command()
 def verify(
-    datasets: Published = None, file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None
+    datasets: Published = None,
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Hash the downloaded files and the settings' prepared images again; without names, all that are there."""
     from fdl.data import download
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     wrong, verified = [], 0
     for dataset in _known(datasets, resolved) or [*DATASETS, *_own(resolved)]:
         try:
@@ -135,12 +155,16 @@ def _verify_prepared(resolved: Params, dataset: str, pool: int | None) -> int:
 
 @app.command()
 def prepare(
-    datasets: Datasets = None, file: ParamsOption = DEFAULT, preset: PresetOption = None, set_: SetOption = None
+    datasets: Datasets = None,
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Read the source's files, fetched if need be, into pixel and label arrays below data/prepared/."""
     from fdl.data.prepare import prepare as read
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     for name in chosen(resolved, datasets):
         print(f"{name}: {read(resolved, *resolved.images()[name])}")
 
@@ -150,6 +174,7 @@ def show(
     dataset: Annotated[str, typer.Argument(help="A dataset of the settings, prepared.")],
     file: ParamsOption = DEFAULT,
     preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
     set_: SetOption = None,
     shots: Annotated[int | None, typer.Option(help="Images per class; none: the settings' first.")] = None,
     draw: Annotated[int, typer.Option(min=0, help="Which draw is marked.")] = 0,
@@ -157,7 +182,7 @@ def show(
     """Write contact sheets of a prepared dataset, with the images of one k-shot draw marked."""
     from fdl.data.show import write_contact_sheets
 
-    resolved = load(file, preset, set_)
+    resolved = load(file, preset, set_, configfile)
     chosen(resolved, [dataset])
     dataset, pool = resolved.images()[dataset]
     for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw, pool):

@@ -1,5 +1,8 @@
 """What the verbs share: the settings' options, and how datasets are chosen."""
 
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +18,32 @@ PresetOption = Annotated[str | None, typer.Option("--preset", help="Use this pre
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
 ]
+ConfigfileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--configfile",
+        "--overlay",
+        metavar="FILE",
+        help="Lay this file on the settings, as Snakemake's --configfile does.",
+    ),
+]
 Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets; none: all of the settings'.")]
+UriOption = Annotated[str | None, typer.Option(help="MLflow store; none: $MLFLOW_TRACKING_URI, or mlflow.db.")]
 DEFAULT = Path("params.yaml")
+# The options above, by which a command that is recommended must name the settings, too.
+_SETTINGS = ("--params", "--preset", "--configfile", "--overlay", "--set")
+_COMMAND = re.compile(r"`python -m fdl ([a-z][^`]*?)(?: --preset \S+)?`")
 
 
-def load(path: Path, preset: str | None, assignments: list[str] | None) -> Params:
-    """The settings as the options ask for them."""
+def flag(name: str, description: str) -> Any:
+    """A yes-or-no option, without the type that typer shows of it."""
+    return typer.Option(name, help=description, metavar="")
+
+
+def load(
+    path: Path, preset: str | None, assignments: list[str] | None, configfiles: Sequence[Path] | None = None
+) -> Params:
+    """The settings as the options ask for them: the file, what is laid on it, the preset, and single values."""
     overrides: dict[str, Any] = {}
     for assignment in assignments or []:
         key, equals, value = assignment.partition("=")
@@ -30,7 +53,42 @@ def load(path: Path, preset: str | None, assignments: list[str] | None) -> Param
             overrides[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"--set {assignment}: the value is not valid YAML") from None
-    return params.load(path, preset=preset, overrides=overrides)
+    if not configfiles:
+        return params.load(path, preset=preset, overrides=overrides)
+    config: dict[str, Any] = {}
+    for part in (path, *configfiles):
+        values = params.read(part)
+        if not isinstance(values, Mapping):
+            raise InputError(f"{part}: must be a mapping of keys to values, not {type(values).__name__}")
+        config = _laid_on(config, values)
+    where = ", ".join(map(str, [path, *configfiles]))
+    return params.resolve(config, preset=preset, overrides=params.laid_on(config, path) | overrides, where=where)
+
+
+def _laid_on(config: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key, anything else is replaced: Snakemake's rule (`snakemake.utils.update_config`)."""
+    merged = dict(config) if isinstance(config, Mapping) else {}
+    for key, value in overlay.items():
+        merged[key] = _laid_on(merged.get(key), value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def with_options(message: str, arguments: Sequence[str]) -> str:
+    """A message in which every recommended command names the settings as the command line did that it answers.
+
+    Args:
+        message: recommends commands as "`python -m fdl collect`".
+        arguments: the command line.
+    """
+    given: list[str] = []
+    for position, argument in enumerate(arguments):
+        name, equals, _ = argument.partition("=")
+        if name in _SETTINGS:
+            given += [argument] if equals else list(arguments[position : position + 2])
+    if not given:
+        return message
+    options = shlex.join(given)
+    return _COMMAND.sub(lambda command: f"`python -m fdl {command[1]} {options}`", message)
 
 
 def chosen(resolved: Params, datasets: list[str] | None) -> list[str]:

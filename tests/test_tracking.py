@@ -20,7 +20,7 @@ from pyarrow import parquet
 from fdl import layout, records, tracked
 from fdl.errors import InputError
 from fdl.params import Cell, Params, digest, load
-from fdl.tracking import track
+from fdl.tracking import mirrored, track
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -157,8 +157,8 @@ class Store:
         return sorted((point.step, point.value) for point in history)
 
 
-def counts(new: int = 0, replaced: int = 0, same: int = 0, missing: int = 0) -> dict[str, int]:
-    return {"new": new, "replaced": replaced, "same": same, "missing": missing}
+def counts(new: int = 0, replaced: int = 0, same: int = 0, missing: int = 0, stale: int = 0) -> dict[str, int]:
+    return {"new": new, "replaced": replaced, "same": same, "missing": missing, "stale": stale}
 
 
 def test_first_pass_shows_a_parent_per_bundle_and_a_child_per_cell(uri) -> None:
@@ -339,6 +339,20 @@ def test_missing_cells_are_counted_and_added_when_they_come(uri) -> None:
     assert Store(uri).runs()[FDL.bundle.key].data.tags["status"] == "2 done, 0 failed, 0 missing"
 
 
+def test_a_stale_record_is_counted_and_not_shown(uri) -> None:
+    params = small_grid()
+    write_records(params)
+    changed = small_grid(gaussian_weight=2.0)
+    assert track(changed, uri=uri) == counts(new=2, stale=2)
+    assert set(Store(uri).runs()) == {
+        *(bundle.key for bundle in changed.bundles()),
+        *(cell.key for cell in changed.cells() if cell.method == "classical"),
+    }
+    assert mirrored(changed) == {
+        cell.key: f"training of {cell.key}" for cell in changed.cells() if cell.method == "classical"
+    }
+
+
 def test_a_damaged_record_is_named(uri) -> None:
     params = small_grid()
     write_records(params)
@@ -363,8 +377,8 @@ def test_two_processes_at_once_fill_a_cold_store_once(tmp_path, monkeypatch) -> 
     outputs = [process.communicate() for process in passes]
     assert [errors for _, errors in outputs] == ["", ""]
     assert sorted(printed for printed, _ in outputs) == [
-        "mlflow: 0 new, 0 replaced, 4 same, 0 missing\n",
-        "mlflow: 4 new, 0 replaced, 0 same, 0 missing\n",
+        "mlflow: 0 new, 0 replaced, 4 same, 0 missing, 0 stale\n",
+        "mlflow: 4 new, 0 replaced, 0 same, 0 missing, 0 stale\n",
     ]
     assert len(Store(f"sqlite:///{tmp_path}/mlflow.db").runs()) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock", "results"]

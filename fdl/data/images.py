@@ -3,7 +3,7 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -46,7 +46,9 @@ class ImageFiles:
     contents: Callable[[], Iterator[Content]]  # in the order of `records`, a few in memory at a time
 
 
-def decode(content: Content, size: int, where: str, *, antialias: bool = False) -> NDArray[np.uint8]:
+def decode(
+    content: Content, size: int, where: str, *, antialias: bool = False, formats: Sequence[str] = _PIL_FORMATS
+) -> NDArray[np.uint8]:
     """Decode one image: uint8 RGB, (size, size, 3).
 
     The rule: EXIF orientation is applied; grey is replicated to three channels, a palette gives its
@@ -57,21 +59,22 @@ def decode(content: Content, size: int, where: str, *, antialias: bool = False) 
 
     Args:
         content: a file's bytes, or uint8 pixels (H, W) or (H, W, 3).
+        formats: PIL's names of those that are read; by default what datasets are published in.
 
     Raises:
-        InputError: the bytes are no readable PNG, JPEG, BMP or WebP, or of another colour mode (CMYK, …).
+        InputError: the bytes are no readable image of these formats, or of another colour mode (CMYK, …).
     """
-    rgb = _decoded(content, where) if isinstance(content, bytes) else Image.fromarray(content).convert("RGB")
+    rgb = _decoded(content, where, formats) if isinstance(content, bytes) else Image.fromarray(content).convert("RGB")
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR if antialias else Image.Resampling.NEAREST)
     return np.asarray(rgb)
 
 
-def _decoded(content: bytes, where: str) -> Image.Image:
+def _decoded(content: bytes, where: str, formats: Sequence[str]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content), formats=_PIL_FORMATS) as image:
+            with Image.open(BytesIO(content), formats=tuple(formats)) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
     except UNREADABLE as error:

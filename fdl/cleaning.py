@@ -1,0 +1,144 @@
+"""What a preset left behind and nothing needs: found first, then removed. Never anything below data/."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdl import layout, records
+from fdl.currency import compare, require
+from fdl.errors import InputError
+from fdl.locks import at_work, bundle_lock
+from fdl.params import Params
+from fdl.training.digests import PreparedImages
+from fdl.unfinished import unfinished
+
+_BUNDLE, _RECORD = "*/*/*shot", "*/seed*"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that can go."""
+
+    path: Path
+    why: str
+    size: int  # bytes
+    bundle: str | None = None  # whose lock is held while it is removed
+
+
+def find(params: Params, *, stale: bool = False) -> list[Leftover]:
+    """What can go: half-written records, checkpoints that no cell asks for, resolved settings of other runs.
+
+    Args:
+        params: the settings; only what carries the name of their preset is looked at.
+        stale: also records that are not in the grid, or of other settings, heads or images than today's.
+    """
+    found = [*_partial(params), *_scratch(params), *_resolved_settings(params)]
+    return [*found, *_stale_records(params)] if stale else found
+
+
+def remove(params: Params, leftovers: Iterable[Leftover]) -> None:
+    """Remove what `find` found, and folders of the preset that are then empty.
+
+    Raises:
+        InputError: something is being trained, or Snakemake is at work.
+    """
+    leftovers = list(leftovers)
+    check_idle(params)
+    with ExitStack() as held:
+        for bundle in sorted({one.bundle for one in leftovers if one.bundle}):
+            held.enter_context(bundle_lock(params.preset, bundle))
+        for one in leftovers:
+            if one.path.is_dir() and not one.path.is_symlink():
+                shutil.rmtree(one.path)
+            else:
+                one.path.unlink(missing_ok=True)
+        results = layout.results_folder(params)
+        for folder in sorted((path for path in results.rglob("*") if path.is_dir()), reverse=True):  # deepest first
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def check_idle(params: Params) -> None:
+    """Refuse while a bundle of the preset is being trained, or Snakemake has the working directory.
+
+    Raises:
+        InputError: one of the two.
+    """
+    for line in at_work(params.preset):
+        raise InputError(f"{line}; clean when it is done")
+    # Its jobs read the resolved settings, and between two jobs no bundle is held.
+    if any(Path(".snakemake/locks").glob("*")):
+        raise InputError(
+            "Snakemake is at work here; clean when it is done (after a kill: `snakemake --unlock`, then again)"
+        )
+
+
+def _partial(params: Params) -> Iterator[Leftover]:
+    results = layout.results_folder(params)
+    for folder in sorted(results.glob(f"{_BUNDLE}/*/.seed*.partial")):
+        yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
+
+
+def _scratch(params: Params) -> Iterator[Leftover]:
+    """Checkpoints of trainings with this preset that nobody asks for today."""
+    asked = {cell.key: params.settings_digest(cell) for cell in params.cells()}
+    images = PreparedImages(params)
+    cells = {cell.key: cell for cell in params.cells()}
+    for begun in unfinished(params.preset):
+        cell = cells.get(begun.cell)
+        if cell is None:
+            why = "checkpoint of a cell that is not in the grid"
+        elif asked[begun.cell] != begun.settings:
+            why = "checkpoint of other settings"
+        elif images.are_there(cell) and images.training_digest(cell) != begun.folder.name:
+            why = "checkpoint of other images"
+        else:
+            continue
+        yield Leftover(begun.folder, why, _size(begun.folder), begun.bundle)
+
+
+def _resolved_settings(params: Params) -> Iterator[Leftover]:
+    today = f"{params.hash()}.yaml"
+    for path in sorted((layout.results_folder(params) / "params").glob("*.yaml")):
+        if path.name != today:
+            yield Leftover(path, "resolved settings that are not today's", _size(path))
+
+
+def _stale_records(params: Params) -> Iterator[Leftover]:
+    results, cells, images = layout.results_folder(params), {cell.key: cell for cell in params.cells()}, None
+    for folder in sorted(path for path in results.glob(f"{_BUNDLE}/{_RECORD}") if path.is_dir()):
+        key, parts = folder.relative_to(results).as_posix(), folder.relative_to(results).parts
+        if key not in cells:
+            yield _leftover(params, folder, "record of a cell that is not in the grid", parts)
+            continue
+        images = images or PreparedImages(params)
+        try:
+            run = records.read_run(folder)
+            changed = compare(params, cells[key], require(run), images).changed if run else []
+        except InputError:  # a damaged record is trained again by `run`; it is not for `clean` to judge
+            continue
+        if changed:
+            yield _leftover(params, folder, f"stale record ({changed[0]}{', …' if changed[1:] else ''})", parts)
+    bundles = {bundle.key for bundle in params.bundles()}
+    for path in sorted(results.glob(f"{_BUNDLE}/bundle.json")):
+        if path.parent.relative_to(results).as_posix() not in bundles:
+            yield _leftover(
+                params, path, "receipt of a bundle that is not in the grid", path.relative_to(results).parts
+            )
+
+
+def _leftover(params: Params, path: Path, why: str, parts: tuple[str, ...]) -> Leftover:
+    return Leftover(path, why, _size(path), "/".join(parts[:3]))
+
+
+def _size(path: Path) -> int:
+    """Bytes in a file or folder; links are not followed."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in files if not file.is_dir())
+
+
+def as_text(leftovers: Iterable[Leftover]) -> list[str]:
+    """A line for each."""
+    return [f"{one.path}: {one.why}, {one.size / 2**20:.1f} MB" for one in leftovers]

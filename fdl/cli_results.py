@@ -1,0 +1,184 @@
+"""The verbs for what is there already: `python -m fdl {status,clean,import,predict,register}`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fdl import records
+from fdl.cli_options import (
+    DEFAULT,
+    ConfigfileOption,
+    ParamsOption,
+    PresetOption,
+    SetOption,
+    UriOption,
+    flag,
+    load,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from fdl.status import CellStatus
+
+app = typer.Typer()
+
+DryRun = Annotated[bool, flag("--dry-run", "Only say what would be done.")]
+RecordArgument = Annotated[
+    Path, typer.Argument(metavar="RECORD", help="A record with kept weights: results/<preset>/…/<method>/seed<s>.")
+]
+SelectionOption = Annotated[
+    str | None, typer.Option(help="Whose weights: sum, sum3, own, last, sum-small; none: the headline's.")
+]
+
+_NOTES = 10  # lines of explanation of a status
+
+
+@app.command()
+def status(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+    as_json: Annotated[bool, flag("--json", "Print every cell as JSON.")] = False,
+) -> None:
+    """Show what became of every cell: done, failed, running, missing, stale, damaged.
+
+    Ends with 0 if every cell has its record (a training that diverged has one), else with 1.
+    """
+    from fdl import status as states
+
+    resolved = load(file, preset, set_, configfile)
+    found = states.status(resolved)
+    if as_json:
+        print(records.to_json(states.as_json(resolved, found)).decode(), end="")
+    else:
+        _print_table(found)
+    if any(state.status not in states.FINISHED for state in found):
+        raise typer.Exit(1)
+
+
+def _print_table(found: "list[CellStatus]") -> None:
+    """Counts by bundle, and what there is to say of single cells."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fdl.status import STATUSES, by_bundle, counts
+
+    table = Table("bundle", box=None, pad_edge=False)
+    for name in STATUSES:
+        table.add_column(name, justify="right")
+    for bundle, of_bundle in by_bundle(found).items():
+        table.add_row(bundle.key, *(str(count or "·") for count in counts(of_bundle).values()))
+    table.add_row("all", *map(str, counts(found).values()))
+    # Where another program reads it, so wide that nothing is folded or cut.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    for name in STATUSES:
+        notes: dict[str, list[str]] = {}
+        for state in found:
+            if state.status == name and state.note:
+                notes.setdefault(state.note, []).append(state.cell.key)
+        for note, (first, *more) in list(notes.items())[:_NOTES]:
+            line = f"{name}: {first}{f' and {len(more)} more' if more else ''}: {note}"
+            print(with_options(line, sys.argv[1:]))
+        if len(notes) > _NOTES:
+            print(f"{name}: and others; --json names all")
+
+
+@app.command()
+def clean(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+    stale: Annotated[
+        bool, flag("--stale", "Also records that are not in the grid, or not of today's settings.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove what a preset left behind: half-written records, checkpoints and settings that nobody asks for.
+
+    Never touches data/, nor what carries the name of another preset.
+    """
+    from fdl import cleaning
+
+    resolved = load(file, preset, set_, configfile)
+    leftovers = cleaning.find(resolved, stale=stale)
+    if not dry_run:
+        cleaning.remove(resolved, leftovers)
+    for line in cleaning.as_text(leftovers):
+        print(line)
+    megabytes = sum(one.size for one in leftovers) / 2**20
+    print(f"{len(leftovers)} files and folders, {megabytes:.1f} MB{' would be' if dry_run else ''} removed")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="results/<preset> from elsewhere, or a .tar.gz of it.")],
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Bring in records that were trained elsewhere, if they are what would be trained here.
+
+    Ends with 1 if a record was damaged, or none could be used.
+    """
+    from fdl.importing import import_records
+
+    resolved = load(file, preset, set_, configfile)
+    done = import_records(resolved, source, dry_run=dry_run, say=_complain)
+    print(f"{'would import: ' if dry_run else ''}{done.as_text()}")
+    if done.unchecked:
+        print(f"{done.unchecked} of them: draw and images not checked, they are not prepared here")
+    if done.receipts:
+        print(f"complete: {', '.join(done.receipts)}")
+    if done.damaged or not (done.new or done.replaced or done.same):
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    record: RecordArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images, also in folders of it; or one image.")],
+    output: Annotated[Path | None, typer.Option(help="Write the CSV to this file; none: to the screen.")] = None,
+    selection: SelectionOption = None,
+    cam: Annotated[
+        Path | None, typer.Option(help="Write a picture of each image with the members' maps to this folder.")
+    ] = None,
+) -> None:
+    """Predict the classes of images with a trained ensemble: file, class, probability, the members' votes.
+
+    Ends with 1 if an image could not be read; the others are predicted.
+    """
+    from fdl.predicting import as_csv, load_ensemble, predict_files
+
+    ensemble = load_ensemble(record, selection)
+    predictions, unreadable = predict_files(ensemble, folder, overlays=cam, say=_complain)
+    table = as_csv(predictions, len(ensemble.nets))
+    if output:
+        records.write_atomically(output, table)
+    else:
+        print(table.decode(), end="")
+    if unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def register(
+    record: RecordArgument,
+    name: Annotated[str, typer.Option(help="Of the model in the registry.")],
+    selection: SelectionOption = None,
+    uri: UriOption = None,
+) -> None:
+    """Put a trained ensemble into MLflow's model registry; the same weights only once."""
+    from fdl.registering import register as put
+
+    done = put(record, name, selection=selection, uri=uri)
+    print(f"models:/{done.name}/{done.version}{'' if done.new else ' (registered before)'}")
+
+
+def _complain(line: str) -> None:
+    print(f"fdl: {line}", file=sys.stderr)

@@ -1,0 +1,134 @@
+"""Cells that are being trained, as running runs in MLflow; and the loop that keeps them up to date.
+
+Nothing here is needed: when a cell is finished, its run is replaced by that of its record.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fdl.errors import InputError
+from fdl.mlflow_store import create_run, log
+from fdl.params import Cell, Params
+from fdl.tracked import CELL_TAG, CURVE_POINTS, PARENT_TAG, curve_name
+from fdl.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TRAINING_TAG, EPOCHS_TAG = "fdl.training", "fdl.epochs"
+ATTEMPTS = 6  # passes that fail one after the other
+LONGEST_WAIT = 300.0  # seconds between them
+
+
+def mirror(
+    client: "MlflowClient",
+    experiment: str,
+    parent: str,
+    params: Params,
+    cell: Cell,
+    begun: Unfinished,
+    runs: list["Run"],
+) -> None:
+    """Bring the run of an unfinished cell up to date.
+
+    Args:
+        client, experiment, parent: where the run belongs.
+        params: the settings.
+        cell: the cell.
+        begun: what is known of its training.
+        runs: the cell's runs that are there; the one of this training goes on, others of unfinished ones go.
+    """
+    training, epochs = begun.folder.name, len(begun.history)
+    shown, run_id, status = 0, None, ""
+    for run in runs:
+        if TRAINING_TAG not in run.data.tags:
+            continue  # of a record
+        at = int(run.data.tags[EPOCHS_TAG])
+        if run_id is None and run.data.tags[TRAINING_TAG] == training and at <= epochs:
+            shown, run_id, status = at, run.info.run_id, run.info.status
+        else:  # of other settings, or it began again
+            client.delete_run(run.info.run_id)
+    if not begun.running:
+        if run_id and status == "RUNNING":
+            client.set_terminated(run_id, "KILLED", end_time=begun.updated)
+        return
+    if run_id is None:
+        identity = {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")}
+        tags = {CELL_TAG: cell.key, PARENT_TAG: parent, TRAINING_TAG: training, EPOCHS_TAG: 0, "status": "running"}
+        run_id = create_run(client, experiment, cell.key, tags | identity, begun.started)
+        settings = params.training_settings(cell)
+        asked = {name: settings[name] for name in ("epochs", "members", "learning_rate", "precision")}
+        log(client, run_id, begun.updated, identity | settings["method_params"] | asked, {}, {})
+    elif status != "RUNNING":  # it was stopped, and goes on
+        client.update_run(run_id, status="RUNNING")
+    if epochs > shown:
+        log(client, run_id, begun.updated, {}, {}, curves(begun, after=shown))
+        client.set_tag(run_id, EPOCHS_TAG, str(epochs))
+
+
+def curves(begun: Unfinished, *, after: int = 0) -> dict[str, list[tuple[int, float]]]:
+    """(epoch, value) of the history so far: of as many equal stretches of epochs as a curve has points, the first.
+
+    Args:
+        begun: an unfinished cell.
+        after: leave out the points of so many first epochs.
+    """
+    stretch = math.ceil(begun.epochs / CURVE_POINTS)
+    found: dict[str, dict[int, tuple[int, float]]] = {}
+    for row in begun.history:
+        epoch = int(row["epoch"] or 0)
+        for column, value in row.items():
+            if column != "epoch" and value is not None:
+                found.setdefault(curve_name(column), {}).setdefault(epoch // stretch, (epoch, value))
+    return {name: [point for point in points.values() if point[0] >= after] for name, points in found.items()}
+
+
+def watch(
+    one_pass: Callable[[], dict[str, int]],
+    *,
+    seconds: float,
+    say: Callable[[str], None] = print,
+    wait: Callable[[float], None] = time.sleep,
+) -> dict[str, int]:
+    """Repeat passes until every cell has its record, or until Ctrl-C.
+
+    A pass that fails is tried again after longer and longer waits: a server may be restarted meanwhile.
+
+    Args:
+        one_pass: `fdl.tracking.track` with `live`.
+        seconds: between passes.
+        say: takes a line when something changed.
+        wait: waits so many seconds.
+
+    Returns:
+        The counts of the last pass.
+
+    Raises:
+        InputError: `ATTEMPTS` passes failed one after the other.
+    """
+    counts: dict[str, int] = {}
+    failures = 0
+    try:
+        while True:
+            try:
+                found = one_pass()
+            except InputError as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise
+                pause = min(seconds * 2**failures, LONGEST_WAIT)
+                say(f"{error} (trying again in {pause:.0f} s)")
+            else:
+                failures, pause = 0, seconds
+                if found != counts:
+                    say(f"mlflow: {', '.join(f'{count} {name}' for name, count in found.items())}")
+                counts = found
+                if not counts["missing"] and not counts["stale"]:
+                    return counts
+            wait(pause)
+    except KeyboardInterrupt:
+        say("stopped; trainings go on, and the next `python -m fdl track` shows what they have finished")
+        return counts

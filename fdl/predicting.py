@@ -1,0 +1,207 @@
+"""Predictions of a trained ensemble on any images, from a record with kept weights."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fdl import records
+from fdl.combine.voting import softmax
+from fdl.currency import require
+from fdl.data.images import decode
+from fdl.errors import InputError
+from fdl.evaluation.cam import grad_cam, normalise
+from fdl.training.engine import EVALUATION_BATCH, CellSettings, load_members, predict, to_input
+from fdl.training.predictions import read_weights, weights_file
+
+# Beside those that are prepared: what cameras and microscopes write. Not EPS and its like, which run programs.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm")
+_PANEL = 128  # pixels at least of an overlay's side
+_COLOURS, _ALPHA = "inferno", 0.6  # as in the report's figures
+Pixels = NDArray[np.uint8]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an ensemble says of one image."""
+
+    name: str
+    chosen: str  # class of the highest mean probability (soft vote)
+    probability: float  # of this class: the members' mean
+    votes: tuple[str, ...]  # class that each member finds most probable
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The members of a record in one selection's epochs, in evaluation mode, on the CPU in float32."""
+
+    nets: Sequence[torch.nn.Module]
+    settings: CellSettings
+    classes: Sequence[str]
+    antialias: bool
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the images that the nets take."""
+        return self.settings.image_size
+
+    def decode(self, content: bytes | Pixels, where: str) -> Pixels:
+        """An image as it was prepared for the training: (size, size, 3); raises `InputError` if it is unreadable."""
+        return decode(content, self.size, where, antialias=self.antialias, formats=FORMATS)
+
+    def predict(self, names: Sequence[str], images: Sequence[Pixels]) -> list[Prediction]:
+        """Predictions of decoded images."""
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        logits = predict(self.settings, self.nets, pixels).numpy()  # (M, N, C)
+        mean, votes = softmax(logits).mean(axis=0), logits.argmax(axis=-1)
+        return [
+            Prediction(
+                name,
+                self.classes[probabilities.argmax()],
+                float(probabilities.max()),
+                tuple(self.classes[vote] for vote in votes[:, number]),
+            )
+            for number, (name, probabilities) in enumerate(zip(names, mean, strict=True))
+        ]
+
+    def overlays(self, images: Sequence[Pixels], chosen: Sequence[str]) -> list[Image.Image]:
+        """For each image the image itself and, beside it, on grey, each member's Grad-CAM of the chosen class.
+
+        A map without a positive cell leaves the panel grey.
+        """
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        labels = torch.tensor([list(self.classes).index(name) for name in chosen])
+        maps, _ = normalise(grad_cam(self.nets, to_input(pixels), labels))  # (M, N, H', W')
+        return [_overlay(image, maps[:, number].numpy()) for number, image in enumerate(images)]
+
+
+def load_ensemble(record: Path, selection: str | None = None) -> Ensemble:
+    """The nets of a record.
+
+    Args:
+        record: its folder.
+        selection: whose weights; None: those of the headline table.
+
+    Raises:
+        InputError: there is no record, it diverged, its weights were not kept, or they are damaged.
+    """
+    if not record.is_dir():
+        raise InputError(f"{record}: no such folder; name a record: results/<preset>/…/<method>/seed<s>")
+    run = records.read_run(record)
+    if run is None:
+        raise InputError(f"{record}: holds no record; name a folder results/<preset>/…/<method>/seed<s>")
+    require(run)
+    if run["status"] != "done":
+        raise InputError(f"{record}: this training diverged; it left no nets")
+    rule = selection or run["settings"]["selections"][0]
+    if weights_file(rule) not in run["files"]:
+        kept = [name for name in run["files"] if name.startswith("weights-")]
+        if kept:
+            rules = ", ".join(name.removeprefix("weights-").removesuffix(".safetensors") for name in kept)
+            raise InputError(f"{record}: holds no weights of selection {rule!r}; it holds those of {rules}")
+        raise InputError(f"{record}: no weights were kept; set keep_weights: true, delete the folder and run again")
+    records.verify(record, {"files": {weights_file(rule): run["files"][weights_file(rule)]}})
+    values = run["cell"] | run["settings"]
+    values |= {"dataset": values.get("like", values["dataset"])}  # whose networks are built
+    settings = CellSettings(**{name: values[name] for name in CellSettings.__dataclass_fields__ if name in values})
+    classes = run["data"]["classes"]
+    nets = load_members(settings, read_weights(record / weights_file(rule)), len(classes), "cpu")
+    return Ensemble(nets, settings, classes, antialias=values.get("antialias", False))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, sorted; or the one image that is named.
+
+    Raises:
+        InputError: there are none.
+    """
+    if folder.is_file():
+        return [folder]
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        problem = f"holds no images ({' '.join(SUFFIXES)})" if folder.is_dir() else "no such folder or image"
+        raise InputError(f"{folder}: {problem}")
+    return found
+
+
+def predict_files(
+    ensemble: Ensemble, folder: Path, *, overlays: Path | None = None, say: Say
+) -> tuple[list[Prediction], int]:
+    """Predictions for the images in a folder, some hundred in memory at a time.
+
+    Args:
+        ensemble: from `load_ensemble`.
+        folder: see `image_files`.
+        overlays: folder for a picture of each image with the members' maps: `<name of the image>.png`.
+        say: takes a line for each unreadable image, which is left out.
+
+    Returns:
+        The predictions, named by path within the folder, and the number of unreadable images.
+    """
+    files, predictions, unreadable = image_files(folder), [], 0
+    for start in range(0, len(files), EVALUATION_BATCH):
+        names, images = [], []
+        for path in files[start : start + EVALUATION_BATCH]:
+            try:
+                images.append(ensemble.decode(path.read_bytes(), str(path)))
+            except (InputError, OSError) as error:
+                unreadable += 1
+                say(str(error))
+                continue
+            names.append(path.relative_to(folder).as_posix() if path != folder else path.name)
+        if not images:
+            continue
+        found = ensemble.predict(names, images)
+        predictions += found
+        if overlays:
+            for name, picture in zip(names, _pictures(ensemble, images, found), strict=True):
+                target = overlays / f"{name}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(target)
+    return predictions, unreadable
+
+
+def _pictures(ensemble: Ensemble, images: Sequence[Pixels], found: Sequence[Prediction]) -> Iterator[Image.Image]:
+    for start in range(0, len(images), 20):  # the maps need a graph
+        part = slice(start, start + 20)
+        yield from ensemble.overlays(images[part], [prediction.chosen for prediction in found[part]])
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction by the names of its columns."""
+    votes = {f"member{member}": vote for member, vote in enumerate(prediction.votes)}
+    return {"file": prediction.name, "class": prediction.chosen, "probability": prediction.probability, **votes}
+
+
+def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
+    """A row per image: file, class, probability, and the class that each member votes for."""
+    text = io.StringIO(newline="")
+    columns = ["file", "class", "probability", *(f"member{member}" for member in range(members))]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_row(one) | {"probability": f"{one.probability:.6f}"} for one in predictions)
+    return text.getvalue().encode()
+
+
+def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
+    """The image and its maps (M, H', W') side by side."""
+    from matplotlib import colormaps
+
+    side = image.shape[0] * -(-_PANEL // image.shape[0])
+    shown = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+    grey = np.asarray(shown.convert("L"), np.float32)[..., None]
+    panels = [np.asarray(shown, np.float32)]
+    for cam in maps:
+        smooth = Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+        colours = colormaps[_COLOURS](np.asarray(smooth))[..., :3] * 255
+        panels.append(_ALPHA * colours + (1 - _ALPHA) * grey if cam.any() else np.repeat(grey, 3, axis=-1))
+    return Image.fromarray(np.concatenate(panels, axis=1).round().astype(np.uint8))

@@ -1,0 +1,31 @@
+"""What MLflow runs when a registered ensemble is loaded: it keeps this file as it is, nothing is pickled.
+
+Only for MLflow, which executes it; `fdl.registering` names it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from fdl.predicting import as_row, load_ensemble
+
+
+class RegisteredEnsemble(PythonModel):
+    """An ensemble of a record: uint8 images (N, H, W, 3) of any size → a row per image."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the members from the record that was registered."""
+        self.ensemble = load_ensemble(Path(context.artifacts["record"]), context.model_config["selection"])
+
+    # Without hints: MLflow would read them as a schema, knows none for arrays, and warns. It has a signature.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Class, probability and the members' votes; the columns are those of `fdl predict`."""
+        images = [self.ensemble.decode(image, f"image {number}") for number, image in enumerate(model_input)]
+        names = [str(number) for number in range(len(images))]
+        return pd.DataFrame([as_row(one) for one in self.ensemble.predict(names, images)]).drop(columns="file")
+
+
+set_model(RegisteredEnsemble())

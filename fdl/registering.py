@@ -1,0 +1,102 @@
+"""Puts a trained ensemble into MLflow's model registry, from a record with kept weights."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fdl import records
+from fdl.mlflow_store import Store, create_run, opened
+from fdl.params import digest
+from fdl.predicting import Ensemble, load_ensemble
+from fdl.training.predictions import weights_file
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+EXPERIMENT = "fdl-models"
+DIGEST_TAG = "fdl.digest"
+_SCRIPT = Path(__file__).with_name("registered_model.py")
+# What loading and predicting import; the code of fdl itself is kept with the model.
+_PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    new: bool  # False: the same weights had been registered under this name before
+
+
+def register(record: Path, name: str, *, selection: str | None = None, uri: str | None = None) -> Registered:
+    """Register the ensemble of a record as a pyfunc model: uint8 images (N, H, W, 3) → class, probability, votes.
+
+    The model holds `run.json`, the weights and the code of fdl; images of any size are resized as those
+    of the training were. The same weights are registered once under a name.
+
+    Args:
+        record: folder of a record with kept weights.
+        name: of the model in the registry.
+        selection: whose weights; None: those of the headline table.
+        uri: MLflow's tracking URI; None: as `fdl.mlflow_store.opened`.
+
+    Raises:
+        InputError: the record has no weights, or the store cannot be reached or written.
+    """
+    ensemble = load_ensemble(record, selection)
+    run = records.read_run(record)
+    assert run is not None
+    rule = selection or run["settings"]["selections"][0]
+    content = digest([run["digests"], rule, run["files"][weights_file(rule)]])
+    with opened(uri, on_failure="nothing was registered") as store:
+        for known in store.client.search_model_versions(f"name = '{name}'"):
+            if known.tags.get(DIGEST_TAG) == content:
+                return Registered(name, str(known.version), new=False)
+        number = _log(store, record, run, rule, ensemble, name)
+        store.client.set_model_version_tag(name, number, DIGEST_TAG, content)
+    return Registered(name, number, new=True)
+
+
+def _log(store: Store, record: Path, run: dict[str, Any], rule: str, ensemble: Ensemble, name: str) -> str:
+    """Log the model to a run of its own; its version in the registry."""
+    import mlflow
+
+    tags = {**run["cell"], "selection": rule, "source": run["data"]["source"], "synthetic": run["data"]["synthetic"]}
+    run_id = create_run(store.client, store.experiment(EXPERIMENT).experiment_id, f"{run['key']} {rule}", tags)
+    mlflow.set_tracking_uri(store.uri)
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        kept = Path(folder) / "record"
+        kept.mkdir()
+        for file in ("run.json", weights_file(rule)):
+            shutil.copyfile(record / file, kept / file)
+        code = Path(folder) / "fdl"
+        shutil.copytree(_SCRIPT.parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+        logged = mlflow.pyfunc.log_model(
+            name="ensemble",
+            python_model=str(_SCRIPT),
+            artifacts={"record": str(kept)},
+            model_config={"selection": rule},
+            code_paths=[str(code)],
+            signature=_signature(ensemble),
+            input_example=np.zeros((1, ensemble.size, ensemble.size, 3), np.uint8),
+            pip_requirements=[f"{package}=={version(package)}" for package in _PACKAGES],
+            registered_model_name=name,
+        )
+    return str(logged.registered_model_version)
+
+
+def _signature(ensemble: Ensemble) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    votes = [ColSpec(DataType.string, f"member{member}") for member in range(len(ensemble.nets))]
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+        Schema([ColSpec(DataType.string, "class"), ColSpec(DataType.double, "probability"), *votes]),
+    )

@@ -1,0 +1,132 @@
+"""A trained ensemble on images of a user's: the same numbers as in its record."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fdl import layout
+from fdl.combine.voting import softmax
+from fdl.data import prepare, splits
+from fdl.errors import InputError
+from fdl.params import Cell
+from fdl.predicting import as_csv, image_files, load_ensemble, predict_files
+from tests.projects import tiny
+
+FDL = Cell("bsd", "alexnet", 3, "fdl", 0)
+CLASSES = ["no pitting", "pitting"]
+
+
+@pytest.fixture
+def record(trained):
+    """The record of a cell with kept weights."""
+    return layout.record_folder(trained, FDL)
+
+
+def test_the_test_images_get_the_predictions_of_the_record(trained, record):
+    prepared = prepare.load(layout.prepared_folder(trained, "bsd"))
+    rows = splits.load_split(layout.split_file(trained, "bsd", 3, 0), prepared).test
+    for number, pixels in enumerate(prepared.rows(rows)):
+        Path("photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(f"photos/{number:03}.png")
+    predictions, unreadable = predict_files(load_ensemble(record), Path("photos"), say=print)
+    assert unreadable == 0
+    logits = np.load(record / "predictions.npz")["last/test/logits"]
+    mean = softmax(logits).mean(axis=0)
+    assert [one.name for one in predictions] == [f"{number:03}.png" for number in range(len(rows))]
+    assert [one.chosen for one in predictions] == [CLASSES[best] for best in mean.argmax(axis=1)]
+    assert [one.probability for one in predictions] == pytest.approx(mean.max(axis=1).tolist(), rel=1e-12)
+    assert [[CLASSES.index(vote) for vote in one.votes] for one in predictions] == logits.argmax(-1).T.tolist()
+
+
+def test_images_of_any_size_format_and_folder_are_read_and_bad_ones_named(record):
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 255, (50, 40, 3), dtype=np.uint8))
+    for name in ("b.tif", "a.JPG", "deeper/c.webp", "d.gif", "grey.png", "deep.png"):
+        path = Path("photos", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.convert("L" if name == "grey.png" else "P" if name == "d.gif" else "RGB").save(path)
+    Image.fromarray(generator.integers(0, 65535, (9, 9), dtype=np.uint16)).save("photos/deep.png")
+    Path("photos/notes.txt").write_text("not an image")
+    Path("photos/cut.png").write_bytes(Path("photos/grey.png").read_bytes()[:60])
+    said = []
+    predictions, unreadable = predict_files(load_ensemble(record), Path("photos"), say=said.append)
+    names = ["a.JPG", "b.tif", "d.gif", "deep.png", "deeper/c.webp", "grey.png"]
+    assert [one.name for one in predictions] == names
+    assert unreadable == 1
+    assert said[0].startswith("photos/cut.png: not a readable image")
+
+
+def test_postscript_is_not_opened_as_an_image(record):
+    Path("photos").mkdir()
+    Path("photos/a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    said = []
+    assert predict_files(load_ensemble(record), Path("photos"), say=said.append) == ([], 1)
+    assert "not a readable image" in said[0]
+
+
+def test_one_image_may_be_named(record):
+    assert image_files(Path("images/bsd/test/pitting/0.png")) == [Path("images/bsd/test/pitting/0.png")]
+    predictions, _ = predict_files(load_ensemble(record), Path("images/bsd/test/pitting/0.png"), say=print)
+    assert [one.name for one in predictions] == ["0.png"]
+
+
+def test_the_table_has_a_row_per_image(record):
+    predictions, _ = predict_files(load_ensemble(record), Path("images/bsd/test"), say=print)
+    rows = list(csv.DictReader(io.StringIO(as_csv(predictions, 2).decode())))
+    assert list(rows[0]) == ["file", "class", "probability", "member0", "member1"]
+    assert [row["file"] for row in rows][:2] == ["no pitting/0.png", "no pitting/1.png"]
+    assert {row["class"] for row in rows} <= set(CLASSES)
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_overlays_show_the_image_and_each_members_map(record):
+    ensemble = load_ensemble(record)
+    predictions, _ = predict_files(ensemble, Path("images/bsd/test"), overlays=Path("maps"), say=print)
+    written = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*.png"))
+    assert written == sorted(f"{one.name}.png" for one in predictions)
+    picture = np.asarray(Image.open("maps/pitting/0.png.png"))
+    assert picture.shape == (128, 3 * 128, 3)
+    assert np.array_equal(picture[::4, :128:4], np.asarray(Image.open("images/bsd/test/pitting/0.png")))
+    grey = np.asarray(Image.open("images/bsd/test/pitting/0.png").convert("L"))
+    coloured = [np.ptp(picture[:, start : start + 128].astype(int), axis=-1).max() for start in (128, 256)]
+    assert max(coloured) > 30, "the maps are in colour"
+    assert grey.shape == (32, 32)
+
+
+def test_another_selection_and_ones_that_were_not_kept(trained, record):
+    with pytest.raises(InputError, match=r"holds no weights of selection 'own'; it holds those of last$"):
+        load_ensemble(record, "own")
+    for path in record.glob("weights-*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"weights-last\.safetensors: missing from the record"):
+        load_ensemble(record)
+
+
+def test_what_is_no_record_with_weights_is_one_line(trained, record, monkeypatch):
+    from fdl.data.splits import write_split
+    from fdl.training.bundle import run_bundle
+
+    write_split(trained, "bsd", 3, 2)
+    without = tiny(seeds=[2], methods=["fdl"])
+    run_bundle(without, next(iter(without.bundles())), say=lambda line: None)
+    with pytest.raises(InputError, match="no weights were kept; set keep_weights: true"):
+        load_ensemble(layout.record_folder(without, without.cells()[0]))
+    with pytest.raises(InputError, match=r"^nowhere: no such folder"):
+        load_ensemble(Path("nowhere"))
+    with pytest.raises(InputError, match=r"^images: holds no record"):
+        load_ensemble(Path("images"))
+    with pytest.raises(InputError, match=r"^data/splits: holds no images"):
+        image_files(Path("data/splits"))
+
+
+def test_a_flipped_byte_in_the_weights_is_found(record):
+    path = record / "weights-last.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="differs from its hash"):
+        load_ensemble(record)
