@@ -1,4 +1,4 @@
-"""The verbs for what is there already: `python -m fdl {status,clean,import,predict,register}`."""
+"""The verbs for what is there already: `python -m fdl {status,clean,import,export,predict,register}`."""
 
 import sys
 from pathlib import Path
@@ -137,6 +137,27 @@ def import_(
         print(f"complete: {', '.join(done.receipts)}")
     if done.damaged or not (done.new or done.replaced or done.same):
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The archive, .tar.gz; none: reports/<preset>/records.tar.gz.")
+    ] = None,
+) -> None:
+    """Pack the records without predictions, weights and images: what `import` needs to make the report again."""
+    from fdl import layout
+    from fdl.exporting import export_records
+
+    resolved = load(file, preset, set_, configfile)
+    target = output or layout.report_folder(resolved) / "records.tar.gz"
+    done = export_records(resolved, target)
+    missing = f", {done.missing} have no current record" if done.missing else ""
+    print(f"{target}: {done.packed} records, {done.size / 2**20:.1f} MB{missing}")
 
 
 @app.command()

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fdl import layout, records
 from fdl.currency import compare, has_todays_scores, require
 from fdl.data.archives import SUFFIXES, extract, is_archive
+from fdl.data.prepare import Prepared
+from fdl.data.splits import Split
 from fdl.errors import InputError
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
@@ -115,10 +119,12 @@ def _acceptable(
         counts.damaged += 1
         say(f"left out: {error}")
         return None
-    comparison = compare(params, cell, run, images)
-    if comparison.changed:
+    changed = compare(params, cell, run, images).changed
+    if not has_todays_scores(run) and "predictions.npz" not in run["files"]:
+        changed.append("scored by another version of the code, without the predictions to score again")
+    if changed:
         counts.stale += 1
-        say(f"left out: {record}: {'; '.join(comparison.changed)}")
+        say(f"left out: {record}: {'; '.join(changed)}")
         return None
     return run
 
@@ -147,11 +153,22 @@ def _put_in_place(
     temporary = records.fresh_folder(folder)
     for name in run["files"]:
         shutil.copyfile(record / name, temporary / name)
+    if run["status"] == "done" and images.are_there(cell):
+        _put_images_back(temporary / "cam.npz", *images.of(cell))
     records.publish(temporary, folder, run)
     if not has_todays_scores(run):
         from fdl.combine.scores import rescore_record  # torch takes two seconds
 
         rescore_record(folder, run)
+
+
+def _put_images_back(path: Path, split: Split, prepared: Prepared) -> None:
+    """Give maps that were exported without their test images these images."""
+    with np.load(path, allow_pickle=False) as stored:
+        maps: dict[str, Any] = dict(stored)
+    if "pixels" not in maps:
+        maps["pixels"] = prepared.rows(split.test[maps["positions"]])
+        np.savez(path, allow_pickle=False, **maps)
 
 
 def _current_run(params: Params, cell: Cell, images: PreparedImages) -> dict[str, Any] | None:

@@ -7,7 +7,10 @@
 - `history.parquet`: one row per epoch,
 - `predictions.npz`: per selection rule the logits (M, N, C) on validation and test,
 - `metrics.json`: rows of selection, split, combiner, metric, value,
-- `correct.npz`: which test images each member and combiner got right, packed bits.
+- `correct.npz`: which test images each member and combiner got right, packed bits; bins of the reliability diagram,
+- `cam.npz`: class activation maps and their overlaps; and, if there are, `heads.parquet` and kept weights.
+
+A record that came from an exported archive has no predictions, weights and images; its `left_out` names them.
 """
 
 import hashlib

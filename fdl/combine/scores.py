@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from fdl import layout, records
 from fdl.combine.voting import VOTES, softmax
 from fdl.currency import is_asked_for
+from fdl.errors import InputError
 from fdl.evaluation.cam import left_out, overlap
 from fdl.evaluation.diversity import diversity
-from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy
+from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
 from fdl.locks import bundle_lock, holder_of
 from fdl.params import Cell, Params
 from fdl.provenance import SCORES_VERSION
@@ -37,8 +38,8 @@ def score(
         heads: logits (N, C) for the same splits of every trained combiner.
 
     Returns:
-        Rows of split, combiner, metric, value; and, for every member and combiner, the (N,) booleans
-        of the test images that it got right.
+        Rows of split, combiner, metric, value; and, for every member, the best of them and every combiner,
+        the (N,) booleans of the test images that it got right.
     """
     best = int(np.argmax([accuracy(m.argmax(-1), labels["validation"]) for m in logits["validation"]]))
     rows: list[dict[str, Any]] = []
@@ -67,6 +68,7 @@ def score(
         rows += [_row(split, "ensemble", name, value) for name, value in diversity(logits[split], truth).items()]
         if split == "test":
             correct = {name: classes == truth for name, classes in predicted.items()}
+            correct["best"] = correct[f"member{best}"]
     return rows, correct
 
 
@@ -76,6 +78,9 @@ def _row(split: str, combiner: str, metric: str, value: float) -> dict[str, Any]
 
 def write_scores(folder: Path, source: Path) -> None:
     """Score a cell into `metrics.json` and `correct.npz`.
+
+    The second holds, of the test images, by selection rule: which of them each member and combiner gets
+    right, and the bins of the soft vote's reliability diagram.
 
     Args:
         folder: where to write.
@@ -100,6 +105,8 @@ def write_scores(folder: Path, source: Path) -> None:
             rows += [_row(split, "ensemble", metric, value) for metric, value in distance]
         metrics += [{"selection": rule, **row} for row in rows]
         correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
+        vote = softmax(stored[f"{rule}/test/logits"]).mean(axis=0)
+        correct[f"reliability/{rule}"] = confidence_bins(vote, labels["test"])
     metrics += [{"selection": rules[0], **row} for row in _overlap_rows(source / "cam.npz")]
     np.savez(folder / "correct.npz", allow_pickle=False, **correct)
     (folder / "metrics.json").write_bytes(records.to_json(metrics))
@@ -126,13 +133,14 @@ def rescore(params: Params) -> dict[str, int]:
     A new metric or combiner needs no training: the predictions are in the records.
 
     Returns:
-        Numbers of cells: "rescored", "same", "missing" for those without a record of predictions, "stale" for
-        those whose record is of other settings, "in training" for those of a bundle that another process has.
+        Numbers of cells: "rescored", "same", "missing" for those without a record or whose training diverged,
+        "without predictions" for those that were exported without, "stale" for those whose record is of other
+        settings, "in training" for those of a bundle that another process has.
 
     Raises:
         InputError: a record is damaged.
     """
-    counts = {"rescored": 0, "same": 0, "missing": 0, "stale": 0, "in training": 0}
+    counts = dict.fromkeys(("rescored", "same", "missing", "without predictions", "stale", "in training"), 0)
     for bundle, cells in params.bundles().items():
         if holder_of(params.preset, bundle.key):
             counts["in training"] += len(cells)
@@ -151,6 +159,8 @@ def _rescore(params: Params, cell: Cell) -> str:
         return "missing"
     if not is_asked_for(params, cell, run):
         return "stale"
+    if "predictions.npz" not in run["files"]:
+        return "without predictions"
     records.verify(folder, run)
     return "rescored" if rescore_record(folder, run, always=True) else "same"
 
@@ -162,9 +172,17 @@ def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -
         folder: the record's.
         run: its `run.json`, brought up to date.
         always: whatever the version.
+
+    Raises:
+        InputError: the record was exported without its predictions.
     """
     if run["status"] != "done" or (not always and run["digests"].get("scores") == SCORES_VERSION):
         return False
+    if "predictions.npz" not in run["files"]:
+        raise InputError(
+            f"{folder}: scored by another version of the code, and exported without the predictions to score again; "
+            "delete the folder and run the bundle again, or import the whole record"
+        )
     temporary = records.fresh_folder(folder)
     write_scores(temporary, folder)
     same = (temporary / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()

@@ -62,12 +62,25 @@ def ece(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> flo
         probabilities: (N, C), rows of sum 1; N ≥ 1.
         labels: (N,).
     """
-    confidence = probabilities.max(axis=1)
+    _, confidence, right = confidence_bins(probabilities, labels)
+    return float(np.abs(right - confidence).sum() / len(labels))
+
+
+def confidence_bins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What a reliability diagram shows, by the bins of `ece`.
+
+    Args:
+        probabilities: (N, C), rows of sum 1.
+        labels: (N,).
+
+    Returns:
+        (3, 15): number of images, sum of their confidences, number of hits.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     # Compared with the edges themselves: confidence × 15 would round across them.
     bins = np.digitize(confidence, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
-    excess = np.bincount(bins, weights=right - confidence.astype(np.float64))  # images × (accuracy - confidence)
-    return float(np.abs(excess).sum() / len(labels))
+    return np.stack([np.bincount(bins, of, ECE_BINS) for of in (np.ones_like(confidence), confidence, right)])
 
 
 def brier(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

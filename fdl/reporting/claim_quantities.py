@@ -99,13 +99,9 @@ def _read(params: Params, state: CellState) -> Correct:
         for name, values in packed.items()
         if name.startswith(f"{rule}/")
     }
-    logits, truth = f"{rule}/validation/logits", "validation/labels"
-    stored = read_arrays(params, state.cell, "predictions.npz", logits, truth)
-    validation = stored[logits].argmax(-1)
-    members = np.array([bits.pop(f"member{m}") for m in range(len(validation))], np.float32)
-    best = int((validation == stored[truth]).mean(-1).argmax())  # the lowest index wins a tie, as in metrics.json
     correct = {name: values.astype(np.float32) for name, values in bits.items()}
-    return correct | {"mean": members.mean(0), "best": members[best]}
+    members = [correct.pop(name) for name in list(correct) if name.startswith("member")]
+    return correct | {"mean": np.mean(members, axis=0)}
 
 
 def families(params: Params, frozen: Frozen) -> list[list[Quantity]]:

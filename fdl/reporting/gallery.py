@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.params import Cell
-from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, rows_of
+from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, image_shown, rows_of
 from fdl.reporting.results import Results
 from fdl.reporting.titles import BASELINE, METHOD, backbone_title, dataset_title, method_title
 
@@ -103,7 +103,7 @@ def _shown_cells(results: Results) -> list[tuple[Cell, ...]]:
 
 def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Picture]) -> Strip:
     record = rows.records[0]
-    pixels = record["pixels"][image]
+    pixels = image_shown(record, image)
     picture = pictures.setdefault(pixels.tobytes(), _picture(f"picture{len(pictures)}", pixels))
     names = results.collected.datasets[rows.cells[0].dataset].classes
     lines = [

@@ -60,7 +60,9 @@ def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
 def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
     """The maps of cells that share dataset and test images; errors as in `read_rows`."""
     records = tuple(read_arrays(results.params, cell, "cam.npz") for cell in cells)
-    if not all(np.array_equal(record["pixels"], records[0]["pixels"]) for record in records):
+    # Records that were exported have no pixels where the images are not at hand.
+    names = [name for name in ("positions", "pixels") if all(name in record for record in records)]
+    if not all(np.array_equal(record[name], records[0][name]) for record in records for name in names):
         keys = " and ".join(cell.key for cell in cells)
         raise InputError(f"{keys}: maps of different test images; delete the older record and run again")
     return Rows(cells, records)
@@ -72,6 +74,12 @@ def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) ->
     _title(sheet, collected, dataset, net_title(collected, (dataset, backbone)))
     sheet.text(why, sheet.width / 2, 0.8, colour="#767676")
     return sheet
+
+
+def image_shown(record: Record, image: int) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of a test image that maps are drawn on; plain grey where the record came without images."""
+    pixels: NDArray[np.uint8] = record["pixels"][image] if "pixels" in record else np.full((32, 32, 3), 128, np.uint8)
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def draw_maps(
     title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class"
     _title(sheet, collected, cell.dataset, title)
     for number, image in enumerate(rows.shown):
-        pixels, label = rows.records[0]["pixels"][image], rows.records[0]["labels"][image]
+        pixels, label = image_shown(rows.records[0], image), rows.records[0]["labels"][image]
         for row, line in enumerate(lines):
             top = _TOP + number * block + row * height
             if row == 0:
@@ -255,6 +263,7 @@ def which_images(collected: Collected, rows: Rows) -> str:
     return (
         f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}; below each "
         "panel the member's prediction (✓ right, ✗ wrong)."
+        + ("" if "pixels" in rows.records[0] else " The records came without the test images: plain grey.")
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.evaluation.metrics import ECE_BINS
 from fdl.params import Cell
 from fdl.reporting.drawing import (
     Net,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BINS = 10  # of confidence
 Floats = NDArray[np.float64]
 # Columns of the history, or beginnings of the members' columns that are averaged, and the titles of their panels.
 _CURVES = {"cross_entropy": "cross-entropy of a member", "cosine": "cosine term", "gaussian": "Gaussian term"}
@@ -108,7 +108,7 @@ def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
     axes.plot([0, 1], [0, 1], ":", color="black", linewidth=1, label="calibrated", zorder=1)
     of = looks(results.methods)
     for method, cells in results.compared(*net).items():
-        bins = np.sum([confidence_bins(*_soft_vote(results, cell)) for cell in cells], axis=0)
+        bins = np.sum([_soft_vote_bins(results, cell) for cell in cells], axis=0)
         count, confidence, right = bins[:, bins[0] > 0]
         title = method_title(method)
         size = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
@@ -117,20 +117,10 @@ def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 
 
-def _soft_vote(results: Results, cell: Cell) -> tuple[Floats, NDArray[np.bool_]]:
-    """Confidence of the soft vote on every test image, and whether it is right."""
-    from fdl.combine.voting import softmax
-
-    name = f"{results.params.selections_of(cell.dataset)[0]}/test/logits"
-    arrays = read_arrays(results.params, cell, "predictions.npz", name, "test/labels")
-    vote = softmax(arrays[name]).mean(axis=0)
-    return vote.max(axis=-1), vote.argmax(axis=-1) == arrays["test/labels"]
-
-
-def confidence_bins(confidence: Floats, right: NDArray[np.bool_]) -> Floats:
-    """Images, summed confidence and number right in `BINS` equal bins of confidence: (3, BINS)."""
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return np.array([np.bincount(place, of, BINS) for of in (np.ones_like(confidence), confidence, right)])
+def _soft_vote_bins(results: Results, cell: Cell) -> Floats:
+    """Images, summed confidence and hits of the soft vote on test by bins of confidence (3, bins)."""
+    name = f"reliability/{results.params.selections_of(cell.dataset)[0]}"
+    return read_arrays(results.params, cell, "correct.npz", name)[name]
 
 
 def reliability_caption(results: Results) -> str:
@@ -138,7 +128,7 @@ def reliability_caption(results: Results) -> str:
     return caption(
         results.collected,
         "Accuracy of the soft vote over its confidence (the mean of the members' probabilities for the class it "
-        f"picks), test images of all seeds together in {BINS} bins of equal width, empty ones left out; above the "
+        f"picks), test images of all seeds together in {ECE_BINS} bins of equal width, empty ones left out; above the "
         f"dotted line: too little confidence, below: too much. No error bars. {_seeds(results, results.nets)}",
     )
 

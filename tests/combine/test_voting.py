@@ -75,7 +75,8 @@ def test_scores_of_members_and_combiners():
     assert value["test", "best", "accuracy"] == 0.25  # chosen on validation, not on test
     assert value["test", "hard", "accuracy"] == 0.5
     assert correct["hard"].tolist() == [True, True, False, False]
-    assert set(correct) == {"member0", "member1", "member2", "hard", "hard-probability", "soft"}
+    assert set(correct) == {"member0", "member1", "member2", "best", "hard", "hard-probability", "soft"}
+    assert correct["best"].tolist() == correct["member1"].tolist()
 
 
 def test_every_metric_is_there_for_every_member_and_combiner():

@@ -1,0 +1,140 @@
+"""An archive without predictions, weights and images is enough for the whole report, and nothing is trained again."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fdl import layout, provenance, records
+from fdl.combine.scores import rescore
+from fdl.errors import InputError
+from fdl.exporting import export_records
+from fdl.importing import import_records
+from fdl.params import Cell
+from fdl.reporting.collect import collect
+from fdl.reporting.report import write_report
+from fdl.training.bundle import run_bundle
+from tests.projects import tiny
+
+ARCHIVE = Path("records.tar.gz")
+FDL = Cell("bsd", "alexnet", 3, "fdl", 0)
+
+
+@pytest.fixture
+def exported(trained):
+    """The records are only in the archive; the settings."""
+    export_records(trained, ARCHIVE)
+    shutil.rmtree("results")
+    return trained
+
+
+def said_nothing(line):
+    raise AssertionError(line)
+
+
+def bring(params):
+    return import_records(params, ARCHIVE, say=said_nothing)
+
+
+def report(params):
+    """Bytes of all that the report is, but for the images."""
+    collect(params)
+    folder = layout.report_folder(params)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    write_report(params)
+    return {
+        path.name: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix in {".csv", ".md", ".json"} and path.name != "costs.csv"
+    }
+
+
+def test_the_archive_holds_no_images_predictions_and_weights(trained):
+    about = export_records(trained, ARCHIVE)
+    assert (about.packed, about.missing, about.size) == (4, 0, ARCHIVE.stat().st_size)
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall("unpacked", filter="data")
+    names = {path.name for path in Path("unpacked").rglob("*") if path.is_file()}
+    assert names == {"run.json", "history.parquet", "metrics.json", "correct.npz", "cam.npz"}
+    record = Path("unpacked") / layout.record_folder(trained, FDL)
+    run = json.loads((record / "run.json").read_bytes())
+    records.verify(record, run)
+    assert run["left_out"] == ["predictions.npz", "weights-last.safetensors"]
+    maps = np.load(record / "cam.npz")
+    whole = np.load(layout.record_folder(trained, FDL) / "cam.npz")
+    assert set(whole) - set(maps) == {"pixels"}
+
+
+def test_equal_records_make_equal_bytes(trained):
+    export_records(trained, Path("one.tar.gz"))
+    export_records(trained, Path("other.tar.gz"))
+    assert Path("one.tar.gz").read_bytes() == Path("other.tar.gz").read_bytes()
+
+
+def test_what_was_imported_can_be_exported_again(exported):
+    before = ARCHIVE.read_bytes()
+    bring(exported)
+    export_records(exported, ARCHIVE)
+    assert ARCHIVE.read_bytes() == before
+
+
+def test_the_report_has_the_same_numbers_without_the_images(trained):
+    before = report(trained)
+    export_records(trained, ARCHIVE)
+    shutil.rmtree("results")
+    shutil.rmtree("data")
+    assert bring(trained).new == 4
+    assert report(trained) == before
+
+
+def test_images_that_are_here_come_back_into_the_maps(trained):
+    path = layout.record_folder(trained, FDL) / "cam.npz"
+    before = dict(np.load(path))
+    export_records(trained, ARCHIVE)
+    shutil.rmtree("results")
+    bring(trained)
+    after = np.load(path)
+    assert {name: after[name].tolist() for name in before} == {name: value.tolist() for name, value in before.items()}
+
+
+def test_nothing_is_trained_again(exported):
+    bring(exported)
+    for bundle in exported.bundles():
+        run_bundle(exported, bundle, say=said_nothing)
+    assert rescore(exported) == dict.fromkeys(rescore(exported), 0) | {"without predictions": 4}
+
+
+def test_scores_of_another_version_cannot_come_in_without_predictions(exported, monkeypatch):
+    for module in ("fdl.currency", "fdl.combine.scores"):
+        monkeypatch.setattr(f"{module}.SCORES_VERSION", provenance.SCORES_VERSION + 1)
+    said = []
+    assert import_records(exported, ARCHIVE, say=said.append).stale == 4
+    assert "without the predictions to score again" in said[0]
+
+
+def test_records_that_fell_behind_say_what_to_do(exported, monkeypatch):
+    bring(exported)
+    for module in ("fdl.currency", "fdl.combine.scores"):
+        monkeypatch.setattr(f"{module}.SCORES_VERSION", provenance.SCORES_VERSION + 1)
+    with pytest.raises(InputError, match="import the whole record"):
+        run_bundle(exported, next(iter(exported.bundles())), say=lambda line: None)
+
+
+def test_only_finished_records_of_these_settings_are_packed(trained):
+    shutil.rmtree(layout.record_folder(trained, FDL))
+    assert export_records(trained, ARCHIVE).missing == 1
+    with pytest.raises(InputError, match="no finished records of these settings"):
+        export_records(tiny(epochs=7), ARCHIVE)
+    with pytest.raises(InputError, match=r"records\.zip: the archive is a \.tar\.gz file"):
+        export_records(trained, Path("records.zip"))
+
+
+def test_a_damaged_record_is_not_packed(trained):
+    path = layout.record_folder(trained, FDL) / "metrics.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"metrics\.json: differs from its hash"):
+        export_records(trained, ARCHIVE)
+    assert not ARCHIVE.exists()
