@@ -26,7 +26,14 @@ def demo(**overrides):
 def test_presets_have_the_announced_sizes():
     """DESIGN 4: 6 datasets × 3 backbones × 2 shots × 2 methods × 2 seeds, and so on."""
     sizes = {name: (len(p.cells()), len(p.bundles())) for name in FILE["presets"] for p in [resolve(FILE, preset=name)]}
-    assert sizes == {"demo": (144, 36), "lite": (60, 6), "authors": (200, 20), "paper": (1080, 108)}
+    assert sizes == {
+        "demo": (144, 36),
+        "lite": (60, 6),
+        "lite-selection": (40, 4),
+        "lite-moving": (30, 3),
+        "authors": (200, 20),
+        "paper": (1080, 108),
+    }
 
 
 def test_order_is_defaults_preset_overrides():
@@ -70,6 +77,8 @@ def test_the_authors_grids_are_of_the_published_images():
     assert {name: resolve(FILE, preset=name).source for name in FILE["presets"]} == {
         "demo": "synthetic",
         "lite": "local",
+        "lite-selection": "local",
+        "lite-moving": "local",
         "authors": "official",
         "paper": "official",
     }

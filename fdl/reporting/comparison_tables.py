@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from fdl.params import Bundle, Cell
+from fdl.reporting.collect import CELL_COLUMNS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
 from fdl.reporting.titles import (
@@ -84,6 +85,65 @@ def combiner_table(results: Results) -> Listing:
         lines,
         _remarks(results),
     )
+
+
+def selection_table(results: Results) -> Listing:
+    """Test accuracy of the soft vote by the rule that picks the epoch: how much of an accuracy is selection.
+
+    All rules look at the same trainings. Beside each its difference from the last epoch, or else from the headline's.
+    """
+    values = _values_by_rule(results)
+    rules_of = {bundle.dataset: results.params.selections_of(bundle.dataset) for bundle in results.bundles}
+    reference_of = {dataset: "last" if "last" in rules else rules[0] for dataset, rules in rules_of.items()}
+    lines = []
+    for bundle, method, cells in _groups(results):
+        reference = reference_of[bundle.dataset]
+        for rule in rules_of[bundle.dataset]:
+            score = _percent(values["test", rule], cells)
+            seen = _percent(values["validation", rule], cells)
+            labels = [*_labels(results, bundle, method), rule]
+            of, base = values["test", rule], values["test", reference]
+            gains = [100 * (of[cell] - base[cell]) for cell in cells if cell in of and cell in base]
+            gain = spread(gains if rule != reference else [])
+            raw: dict[str, str | float | int | None] = dict(zip((*_KEYS, "selection"), labels, strict=True))
+            raw |= {"mean": score.mean, "std": score.std, "n": score.n, "validation_mean": seen.mean}
+            raw |= {"reference": reference, "difference_mean": gain.mean, "difference_std": gain.std}
+            texts = [*labels, _score(score, expected=len(cells)), _difference(gain), _score(seen)]
+            lines.append(Line(texts, raw))
+    return Listing(
+        "selections",
+        f"Selection of the epoch, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        "Accuracy in %, soft vote, mean ± standard deviation over seeds, by the rule that picks the epoch; Δ: "
+        f"difference on test from {' or '.join(dict.fromkeys(reference_of.values()))}, of the same trainings, in "
+        "points.",
+        (
+            *_HEADINGS,
+            Column("Selection"),
+            Column("Test", number=True),
+            Column("Δ", number=True),
+            Column("Validation", number=True),
+        ),
+        (*_KEYS, "selection", "mean", "std", "n", "validation_mean", "reference", "difference_mean", "difference_std"),
+        lines,
+        _remarks(
+            results,
+            "Selection: sum, the highest summed accuracy of the members on the whole validation set; sum3, of the "
+            "first three members; sum-small, on as many validation images as there are training images at most; own, "
+            "each member at its own best epoch; last, the last epoch. Validation: on the images that the rules sum, "
+            "sum3 and own chose by, so not a fair estimate for these.",
+        ),
+    )
+
+
+def _values_by_rule(results: Results) -> dict[tuple[str, str], dict[Cell, float]]:
+    """Accuracy of the soft vote by split and selection rule."""
+    chosen = results.runs[(results.runs["combiner"] == "soft") & (results.runs["metric"] == "accuracy")]
+    columns = [chosen[name].tolist() for name in ("split", "selection", *CELL_COLUMNS, "value")]
+    values: dict[tuple[str, str], dict[Cell, float]] = defaultdict(dict)
+    for split, rule, *cell, value in zip(*columns, strict=True):
+        values[split, rule][Cell(*cell)] = value
+    return values
 
 
 def _groups(results: Results) -> list[tuple[Bundle, str, list[Cell]]]:

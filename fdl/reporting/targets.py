@@ -69,6 +69,7 @@ def head_combiners(params: Params) -> list[str]:
 
 def _tables(params: Params) -> list[Target]:
     own = any(params.own(bundle.dataset) for bundle in params.bundles())
+    several = any(len(params.selections_of(bundle.dataset)) > 1 for bundle in params.bundles())
     # With the user's own images, whose classes may be unequal, one more.
     metrics = ["accuracy", *["accuracy_balanced"] * own, "f1_macro"]
     titles = {"accuracy": "Accuracy", "accuracy_balanced": "Balanced accuracy", "f1_macro": "Macro F1"}
@@ -86,6 +87,7 @@ def _tables(params: Params) -> list[Target]:
     others = {
         "combiners": "Combiners",
         "ablation": "Methods",
+        **({"selections": "Selection of the epoch"} if several else {}),
         "authors": "The authors' stored runs",
         "costs": "Costs",
         "claims": "Claims",
