@@ -44,17 +44,14 @@ class FusedNets:
         if len(nets) % inputs:
             raise ValueError(f"{len(nets)} nets do not divide into {inputs} inputs")
         self.template, self.count, self.inputs = nets[0], len(nets), inputs
-        self.parameters: State = {}
         first = next(nets[0].parameters())
-        total = sum(parameter.numel() for net in nets for parameter in net.parameters())
+        self._shapes = {name: parameter.detach() for name, parameter in nets[0].named_parameters()}
+        total = len(nets) * sum(parameter.numel() for parameter in self._shapes.values())
         self.flat = torch.empty(total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.flat)
-        start = 0
-        for name, parameter in nets[0].named_parameters():
-            part = slice(start, start := start + len(nets) * parameter.numel())
-            view = _view(self.flat[part], len(nets), parameter).requires_grad_()
-            view.grad = _view(self.gradient[part], len(nets), parameter)
-            self.parameters[name] = view
+        self.parameters = {name: view.requires_grad_() for name, view in self.parted(self.flat).items()}
+        for name, view in self.parted(self.gradient).items():
+            self.parameters[name].grad = view
         self.buffers: State = {
             name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
         }
@@ -62,6 +59,14 @@ class FusedNets:
         self._dropout_index = {module: index for index, module in enumerate(dropouts)}
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
+
+    def parted(self, flat: Tensor) -> State:
+        """A tensor laid out as `flat` as views (G, *shape) by parameter."""
+        parts, start = {}, 0
+        for name, parameter in self._shapes.items():
+            part = flat[start : (start := start + self.count * parameter.numel())]
+            parts[name] = _view(part, self.count, parameter)
+        return parts
 
     def state(self, net: int) -> State:
         """A net's state, as its own module would give it; a copy."""

@@ -9,12 +9,12 @@ from torch.nn import functional
 from fdl.training.randomness import Key, absorb, uniform
 
 # Keras' batch norm: 0.99 is its momentum for the moving averages, where torch counts from the other end.
-_MOMENTUM, _EPSILON = 0.01, 1e-3
+MOMENTUM, _EPSILON = 0.01, 1e-3
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Keras' default batch norm after a convolution."""
-    return nn.BatchNorm2d(channels, momentum=_MOMENTUM, eps=_EPSILON)
+    return nn.BatchNorm2d(channels, momentum=MOMENTUM, eps=_EPSILON)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -49,7 +49,7 @@ class DenseBatchNorm(nn.BatchNorm1d):
     """
 
     def __init__(self, num_features: int) -> None:
-        super().__init__(num_features, momentum=_MOMENTUM, eps=_EPSILON)
+        super().__init__(num_features, momentum=MOMENTUM, eps=_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F) → (B, F)."""

@@ -57,3 +57,30 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
+
+
+class FlatAdam:
+    """The same over one flat buffer, in a few operations whose step counter is on the device.
+
+    So a CUDA graph can replay a step: the rate and the place of Keras' epsilon change with the counter,
+    which in `Adam` is a number of the host.
+
+    Args:
+        values: 1-d, updated in place.
+        gradient: of the same shape; it is read where it is.
+        learning_rate: constant.
+    """
+
+    def __init__(self, values: Tensor, gradient: Tensor, learning_rate: float) -> None:
+        self.values, self.gradient, self.learning_rate = values, gradient, learning_rate
+        self.steps = torch.zeros((), dtype=torch.float64, device=values.device)
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the values from their gradient."""
+        self.steps += 1
+        self.first.lerp_(self.gradient, 1 - BETA1)
+        self.second.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
+        rate = self.learning_rate * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
+        self.values -= (self.first / self.second.sqrt().add_(EPSILON)).mul_(rate)

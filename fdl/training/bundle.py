@@ -25,7 +25,9 @@ from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import autocast_bfloat16, device_slot
 from fdl.training.digests import training_digest
 from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
+from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
+from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
 from fdl.unfinished import ProgressFile
 
@@ -47,6 +49,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     recorded: dict[str, dict[str, str]] = {}
     with _opened(params, bundle, say) as (cells, inputs):
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
+        _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
             folder = layout.record_folder(params, cell)
             expected = inputs.training_digest(cell)
@@ -74,10 +77,14 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[st
     """
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say) as (cells, inputs):
+        fused = _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
             expected = inputs.training_digest(cell)
             checkpoint = inputs.checkpoint(cell, expected, say)
-            if _current_record(layout.record_folder(params, cell), expected, say) or _finished_training(checkpoint):
+            if cell in fused:
+                counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
+                continue
+            if _current_record(layout.record_folder(params, cell), expected, say) or is_finished(checkpoint):
                 counts["current"] += 1
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
@@ -119,6 +126,36 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     return counts
 
 
+def _train_together(params: Params, cells: list[Cell], inputs: "_BundleInputs", say: Say) -> list[Cell]:
+    """On a GPU, train those cells that can share a program and are not trained; which they are.
+
+    A CPU gains nothing by it: there every cell goes through the loop.
+    """
+    if not _fuses(inputs.device):
+        return []
+    waiting = {}
+    for cell in cells:
+        settings, expected = _cell_settings(params, cell, inputs.device), inputs.training_digest(cell)
+        if can_be_fused(settings) and _is_due(params, cell, expected):
+            data, _ = inputs.data(cell)
+            waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
+    new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
+    inputs.unsaved = train_together(list(waiting.values()), device=inputs.device, say=say, progress=_Throttle(say))
+    return new
+
+
+def _fuses(device: str) -> bool:
+    return device == "cuda"
+
+
+def _is_due(params: Params, cell: Cell, expected: str) -> bool:
+    """Whether a cell's nets must be trained, now or in an earlier attempt."""
+    run = _current_record(layout.record_folder(params, cell), expected, say=lambda line: None)
+    kept = run and weights_file(params.selections_of(cell.dataset)[0]) in run["files"]
+    heads = head_settings(params, cell)
+    return run is None or not (_has_heads(run, heads) or heads is None or kept)
+
+
 @contextmanager
 def _opened(params: Params, bundle: Bundle, say: Say) -> Iterator[tuple[list[Cell], "_BundleInputs"]]:
     """The bundle's cells and data, with its lock and a device held and signals kept until the end of an epoch."""
@@ -155,6 +192,7 @@ class _BundleInputs:
         self.pool = params.pool_of(bundle.dataset, bundle.backbone)
         self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
         self._images: dict[bytes, Images] = {}
+        self.unsaved: dict[str, Trained | Diverged] = {}  # by digest: trainings that the disk had no room for
 
     def split(self, cell: Cell) -> splits.Split:
         """The draw of a cell's seed."""
@@ -287,14 +325,15 @@ def _run_cell(
     }
     start = time.perf_counter()
     try:
-        trained = _finished_training(checkpoint)
+        trained = _finished_training(checkpoint, inputs.unsaved.pop(expected, None))
         if trained:
             checkpoint.show(trained.history, cell_settings.epochs)
         else:
             trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
             if heads:  # they may take as long as the members did
                 checkpoint.save(vars(trained), "trained")
-        train_seconds, history = time.perf_counter() - start, trained.history
+        train_seconds = time.perf_counter() - start
+        ended: Trained | Diverged = trained
         temporary = records.fresh_folder(folder)
         run["heads"] = write_predictions(
             temporary,
@@ -308,7 +347,8 @@ def _run_cell(
             say=_Throttle(say),
         )
     except Diverged as error:
-        train_seconds, history = time.perf_counter() - start, error.history
+        train_seconds = time.perf_counter() - start
+        ended = error
         temporary = records.fresh_folder(folder)
         run |= {"status": "failed", "failure": {"epoch": error.epoch, "reason": error.reason}, "selected": {}}
         say(f"{cell.key}: failed: {error}")
@@ -323,11 +363,13 @@ def _run_cell(
         run["parameters"] = sum(
             value.numel() for name, value in next(iter(trained.states.values()))[0].items() if "num_batches" not in name
         )
-    _write_history(temporary, history)
+    _write_history(temporary, ended.history)
+    evaluate_seconds = time.perf_counter() - start - train_seconds
+    train_seconds = train_seconds if ended.seconds is None else ended.seconds
     run["timings"] = {
-        "seconds": time.perf_counter() - start,
+        "seconds": train_seconds + evaluate_seconds,
         "train_seconds": train_seconds,
-        "evaluate_seconds": time.perf_counter() - start - train_seconds,
+        "evaluate_seconds": evaluate_seconds,
         "peak_memory_mb": _peak_memory_mb(device),
     }
     run["provenance"] = made_by | {
@@ -337,15 +379,22 @@ def _run_cell(
         if device == "cuda" and params.precision == "tf32"
         else "float32",
         "threads": params.threads,
+        "layout": ended.layout,
     }
     records.publish(temporary, folder, run)
     checkpoint.remove()
     return run
 
 
-def _finished_training(checkpoint: Checkpoint) -> Trained | None:
-    kept = checkpoint.load("trained")
-    return Trained(**kept) if kept else None
+def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | None) -> Trained | None:
+    """A training that was finished before; raises `Diverged` if that was its end."""
+    if isinstance(unsaved, Diverged):
+        raise unsaved
+    if failure := checkpoint.load("diverged") if checkpoint.has("diverged") else None:
+        raise Diverged(**failure)
+    if unsaved is None and (kept := checkpoint.load("trained")):
+        return Trained(**kept)
+    return unsaved
 
 
 def _write_history(folder: Path, history: list[dict[str, float]]) -> None:

@@ -45,6 +45,10 @@ class Checkpoint:
         self.written = time.monotonic()
         self.disabled = False
 
+    def has(self, stage: str) -> bool:
+        """Whether there is a file of a stage."""
+        return self._file(stage).is_file()
+
     def load(self, stage: str = "checkpoint") -> dict[str, Any] | None:
         """What was saved last of a stage, on the CPU; None where there is nothing that can be read."""
         file = self._file(stage)
@@ -57,18 +61,19 @@ class Checkpoint:
             return None
         return state
 
-    def epoch_end(self, state: Callable[[], dict[str, Any]]) -> None:
+    def epoch_end(self, state: Callable[[], dict[str, Any]], stage: str = "checkpoint") -> None:
         """Save the state if it is time to.
 
         Args:
             state: makes it; called only if it is saved.
+            stage: its name.
 
         Raises:
             Interrupted: a signal arrived since the last epoch; the state is saved.
         """
         number = _received[0] if _received else None
         if number is not None or time.monotonic() - self.written >= SECONDS:
-            self.save(state())
+            self.save(state(), stage)
             self.written = time.monotonic()
         if number is not None:
             raise Interrupted(number)

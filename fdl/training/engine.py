@@ -24,7 +24,9 @@ from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.checkpoint import Checkpoint
+from fdl.training.progress import Pace, progress_line
 from fdl.training.randomness import absorb, derive, permutation
+from fdl.training.selection import Selector
 
 EVALUATION_BATCH = 200
 State = dict[str, Tensor]
@@ -92,14 +94,24 @@ class Trained:
     validated: list[int] = field(default_factory=list)  # epochs with a validation
     validation_correct: list[Tensor] = field(default_factory=list)  # of these epochs: booleans (M, N)
     tuning: dict[str, Any] | None = None  # how the learning rate was chosen (fdl.training.tuning)
+    layout: str = "loop"  # or with how many others it was fused (fdl.training.together)
+    seconds: float | None = None  # its part of a fused program's time; None: measured by who called
 
 
 class Diverged(Exception):
     """A member's cross-entropy, the whole loss or a prediction is not finite."""
 
-    def __init__(self, epoch: int, reason: str, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        reason: str,
+        history: list[dict[str, float]],
+        layout: str = "loop",
+        seconds: float | None = None,
+    ) -> None:
         super().__init__(f"epoch {epoch}: {reason}")
         self.epoch, self.reason, self.history = epoch, reason, history
+        self.layout, self.seconds = layout, seconds  # as in `Trained`
 
 
 def build_members(settings: CellSettings, num_classes: int, device: str) -> list[nn.Module]:
@@ -125,16 +137,30 @@ def to_input(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Losses are computed in float32, whatever the precision of the products before them."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def epoch_pixels(settings: CellSettings, train: Images, epoch: int) -> Tensor:
+    """The training images of one epoch, uint8 (N, 3, H, W): each augmented anew, if the settings say so."""
+    if not settings.augment:
+        return train.pixels
+    samples = torch.arange(len(train), device=train.pixels.device)
+    keys = absorb(derive(settings.seed, "augment", epoch), samples)
+    assert isinstance(keys, Tensor)
+    return augment(train.pixels, keys)
+
+
+def epoch_order(settings: CellSettings, train: Images, epoch: int) -> Tensor:
+    """The order in which an epoch takes the fixed chunks of a batch each (int64, on the CPU)."""
+    return permutation(derive(settings.seed, "order", epoch), math.ceil(len(train) / settings.batch_size))
+
+
 def epoch_batches(settings: CellSettings, train: Images, epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The batches of one epoch in order: (step, inputs (B, 3, H, W), labels (B,))."""
-    pixels = train.pixels
-    if settings.augment:
-        samples = torch.arange(len(train), device=pixels.device)
-        keys = absorb(derive(settings.seed, "augment", epoch), samples)
-        assert isinstance(keys, Tensor)
-        pixels = augment(pixels, keys)
-    size = settings.batch_size
-    chunks = permutation(derive(settings.seed, "order", epoch), math.ceil(len(train) / size))
+    pixels, size = epoch_pixels(settings, train, epoch), settings.batch_size
+    chunks = epoch_order(settings, train, epoch)
     for step, chunk in enumerate(chunks.tolist()):
         part = slice(chunk * size, (chunk + 1) * size)
         yield step, to_input(pixels[part]), train.labels[part]
@@ -196,6 +222,7 @@ def train(
         progress(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
     if checkpoint:
         checkpoint.show(result.history, settings.epochs)
+    pace = Pace(settings.epochs, len(data.train))
     for epoch in range(start, settings.epochs):
         row = _train_epoch(settings, data.train, nets, optimiser, epoch)
         result.history.append(row)
@@ -205,7 +232,7 @@ def train(
             with evaluation_statistics(nets, batches, settings.bn_statistics):
                 right = predict(settings, nets, data.validation.pixels).argmax(-1) == data.validation.labels
                 row |= selector.add(right, lambda member: _state_of(nets[member]), epoch)
-        progress(progress_line(settings, row))
+        progress(progress_line(settings, row, pace.line(epoch)))
         if checkpoint:
             checkpoint.show(result.history, settings.epochs)
             if epoch < settings.epochs - 1:
@@ -236,7 +263,7 @@ def _state_of(net: nn.Module) -> State:
     return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
 
-def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "Selector") -> dict[str, Any]:
+def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: Selector) -> dict[str, Any]:
     """Everything that the epochs after this one depend on."""
     return {
         "epoch": epoch,
@@ -247,7 +274,7 @@ def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: "Select
     }
 
 
-def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: "Selector") -> int:
+def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: Selector) -> int:
     """Put everything back as `_state` found it; the next epoch."""
     for net, values in zip(nets, state["nets"], strict=True):
         net.load_state_dict(values)
@@ -272,9 +299,9 @@ def _train_epoch(
     for step, inputs, labels in member_batches(settings, train, epoch):
         for member, net in enumerate(nets):
             set_dropout_key(net, derive(settings.seed, "dropout", epoch, step, member))
-        with _autocast(settings, inputs[0]):
+        with autocast(settings, inputs[0]):
             outputs = [net(batch) for net, batch in zip(nets, inputs, strict=True)]
-        logits = [output[0].float() for output in outputs]
+        logits = [at_least_float32(output[0]) for output in outputs]
         maps = [output[1] for output in outputs]
         cross_entropies = [functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
         # A method whose members have their own batches adds nothing: it looks at none of them.
@@ -308,7 +335,8 @@ def history_row(
     return {"epoch": epoch, **row} | {f"train_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
 
-def _autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
+def autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
+    """Where the matrix products of a pass run in bfloat16, if the settings say so."""
     return torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=settings.autocast)
 
 
@@ -320,7 +348,7 @@ def predict(
     logits = []
     for part in pixels.split(EVALUATION_BATCH):
         inputs = to_input(part)
-        with _autocast(settings, inputs):
+        with autocast(settings, inputs):
             outputs = [net(inputs) for net in nets]
         logits.append(torch.stack([output[0].float() for output in outputs]))
         if meter:
@@ -335,61 +363,3 @@ def load_members(settings: CellSettings, states: list[State], num_classes: int, 
         net.load_state_dict(state)
         net.eval()
     return nets
-
-
-class Selector:
-    """Keeps, per selection rule, the states of the best epoch so far (DESIGN words: selection).
-
-    A rule's score is a number of correct validation images; only a strictly higher one replaces. Members
-    with batches of their own are scored one by one: no rule adds them up.
-    """
-
-    def __init__(self, settings: CellSettings, data: CellData, result: Trained) -> None:
-        self.settings, self.small, self.result = settings, data.small, result
-        self.best: dict[str, list[int]] = {}
-
-    def add(self, right: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
-        """Score an epoch; the validation columns of the history.
-
-        Args:
-            right: which validation images each member gets right, (M, N) booleans.
-            state_of: makes a copy of a member's state, as it was evaluated.
-            epoch: 0-based.
-        """
-        for rule in self.settings.selections:
-            self._select(rule, right, state_of, epoch)
-        self.result.validated.append(epoch)
-        self.result.validation_correct.append(right.cpu())
-        accuracies = right.double().mean(dim=1).tolist()
-        return {f"validation_accuracy_{m}": value for m, value in enumerate(accuracies)}
-
-    def _select(self, rule: str, right: Tensor, state_of: Callable[[int], State], epoch: int) -> None:
-        members = len(right)
-        if rule == "last":
-            scores = [int(epoch == self.settings.epochs - 1)] * members
-        else:
-            counted = right[:, self.small] if rule == "sum-small" else right
-            scores = counted.sum(dim=1).tolist()
-            if rule != "own" and not self.settings.own_batches:
-                scores = [sum(scores[:3] if rule == "sum3" else scores)] * members
-        best = self.best.setdefault(rule, [0 if rule == "last" else -1] * members)
-        states = self.result.states.setdefault(rule, [{}] * members)
-        epochs = self.result.selected.setdefault(rule, [-1] * members)
-        for member in range(members):
-            if scores[member] > best[member]:
-                best[member], epochs[member] = scores[member], epoch
-                states[member] = state_of(member)
-
-
-def progress_line(settings: CellSettings, row: dict[str, float]) -> str:
-    """One epoch for a reader."""
-
-    def mean(name: str) -> float:
-        return sum(row[f"{name}_{m}"] for m in range(settings.members)) / settings.members
-
-    line = f"{settings.method} seed {settings.seed}: epoch {int(row['epoch']) + 1}/{settings.epochs}"
-    line += f"  loss {row['loss']:.3f}"
-    if settings.has_distance:
-        line += f"  cosine {row['cosine']:.2f}  gaussian {row['gaussian']:.2f}"
-    line += f"  train {mean('train_accuracy'):.1%}"
-    return line + (f"  validation {mean('validation_accuracy'):.1%}" if "validation_accuracy_0" in row else "")

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from fdl.training.adam import Adam
+from fdl.training.adam import Adam, FlatAdam
 
 
 def test_adam_is_keras_adam():
@@ -41,3 +41,17 @@ def test_it_is_the_librarys_kernel():
         reference.param_groups[0]["eps"] = 1e-7 / math.sqrt(1 - 0.999**step)
         reference.step()
         assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_the_flat_form_makes_the_same_steps_from_a_counter_on_the_device():
+    """In float64, on gradients near epsilon, where its place shows."""
+    net = torch.nn.Linear(4, 3, bias=False).double()
+    values = net.weight.detach().flatten().clone()
+    gradient = torch.zeros_like(values)
+    nets, flat = Adam([net], 0.01), FlatAdam(values, gradient, 0.01)
+    for step in range(1, 8):
+        gradient.copy_(torch.logspace(-9, 1, 12, dtype=torch.float64) * (-1) ** step)
+        net.weight.grad = gradient.view(3, 4).clone()
+        nets.step()
+        flat.step()
+        torch.testing.assert_close(values, net.weight.detach().flatten(), rtol=1e-13, atol=1e-15)

@@ -1,0 +1,66 @@
+"""What a training says at the end of an epoch."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdl.training.engine import CellSettings
+
+
+class Pace:
+    """How fast a training goes on, from the epochs since this object was made.
+
+    Args:
+        epochs: that there are in all.
+        images: training images of an epoch; one that several nets see counts once.
+        clock: seconds.
+    """
+
+    def __init__(self, epochs: int, images: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.epochs, self.images, self.clock = epochs, images, clock
+        self.start, self.done = clock(), 0
+
+    def line(self, epoch: int) -> str:
+        """Images per second, validation included, and the time left; `epoch`: the one that ended, 0-based."""
+        self.done += 1
+        seconds = max(self.clock() - self.start, 1e-9) / self.done
+        return f"{self.images / seconds:.0f} images/s, {_duration((self.epochs - epoch - 1) * seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def progress_line(settings: "CellSettings", row: Mapping[str, float], pace: str) -> str:
+    """One epoch of a cell for a reader."""
+    name = f"{settings.method} seed {settings.seed}"
+    return f"{name}: epoch {int(row['epoch']) + 1}/{settings.epochs}  {figures(settings, row)}  {pace}"
+
+
+def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float]], pace: str) -> str:
+    """One epoch of runs that are trained together: means over the runs of each method."""
+    by_method: dict[str, list[Mapping[str, float]]] = {}
+    for settings, row in zip(runs, rows, strict=True):
+        by_method.setdefault(settings.method, []).append(row)
+    parts = []
+    for method, alike in by_method.items():
+        mean = {name: sum(row[name] for row in alike) / len(alike) for name in alike[0]}
+        parts.append(f"{method}: {figures(runs[0], mean)}")
+    return f"{len(runs)} runs: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
+
+
+def figures(settings: "CellSettings", row: Mapping[str, float]) -> str:
+    """Losses and accuracies of a row of the history; accuracies are means over the members."""
+
+    def mean(name: str) -> float:
+        return sum(row[f"{name}_{m}"] for m in range(settings.members)) / settings.members
+
+    text = f"loss {row['loss']:.3f}"
+    if settings.has_distance:
+        text += f"  cosine {row['cosine']:.2f}  gaussian {row['gaussian']:.2f}"
+    text += f"  train {mean('train_accuracy'):.1%}"
+    return text + (f"  validation {mean('validation_accuracy'):.1%}" if "validation_accuracy_0" in row else "")

@@ -1,0 +1,157 @@
+"""Trains cells of a bundle together, as few programs as possible, before `run` goes through them one by one.
+
+Every cell's training is left where the loop would leave it, in its folder below `scratch/`; the state of a
+program in training is kept in the folder of its first cell.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fdl import published_nets
+from fdl.errors import InputError
+from fdl.params import digest
+from fdl.training.checkpoint import Checkpoint
+from fdl.training.engine import CellSettings, Diverged, Trained
+from fdl.training.fused import Program, Run, distance_weights
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A cell that is to be trained; `digest`: of its training."""
+
+    run: Run
+    checkpoint: Checkpoint
+    digest: str
+
+
+def can_be_fused(settings: CellSettings) -> bool:
+    """Whether a cell can share a program: the authors' networks, shared batches, weights as the method."""
+    authors = published_nets.parse(settings.backbone) is None
+    return authors and settings.has_distance and not settings.learning_rates and distance_weights(settings) is not None
+
+
+def groups(waiting: Sequence[Waiting]) -> list[list[Waiting]]:
+    """Cells that differ in nothing but seed and method, those of a seed side by side."""
+    alike: dict[Any, list[Waiting]] = {}
+    for one in waiting:
+        settings, data = one.run.settings, one.run.data
+        rest = repr(replace(settings, method="", method_params={}, seed=0))
+        alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(one)
+    return [sorted(group, key=lambda one: one.run.settings.seed) for group in alike.values()]
+
+
+def train_together(
+    waiting: Sequence[Waiting], *, device: str, say: Say, progress: Say
+) -> dict[str, Trained | Diverged]:
+    """Train cells that can be fused, each group as one program, or as halves where the memory ends.
+
+    Args:
+        waiting: the cells; what is finished of a group is not trained again if all of it is.
+        device: of their images.
+        say: takes warnings.
+        progress: takes one line per epoch and program.
+
+    Returns:
+        By digest what could not be saved in the cells' checkpoints.
+
+    Raises:
+        Interrupted: a signal arrived; the state is saved.
+        InputError: not even one run fits into the memory.
+    """
+    unsaved: dict[str, Trained | Diverged] = {}
+    for group in groups(waiting):
+        if not all(is_finished(one.checkpoint) for one in group):
+            unsaved |= _train(group, device, say, progress, halved=False)
+    return unsaved
+
+
+def is_finished(checkpoint: Checkpoint) -> bool:
+    """Whether a training, or its failure, is kept there."""
+    return checkpoint.has("trained") or checkpoint.has("diverged")
+
+
+def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: bool) -> dict[str, Trained | Diverged]:
+    keeper, stage = group[0].checkpoint, _stage(group)
+    results, seconds = None, 0.0
+    if not keeper.has(f"{stage}-halved"):
+        results, seconds = _attempt(group, device, say, progress)
+        if results is None:
+            _halve(group, say)
+    if results is None:
+        first, second = _halves(group)
+        return _train(first, device, say, progress, True) | _train(second, device, say, progress, True)
+    layout = f"fused, {len(group)} runs" + (", halved for want of memory" if halved else "")
+    unsaved = {}
+    for one, result in zip(group, results, strict=True):
+        result.layout, result.seconds = layout, seconds / len(group)
+        one.checkpoint.save(vars(result), "diverged" if isinstance(result, Diverged) else "trained")
+        if one.checkpoint.disabled:
+            unsaved[one.digest] = result
+    return unsaved
+
+
+def _attempt(
+    group: list[Waiting], device: str, say: Say, progress: Say
+) -> tuple[list[Trained | Diverged] | None, float]:
+    """Train a group from its checkpoint: the results, None if the memory does not suffice, and the seconds it took."""
+    keeper, stage = group[0].checkpoint, _stage(group)
+    epochs = group[0].run.settings.epochs
+    try:
+        program = Program([one.run for one in group], device, say)
+        if state := keeper.load(stage):
+            program.restore(state)
+            say(f"{len(group)} runs: going on after epoch {program.epoch + 1}")
+
+        def epoch_end() -> None:
+            for one, result in zip(group, program.results, strict=True):
+                one.checkpoint.show(result.history, epochs)
+            keeper.epoch_end(program.state, stage)
+
+        return program.train(progress=progress, epoch_end=epoch_end), program.seconds
+    except torch.OutOfMemoryError as error:
+        if len(group) == 1:
+            said = str(error).splitlines()[0]
+            raise InputError(
+                f"one ensemble does not fit into the memory of this GPU ({said}); set device: cpu"
+            ) from None
+        return None, 0.0
+
+
+def _halve(group: list[Waiting], say: Say) -> None:
+    """Part what is kept of a group among its halves."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    keeper, stage = group[0].checkpoint, _stage(group)
+    halves = _halves(group)
+    sizes = " and ".join(str(len(half)) for half in halves)
+    say(f"{len(group)} runs do not fit into the memory together; going on with {sizes}")
+    if state := keeper.load(stage):
+        kept = dict(zip((one.digest for one in group), state["runs"], strict=True))
+        for half in halves:
+            half[0].checkpoint.save(state | {"runs": [kept[one.digest] for one in half]}, _stage(half))
+    keeper.save({}, f"{stage}-halved")
+
+
+def _halves(group: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """Half of the seeds each, or half of the methods of one seed."""
+    seeds = sorted({one.run.settings.seed for one in group})
+    if len(seeds) == 1:
+        middle = (len(group) + 1) // 2
+        return group[:middle], group[middle:]
+    low = seeds[: (len(seeds) + 1) // 2]
+    return (
+        [one for one in group if one.run.settings.seed in low],
+        [one for one in group if one.run.settings.seed not in low],
+    )
+
+
+def _stage(group: list[Waiting]) -> str:
+    """Name of a group's checkpoint: of another layout it would continue with other roundings."""
+    return f"fused-{digest([one.digest for one in group])[:12]}"

@@ -1,0 +1,179 @@
+"""Runs trained as one network have the numbers that the loop gives each of them alone."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fdl.reference.protocol import DATASETS
+from fdl.training import engine
+from fdl.training.engine import Diverged
+from fdl.training.fused import Program, Run
+from tests.training import cells
+
+VARIANTS = [(dataset, backbone) for dataset in DATASETS for backbone in ("alexnet", "vgg", "resnet")]
+METHODS = ("classical", "fdl", "fdl-cosine", "fdl-gaussian")
+WEIGHTS = {
+    "fdl": {"cosine_weight": 0.7, "gaussian_weight": 1.3},
+    "fdl-cosine": {"cosine_weight": 0.7},
+    "fdl-gaussian": {"gaussian_weight": 1.3},
+}
+
+
+def quiet(line):
+    """No progress."""
+
+
+def run(method="classical", seed=4, data=None, **changes):
+    settings = cells.settings(**{"members": 2} | changes, seed=seed)
+    settings = replace(settings, method=method, method_params=WEIGHTS.get(method, {}))
+    return Run(settings, data or cells.data())
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The nets that were built last."""
+    build_members, last = engine.build_members, []
+
+    def build(*arguments):
+        last[:] = build_members(*arguments)
+        return list(last)
+
+    monkeypatch.setattr(engine, "build_members", build)
+    return last
+
+
+@pytest.fixture
+def float64(monkeypatch, built):
+    """Both paths in float64; `built`."""
+    build_members, to_input = engine.build_members, engine.to_input
+    monkeypatch.setattr(engine, "build_members", lambda *arguments: [net.double() for net in build_members(*arguments)])
+    monkeypatch.setattr(engine, "to_input", lambda pixels: to_input(pixels).double())
+    return built
+
+
+def by_loop(one):
+    return engine.train(one.settings, one.data, device="cpu", progress=quiet)
+
+
+def assert_close(first, second, tolerance):
+    """Mappings of tensors, relative to the largest value of each."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        scale = max(1.0, float(second[name].abs().max()))
+        assert float((value - second[name]).abs().max()) <= tolerance * scale, name
+
+
+def assert_same(fused, loop, tolerance=1e-10):
+    """Two trainings of a run."""
+    assert (fused.selected, fused.validated) == (loop.selected, loop.validated)
+    assert [row.keys() for row in fused.history] == [row.keys() for row in loop.history]
+    for ours, theirs in zip(fused.history, loop.history, strict=True):
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=tolerance, abs=tolerance), name
+    for rule, members in fused.states.items():
+        for state, other in zip(members, loop.states[rule], strict=True):
+            assert_close(state, other, tolerance)
+    for right, other in zip(fused.validation_correct, loop.validation_correct, strict=True):
+        assert torch.equal(right, other)
+
+
+@pytest.mark.parametrize(("dataset", "backbone"), VARIANTS)
+def test_every_variant_of_the_authors_networks_trains_as_in_the_loop(float64, dataset, backbone):
+    """Losses, gradients, weights and buffers after steps that are full, short, and short for one seed only."""
+    changes = {"dataset": dataset, "backbone": backbone, "epochs": 2}
+    runs = [run(method, seed, **changes) for seed in (4, 5) for method in ("classical", "fdl")]
+    program = Program(runs, "cpu", quiet)
+    trained = program.train(progress=quiet)
+    gradients = program.nets.parted(program.nets.gradient)
+    for number, one in enumerate(runs):
+        assert_same(trained[number], by_loop(one))
+        for member, net in enumerate(float64):
+            expected = {name: parameter.grad for name, parameter in net.named_parameters()}
+            assert_close({name: part[2 * number + member] for name, part in gradients.items()}, expected, 1e-10)
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_gradients_of_the_first_step_in_float32(built, backbone):
+    runs = [run(method, backbone=backbone, epochs=1, batch_size=9) for method in METHODS]
+    program = Program(runs, "cpu", quiet)
+    program.train(progress=quiet)
+    ours = program.nets.parted(program.nets.gradient)
+    for number, one in enumerate(runs):
+        by_loop(one)
+        for member, net in enumerate(built):
+            expected = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+            actual = torch.cat([ours[name][2 * number + member].flatten() for name, _ in net.named_parameters()])
+            assert (actual - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("statistics", ["moving", "reestimate"])
+def test_a_bundle_of_two_methods_and_three_seeds_is_six_cells_trained_alone(float64, statistics):
+    changes = {
+        "backbone": "vgg",
+        "members": 3,
+        "bn_statistics": statistics,
+        "evaluate_every": 1,
+        "selections": ["sum", "sum3", "own", "sum-small", "last"],
+    }
+    runs = [run(method, seed, **changes) for seed in (0, 1, 2) for method in ("classical", "fdl")]
+    for one, trained in zip(runs, Program(runs, "cpu", quiet).train(progress=quiet), strict=True):
+        assert_same(trained, by_loop(one))
+
+
+def test_all_four_methods_share_a_program_and_seeds_may_have_different_ones(float64):
+    runs = [run(method, 0) for method in METHODS] + [run("fdl", 1)]
+    program = Program(runs, "cpu", quiet)
+    assert len(program.sources) == len(runs), "every run carries its own images"
+    for one, trained in zip(runs, program.train(progress=quiet), strict=True):
+        assert_same(trained, by_loop(one))
+
+
+@pytest.mark.parametrize(("images", "size"), [(8, 4), (3, 10), (5, 4)])
+def test_batches_that_are_whole_one_short_batch_and_a_last_batch_of_one_image(float64, images, size):
+    changes = {"data": cells.data(train=images), "batch_size": size, "backbone": "vgg"}
+    runs = [run(method, seed, **changes) for seed in (0, 1) for method in ("classical", "fdl")]
+    for one, trained in zip(runs, Program(runs, "cpu", quiet).train(progress=quiet), strict=True):
+        assert_same(trained, by_loop(one))
+
+
+def test_a_run_that_diverges_ends_with_its_epoch_and_touches_no_other(float64):
+    runs = [run(method, seed, evaluate_every=1) for seed in (0, 1) for method in ("classical", "fdl")]
+    infinite = {"cosine_weight": math.inf, "gaussian_weight": 1.0}
+    bad = Run(replace(runs[1].settings, method_params=infinite), runs[1].data)
+    trained = Program([runs[0], bad, *runs[2:]], "cpu", quiet).train(progress=quiet)
+    assert isinstance(trained[1], Diverged)
+    with pytest.raises(Diverged) as failure:
+        by_loop(bad)
+    assert (trained[1].epoch, trained[1].reason) == (failure.value.epoch, failure.value.reason)
+    assert len(trained[1].history) == 1
+    for number in (0, 2, 3):
+        assert_same(trained[number], by_loop(runs[number]))
+
+
+def test_a_program_goes_on_from_its_state_with_the_same_bits():
+    changes = {"epochs": 5, "evaluate_every": 1, "selections": ["sum", "own"], "backbone": "vgg"}
+    runs = [run(method, seed, **changes) for seed in (0, 1) for method in ("classical", "fdl")]
+    undisturbed = Program(runs, "cpu", quiet).train(progress=quiet)
+    states = []
+
+    class Killed(Exception):
+        """In the middle of a training."""
+
+    stopped = Program(runs, "cpu", quiet)
+
+    def stop():
+        if stopped.epoch == 2:
+            states.append(stopped.state())
+            raise Killed
+
+    with pytest.raises(Killed):
+        stopped.train(progress=quiet, epoch_end=stop)
+    resumed = Program(runs, "cpu", quiet)
+    resumed.restore(states[0])
+    for ours, theirs in zip(resumed.train(progress=quiet), undisturbed, strict=True):
+        assert ours.history == theirs.history
+        for rule in ours.states:
+            for a, b in zip(ours.states[rule], theirs.states[rule], strict=True):
+                assert all(torch.equal(a[name], b[name]) for name in a)
