@@ -1,0 +1,104 @@
+"""What batch norm's moving statistics cost trainings of few steps: validation accuracy over epochs, twice.
+
+Keras' momentum of 0.01 needs many hundred steps (docs/reference.md 5). Compared are the same trainings, evaluated with
+moving statistics (preset `lite-moving`) and with statistics re-estimated from the training images (`lite-selection`):
+
+    python -m benchmarks.batch_norm
+
+Writes `benchmarks/results/batch-norm.md` and `.png`. Needs the records of both presets, as far as they go.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from fdl.errors import InputError
+from fdl.params import load
+from fdl.reporting.collect import collect
+from fdl.reporting.drawing import house_style, look
+from fdl.reporting.results import read_history, read_results
+from fdl.reporting.titles import dataset_title, method_title
+
+PRESETS = {"moving": "lite-moving", "re-estimated": "lite-selection"}
+EPOCHS = (10, 25, 50, 100)  # of the table
+TARGET = Path("benchmarks/results/batch-norm")
+
+
+def read() -> pd.DataFrame:
+    """A row per cell, statistics and epoch with a validation: accuracy of the members' mean in %."""
+    rows = []
+    for statistics, preset in PRESETS.items():
+        params = load(preset=preset)
+        collect(params, partial=True)
+        for state in read_results(params).collected.of("done"):
+            history = read_history(params, state.cell)
+            columns = [name for name in history if str(name).startswith("validation_accuracy_")]
+            for epoch, values in zip(history["epoch"], history[columns].to_numpy(), strict=True):
+                if values[0] == values[0]:  # evaluated
+                    key = {name: getattr(state.cell, name) for name in ("dataset", "shots", "method", "seed")}
+                    rows.append(key | {"statistics": statistics, "epoch": int(epoch) + 1, "value": 100 * values.mean()})
+    frame = pd.DataFrame(rows, columns=["dataset", "shots", "method", "seed", "statistics", "epoch", "value"])
+    # Only cells that were trained under both.
+    keys = ["dataset", "shots", "method", "seed"]
+    both = frame.groupby(keys)["statistics"].transform("nunique") == len(PRESETS)
+    return frame[both]
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Mean ± standard deviation over seeds at some epochs, as Markdown."""
+    epochs = [epoch for epoch in EPOCHS if (frame["epoch"] == epoch).any()]
+    lines = [
+        "| Dataset | Shots | Method | Statistics | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " | Seeds |"
+    ]
+    lines.append("|---|--:|---|---|" + "--:|" * (len(epochs) + 1))
+    for key, cells in frame.groupby(["dataset", "shots", "method", "statistics"]):
+        dataset, shots, method, statistics = map(str, key)
+        at = {epoch: cells.loc[cells["epoch"] == epoch, "value"] for epoch in epochs}
+        texts = [f"{values.mean():.1f} ± {values.std():.1f}" for values in at.values()]
+        seeds = cells["seed"].nunique()
+        labels = f"{dataset_title(dataset)} | {shots} | {method_title(method)} | {statistics}"
+        lines.append(f"| {labels} | {' | '.join(texts)} | {seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(frame: pd.DataFrame) -> None:
+    """Validation accuracy over epochs; a panel per number of shots, dashed: moving statistics."""
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[tuple[str, str, pd.Series[float]]]] = defaultdict(list)
+    for key, cells in frame.groupby(["shots", "method", "statistics"]):
+        shots, method, statistics = map(str, key)
+        groups[shots].append((method, statistics, cells.groupby("epoch")["value"].mean()))
+    with house_style():
+        figure = Figure(figsize=(2.6 * len(groups) + 0.4, 2.6), layout="constrained")
+        for axes, (shots, lines) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+            for method, statistics, values in lines:
+                colour = look(["classical", "fdl"], method)["color"]
+                style = "-" if statistics == "re-estimated" else ":"
+                label = f"{method_title(method)}, {statistics}"
+                axes.plot(values.index, values.to_numpy(), style, color=colour, label=label)
+            axes.set(title=f"{shots} images per class", xlabel="epoch", ylim=(0, None))
+        figure.axes[0].set_ylabel("validation accuracy,\nmean of the members (%)")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(TARGET.with_suffix(".png"), metadata={"Software": None})
+
+
+def main() -> None:
+    """Compare what there is of both presets."""
+    frame = read()
+    if frame.empty:
+        raise InputError(f"no cell has records of both presets, {' and '.join(PRESETS.values())}; run them first")
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.with_suffix(".md").write_text(table(frame))
+    draw(frame)
+    print(table(frame))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"fdl: {error}")
