@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint types tests format ui
+.PHONY: help setup reproduce test lint types tests format ui test-slurm soak audit
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
@@ -14,6 +14,9 @@ help:
 	@echo "make ui          browse the runs in MLflow on this machine"
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
+	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
+	@echo "make soak        50 kills of every stage, then a plain run: the numbers must be the same (hours on two cores)"
+	@echo "make audit       known weaknesses of the pinned packages"
 
 setup: $(READY)
 
@@ -52,3 +55,14 @@ format: $(READY)
 
 ui: $(READY)
 	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+
+test-slurm: $(READY)
+	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'
+	FDL_TEST_SLURM=1 python -m pytest tests/slurm -v
+
+SOAK_KILLS ?= 50
+soak: $(READY)
+	python -m tests.faults.soak --kills $(SOAK_KILLS) --folder scratch/soak
+
+audit: $(READY)
+	uv tool run --quiet pip-audit --strict --requirement requirements.txt --no-deps --disable-pip

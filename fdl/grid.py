@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from fdl import published_nets
 from fdl.errors import InputError
+from fdl.reference.protocol import DATASETS
 
-Dataset = Literal["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"]
+if TYPE_CHECKING:  # it cannot read the names from there
+    Dataset = str
+else:
+    Dataset = Literal[*DATASETS]
 
 
 def _backbone(name: str) -> str:

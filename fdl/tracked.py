@@ -72,19 +72,21 @@ def settings(record: Record) -> dict[str, Any]:
     return {**run["cell"], **method, **shown, "precision": run["provenance"]["precision"], **images, **size}
 
 
-def _checked(record: Record, name: str) -> Path:
+def checked(record: Record, name: str) -> Path:
+    """A file of the record; raises `InputError` if it is damaged or missing."""
     records.verify(record.folder, {"files": {name: record.run["files"][name]}})
     return record.folder / name
 
 
-def _headline(record: Record) -> str:
+def headline(record: Record) -> str:
+    """The selection whose numbers stand in the tables."""
     return str(record.run["settings"]["selections"][0])
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:
     if record.run["status"] == "failed":
         return []
-    rows: list[dict[str, Any]] = json.loads(_checked(record, "metrics.json").read_bytes())
+    rows: list[dict[str, Any]] = json.loads(checked(record, "metrics.json").read_bytes())
     return rows
 
 
@@ -95,7 +97,7 @@ def final(record: Record) -> dict[str, float]:
     """
     values = {}
     for row in sorted(_rows(record), key=lambda row: (row["split"] != "test", "member" in row["combiner"])):
-        prefix = "" if row["selection"] == _headline(record) else f"{row['selection']}/"
+        prefix = "" if row["selection"] == headline(record) else f"{row['selection']}/"
         values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = row["value"]
     return values
 
@@ -108,7 +110,7 @@ def means(found: list[Record]) -> dict[str, float]:
         method = record.cell.method
         seeds[f"seeds.{method}"] = seeds.get(f"seeds.{method}", 0) + (record.run["status"] == "done")
         for row in _rows(record):
-            if row["selection"] == _headline(record) and row["split"] == "test" and "member" not in row["combiner"]:
+            if row["selection"] == headline(record) and row["split"] == "test" and "member" not in row["combiner"]:
                 values.setdefault(f"{row['combiner']}.{row['metric']}.{method}", []).append(row["value"])
     return seeds | {name: fmean(of_seeds) for name, of_seeds in values.items()}
 
@@ -125,7 +127,7 @@ def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
     """
     from pyarrow import parquet
 
-    columns = parquet.read_table(_checked(record, "history.parquet")).to_pydict()
+    columns = parquet.read_table(checked(record, "history.parquet")).to_pydict()
     epochs = columns.pop("epoch")
     found = {}
     for column, values in columns.items():

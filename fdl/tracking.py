@@ -9,7 +9,9 @@ What is being trained is shown by `fdl.live_runs`.
 them for importing MLflow and 4 s for creating the database; a second pass takes 7 s.
 """
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdl import layout, live_runs, tracked
@@ -17,6 +19,7 @@ from fdl.currency import is_asked_for
 from fdl.mlflow_store import Store, create_run, log, opened
 from fdl.params import Bundle, Params, digest
 from fdl.tracked import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
+from fdl.tracked_files import write_files
 from fdl.unfinished import unfinished_cells
 
 if TYPE_CHECKING:
@@ -149,7 +152,7 @@ def _write_cell(client: "MlflowClient", experiment: str, parent: str, record: tr
     run_id = create_run(client, experiment, record.cell.key, tracked.cell_tags(record, parent), record.start)
     log(client, run_id, record.end, tracked.settings(record), values, curves)
     client.log_inputs(run_id, [tracked.dataset_input(record, dataset)])
-    for name in ("run.json", "metrics.json"):
-        if (record.folder / name).exists():
-            client.log_artifact(run_id, str(record.folder / name))
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(record, Path(folder))
+        client.log_artifacts(run_id, folder)
     client.set_terminated(run_id, status, end_time=record.end)

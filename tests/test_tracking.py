@@ -3,6 +3,7 @@
 MLflow takes seconds to import and to create a database: the tables are made once and copied.
 """
 
+import csv
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from fdl import layout, records, tracked
@@ -56,6 +58,16 @@ def write_history(path: Path, params: Params, diverged: bool) -> None:
     parquet.write_table(pa.table(columns), path)
 
 
+def write_arrays(folder: Path, params: Params) -> None:
+    """Three test images of each class; all members take the second class for the first. Black images, maps of 1."""
+    labels = np.repeat(np.arange(6), 3)
+    logits = np.tile(10 * np.eye(6)[np.where(labels == 0, 1, labels)], (params.members, 1, 1))
+    by_rule = {f"{rule}/test/logits": logits for rule in params.selections_of("neu")}
+    np.savez(folder / "predictions.npz", allow_pickle=False, **by_rule, **{"test/labels": labels})
+    maps, pixels = np.ones((params.members, 6, 4, 4), np.float16), np.zeros((6, 32, 32, 3), np.uint8)
+    np.savez(folder / "cam.npz", allow_pickle=False, maps_true=maps, pixels=pixels)
+
+
 def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged: bool = False) -> None:
     """Publish a record with invented numbers, through the same door as a training."""
     folder = layout.record_folder(params, cell)
@@ -71,6 +83,7 @@ def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged:
             for combiner, drop in {"member0": 0.2, "mean": 0.1, "best": 0.05, "hard": 0.02, "soft": 0}.items()
         ]
         (temporary / "metrics.json").write_bytes(records.to_json(rows))
+        write_arrays(temporary, params)
     run = {
         "key": cell.key,
         "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
@@ -197,8 +210,35 @@ def test_a_cell_shows_its_settings_numbers_tags_data_and_files(uri) -> None:
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "neu-32 3shot draw0"
     assert data.dataset.digest == split_hash(params, FDL)[:36]
-    assert {file.path for file in store.client.list_artifacts(run.info.run_id)} == {"run.json", "metrics.json"}
     assert run.info.end_time - run.info.start_time == 12_500
+
+
+def test_a_cell_carries_its_record_confusion_matrix_maps_and_whole_curves(uri, tmp_path) -> None:
+    params = small_grid()
+    write_records(params)
+    write_record(params, CLASSICAL, diverged=True)
+    track(params, uri=uri)
+    store = Store(uri)
+    ids = store.ids()
+
+    def carried(cell: Cell) -> set[str]:
+        return {file.path for file in store.client.list_artifacts(ids[cell.key])}
+
+    assert carried(FDL) == {"run.json", "metrics.json", "curves.csv", "confusion.csv", "maps.png"}
+    assert carried(CLASSICAL) == {"run.json", "curves.csv"}
+    folder = Path(store.client.download_artifacts(ids[FDL.key], "", str(tmp_path)))
+    assert (folder / "run.json").read_bytes() == (layout.record_folder(params, FDL) / "run.json").read_bytes()
+    with (folder / "confusion.csv").open() as file:
+        _, *matrix = csv.reader(file)
+    assert [[int(count) for count in row[1:3]] for row in matrix] == [[0, 3], [0, 3], [0, 0], [0, 0], [0, 0], [0, 0]]
+    assert [row[0] for row in matrix] == list("abcdef")
+    with (folder / "curves.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == EPOCHS
+    picture = np.asarray(Image.open(folder / "maps.png"))
+    side = picture.shape[0] // 3
+    assert picture.shape == (3 * side, 6 * side, 3)  # three images, and five members beside each
+    assert not picture[:, :side].any()
+    assert picture[:, side:].any(axis=-1).all()
 
 
 def test_curves_are_thinned_with_first_and_last_and_without_nan(uri) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-# The package beside this workflow and this interpreter, also in jobs and without activation.
-ROOT = str(Path(workflow.basedir).parent)
+# The package beside this workflow and this interpreter, also in jobs and without activation. Not `basedir`:
+# where another workflow takes this one as a module, that is the other's.
+ROOT = str(Path(workflow.current_basedir).parents[1])
 sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
     os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name)]))

@@ -1,0 +1,69 @@
+"""The files that a cell's run carries in MLflow: of the record, and what its page shows at a glance."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from fdl.tracked import Record, checked, headline
+
+_OF_THE_RECORD = ("run.json", "metrics.json")
+
+
+def write_files(record: Record, folder: Path) -> None:
+    """Write the files of a run into an empty folder.
+
+    - `run.json` and `metrics.json` as they are;
+    - `curves.csv`: the whole history, of which the run's charts show some points;
+    - `confusion.csv`: test images of the headline's soft vote, a row per class, a column per predicted class;
+    - `maps.png`: the first test images, and on each the members' Grad-CAM of its class.
+
+    A training that diverged has only the first and the history.
+
+    Raises:
+        InputError: a file of the record is damaged.
+    """
+    for name in _OF_THE_RECORD:
+        if (record.folder / name).exists():
+            shutil.copyfile(record.folder / name, folder / name)
+    _write_curves(record, folder / "curves.csv")
+    if "predictions.npz" in record.run["files"]:
+        _write_confusion(record, folder / "confusion.csv")
+    if "cam.npz" in record.run["files"]:
+        _write_maps(record, folder / "maps.png")
+
+
+def _write_curves(record: Record, path: Path) -> None:
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    arrow_csv.write_csv(parquet.read_table(checked(record, "history.parquet")), path)
+
+
+def _write_confusion(record: Record, path: Path) -> None:
+    from fdl.combine.voting import soft_vote
+
+    names = record.run["data"]["classes"]
+    with np.load(checked(record, "predictions.npz"), allow_pickle=False) as stored:
+        labels, logits = stored["test/labels"], stored[f"{headline(record)}/test/logits"]
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (labels, soft_vote(logits)), 1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["class \\ predicted", *names])
+        table.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def _write_maps(record: Record, path: Path) -> None:
+    from PIL import Image
+
+    from fdl.reporting.panels import IMAGES, enlarged, on_grey
+
+    with np.load(checked(record, "cam.npz"), allow_pickle=False) as stored:
+        images, maps = stored["pixels"][:IMAGES], stored["maps_true"][:, :IMAGES]  # (n, H, W, 3), (M, n, H', W')
+    rows = [
+        np.concatenate([enlarged(image), *(on_grey(image, member[number]) for member in maps)], axis=1)
+        for number, image in enumerate(images)
+    ]
+    Image.fromarray(np.concatenate(rows)).save(path)
