@@ -6,6 +6,7 @@ Only for MLflow, which executes it; `fdl.registering` names it.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
@@ -20,8 +21,8 @@ class RegisteredEnsemble(PythonModel):
         """Load the members from the record that was registered."""
         self.ensemble = load_ensemble(Path(context.artifacts["record"]), context.model_config["selection"])
 
-    # Without hints: MLflow would read them as a schema, knows none for arrays, and warns. It has a signature.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # The bare class: of arrays with a type of elements MLflow would make a schema, fail, and warn. It has a signature.
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:  # type: ignore[type-arg]
         """Class, probability and the members' votes; the columns are those of `fdl predict`."""
         images = [self.ensemble.decode(image, f"image {number}") for number, image in enumerate(model_input)]
         names = [str(number) for number in range(len(images))]

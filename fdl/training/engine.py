@@ -219,7 +219,7 @@ def train(
     start = 0
     if checkpoint and (state := checkpoint.load()):
         start = _restore(state, nets, optimiser, selector)
-        progress(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
+        checkpoint.say(f"{settings.method} seed {settings.seed}: going on after epoch {start}")
     if checkpoint:
         checkpoint.show(result.history, settings.epochs)
     pace = Pace(settings.epochs, len(data.train))
