@@ -22,7 +22,7 @@ class RegisteredEnsemble(PythonModel):
         self.ensemble = load_ensemble(Path(context.artifacts["record"]), context.model_config["selection"])
 
     # The bare class: of arrays with a type of elements MLflow would make a schema, fail, and warn. It has a signature.
-    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:  # type: ignore[type-arg]
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
         """Class, probability and the members' votes; the columns are those of `fdl predict`."""
         images = [self.ensemble.decode(image, f"image {number}") for number, image in enumerate(model_input)]
         names = [str(number) for number in range(len(images))]
