@@ -9,8 +9,8 @@ from fdl import layout
 from fdl.reporting.collect import USABLE, CellState
 from fdl.reporting.results import Results, read_record
 
-# Long, and in a file beside the page: hashes of the record's files there, class names in cells.json.
-_LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes")
+# Long, and in a file beside the page: hashes of the record's files there, class names in cells.json. Or said already.
+_LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes", "data.synthetic")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def ablation_table(results: Results) -> Listing:
         score, gain = (
             Spread(spread(column).mean, None, len(known)) for column in ([s for s, _ in known], [g for _, g in known])
         )
-        lines.append(_ablation_line(["all", "all", "all", method_title(method)], score, gain, len(means)))
+        everything = dataset_title("all", synthetic=results.collected.synthetic)
+        lines.append(_ablation_line([everything, "all", "all", method_title(method)], score, gain, len(means)))
     return Listing(
         "ablation",
         f"Methods, preset {results.params.preset}",

@@ -31,6 +31,7 @@ def seconds_per_cell(results: Results) -> "Figure":
     frame = pd.DataFrame(rows, columns=["backbone", "dataset", "method", "seconds"])
     of, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
     datasets = [dataset_title(name, synthetic=facts.synthetic) for name, facts in results.collected.datasets.items()]
+    dodge = 0.4 if len(results.methods) > 1 else False  # seaborn divides by the number of methods less one
     with house_style():
         size = 2.3 * len(backbones) + 1.4, 0.25 * len(datasets) * max(len(results.methods) / 2, 1) + 1.2
         figure = Figure(figsize=size, layout="constrained")
@@ -43,7 +44,7 @@ def seconds_per_cell(results: Results) -> "Figure":
                 sns.pointplot(
                     here, x="seconds", y="dataset", hue="method", order=datasets, hue_order=list(of["palette"]),
                     palette=of["palette"], markers=list(of["markers"].values()), estimator="median",
-                    errorbar=("pi", 100), dodge=0.4, linestyle="none", markersize=4, err_kws={"linewidth": 1.2},
+                    errorbar=("pi", 100), dodge=dodge, linestyle="none", markersize=4, err_kws={"linewidth": 1.2},
                     ax=one,
                 )  # fmt: skip
                 one.legend().remove()

@@ -127,7 +127,7 @@ def _overall(axes: "Axes", results: Results, found: dict[str, list[Difference]])
     """The last facet: one line per method."""
     axes.set_title("all", fontweight="bold")
     axes.set_yticks([])
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_ylim(max(len(found), 1) - 0.5, -0.5)
     widest = 0.5
     for row, method in enumerate(found):
         if found[method]:

@@ -30,7 +30,7 @@ _LABEL = 0.16  # inches below a panel for its line of text
 _GAP = 0.1  # inches more between images
 _SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # inches for methods, titles, colour bar
 _WIDTH = 4.2  # inches at least: the title is a line of it
-_LETTERS = 17  # of a class name that fit below a panel
+_LETTER_SIZE = 6.5  # points, of the line of text below a panel
 Record = Mapping[str, NDArray[Any]]
 
 
@@ -114,12 +114,12 @@ def draw_maps(
         for row, line in enumerate(lines):
             top = _TOP + number * block + row * height
             if row == 0:
-                sheet.panel(pixels, 0, top, _short(classes[label]), bold=True)
+                sheet.panel(pixels, 0, top, _fitting(classes[label], bold=True), bold=True)
             sheet.text(line.label, _column(0) - 0.1, top + _PANEL / 2, upwards=True)
             for member, maps in enumerate(line.maps):
                 predicted = line.record["predicted"][member, image]
                 right = predicted == line.record["labels"][image]
-                mark = f"{'✓' if right else '✗'} {_short(classes[predicted])}"
+                mark = _fitting(f"{'✓' if right else '✗'} {classes[predicted]}")
                 colour = "black" if right else WARNING_COLOUR
                 sheet.panel(on_grey(pixels, maps[image]), _column(member), top, mark, colour=colour)
                 if not maps[image].any():
@@ -169,7 +169,7 @@ class Sheet:
         """An image (H, W, 3) as a square panel, and a line of text below it."""
         y, x = round(top * DPI), round(left * DPI)
         self.canvas[y : y + SIDE, x : x + SIDE] = enlarged(pixels)
-        self.text(label, left + _PANEL / 2, top + _PANEL + _LABEL / 2, size=6.5, colour=colour, bold=bold)
+        self.text(label, left + _PANEL / 2, top + _PANEL + _LABEL / 2, size=_LETTER_SIZE, colour=colour, bold=bold)
 
     def text(
         self,
@@ -252,8 +252,13 @@ def _colour_bar(sheet: Sheet, label: str) -> None:
     sheet.text(label, sheet.width / 2, top + 0.31)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
+@cache
+def _fitting(text: str, *, bold: bool = False) -> str:
+    """A text that is no wider than a panel: its end cut off where needed."""
+    font = _font(_LETTER_SIZE, bold)
+    if font.getlength(text) <= SIDE:
+        return text
+    return next(cut for end in range(len(text), -1, -1) if font.getlength(cut := f"{text[:end]}…") <= SIDE)
 
 
 def which_images(collected: Collected, rows: Rows) -> str:

@@ -1,33 +1,35 @@
-"""The CAM figure: which cells and images it shows, what it says of them, the same bytes twice."""
+"""The figures of maps: which cells and images they show, what they say of them, the same bytes twice."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from pandas import DataFrame
 
 from fdl import layout
 from fdl.errors import InputError
 from fdl.params import Params
-from fdl.reporting.cam_figures import IMAGES, cam_caption, cam_figure, read_rows
+from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_caption, descriptor_figure
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
-from fdl.reporting.figures import save
-from fdl.reporting.targets import cam_figures
+from fdl.reporting.drawing import DPI, save_picture
+from fdl.reporting.panels import ALPHA, COLOURS, IMAGES, SIDE, Rows, Sheet, Text, _font, enlarged, read_rows
+from fdl.reporting.results import Results
+from fdl.reporting.targets import targets
 from tests.reporting.fabricate import invented, small_grid
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CLASSES = ("no pitting", "pitting", "metal_contamination and more")
-OTHER = ("tex", "vgg")
+WARNING = "Synthetic images: the numbers say nothing about the method."
 
 
-def collected(params: Params, *, undone: Sequence[str] = (), synthetic: bool = False) -> Collected:
+def collected(
+    params: Params, *, undone: Sequence[str] = (), synthetic: bool = False, classes: tuple[str, ...] = CLASSES[:2]
+) -> Collected:
     """The grid, all of it done but for these keys."""
     states = [CellState(cell, "failed" if cell.key in undone else "done", "settings") for cell in params.cells()]
-    facts = DatasetFacts(synthetic, params.source, (), CLASSES[:2], 4)
+    facts = DatasetFacts(synthetic, params.source, (), classes, 4)
     return Collected(states, dict.fromkeys((cell.dataset for cell in params.cells()), facts))
 
 
@@ -39,22 +41,52 @@ def write(params: Params, **by_method: dict[str, Any]) -> None:
         np.savez(folder / "cam.npz", **by_method.get(cell.method, invented()))
 
 
-def draw(params: Params, **options: Any) -> "tuple[Figure, str]":
+def read(params: Params, found: Collected) -> Rows | None:
+    return read_rows(Results(params, found, DataFrame()), "neu", "alexnet")
+
+
+def draw(params: Params, **options: Any) -> tuple[Sheet, str]:
     found = collected(params, **options)
-    rows = read_rows(params, found, "neu", "alexnet")
+    rows = read(params, found)
     return cam_figure(found, "neu", "alexnet", rows), cam_caption(found, rows)
 
 
-def panels(figure: "Figure") -> list[tuple[str, str, str]]:
-    """Row's method, column's title, label below, of every panel."""
-    return [(axes.get_ylabel(), axes.get_title(), axes.get_xlabel()) for axes in figure.axes[:-1]]
+def draw_descriptors(params: Params) -> tuple[Sheet, str]:
+    found = collected(params)
+    rows = read(params, found)
+    return descriptor_figure(found, "neu", "alexnet", rows), descriptor_caption(found, rows)
+
+
+def texts(sheet: Sheet) -> list[str]:
+    return [text.text for text in sheet.texts]
+
+
+def lines(sheet: Sheet) -> list[list[str]]:
+    """The texts line by line, from the left: titles, headings, labels below the panels, scale."""
+    heights = sorted({round(text.y, 3) for text in sheet.texts if not text.upwards})
+    by_line = [[text for text in sheet.texts if not text.upwards and round(text.y, 3) == y] for y in heights]
+    return [[text.text for text in sorted(line, key=lambda text: text.x)] for line in by_line]
+
+
+def labels(sheet: Sheet) -> list[str]:
+    """What stands at the left of the lines of maps, from the top."""
+    return [text.text for text in sorted(sheet.texts, key=lambda text: text.y) if text.upwards]
+
+
+def panel(sheet: Sheet, column: str, line: int) -> np.ndarray:
+    """The dots of a panel below a heading; `line` counts the lines of maps."""
+    (heading,) = [text for text in sheet.texts if text.text == column]
+    middle = sorted(text.y for text in sheet.texts if text.upwards)[line]
+    y, x = round(middle * DPI - SIDE / 2), round(heading.x * DPI - SIDE / 2)
+    return sheet.canvas[y : y + SIDE, x : x + SIDE]
 
 
 def test_a_figure_per_dataset_and_backbone() -> None:
     params = small_grid(datasets=["neu", "tex"], backbones=["alexnet", "vgg"])
-    names = cam_figures(params)
-    assert len(names) == 4
-    assert names["cam_tex_vgg"] == OTHER
+    for maker in ("cam", "descriptors"):
+        subjects = {target.name: target.subject for target in targets(params) if target.maker == maker}
+        assert len(subjects) == 4
+        assert subjects[f"{maker}_tex_vgg"] == ("tex", "vgg")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +100,7 @@ def test_a_figure_per_dataset_and_backbone() -> None:
 def test_the_most_shots_and_the_first_seed_with_both_methods(project: Path, undone: list[str], expected: str) -> None:
     params = small_grid()
     write(params)
-    rows = read_rows(params, collected(params, undone=undone), "neu", "alexnet")
+    rows = read(params, collected(params, undone=undone))
     assert rows is not None
     assert [cell.method for cell in rows.cells] == ["classical", "fdl"]
     assert {f"{cell.shots}shot seed{cell.seed}" for cell in rows.cells} == {expected}
@@ -77,53 +109,52 @@ def test_the_most_shots_and_the_first_seed_with_both_methods(project: Path, undo
 def test_the_baseline_stands_above_whatever_the_order_of_the_methods(project: Path) -> None:
     params = small_grid(methods=["fdl", "classical"])
     write(params)
-    figure, _ = draw(params)
-    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["classical", "FDL"] * 2
+    assert labels(draw(params)[0]) == ["classical", "FDL"] * 2
 
 
 def test_panels_name_classes_and_predictions(project: Path) -> None:
     params = small_grid()
     write(params)
-    figure, _ = draw(params)
-    assert panels(figure) == [
-        ("", "test image", "no pitting"),
-        ("classical", "member 0", "✓ no pitting"),
-        ("", "member 1", "✓ no pitting"),
-        ("FDL", "", "✓ no pitting"),
-        ("", "", "✓ no pitting"),
-        ("", "", "pitting"),
-        ("classical", "", "✓ pitting"),
-        ("", "", "✗ no pitting"),
-        ("FDL", "", "✓ pitting"),
-        ("", "", "✗ no pitting"),
+    sheet, _ = draw(params)
+    _, headings, *rest = lines(sheet)
+    assert headings == ["test image", "member 0", "member 1"]
+    assert [line for line in rest if line != ["empty"]][:4] == [
+        ["no pitting", "✓ no pitting", "✓ no pitting"],
+        ["✓ no pitting", "✓ no pitting"],
+        ["pitting", "✓ pitting", "✗ no pitting"],
+        ["✓ pitting", "✗ no pitting"],
     ]
+    colours = {text.text: text.colour for text in sheet.texts}
+    assert colours["✗ no pitting"] != colours["✓ pitting"]
 
 
 def test_maps_lie_on_their_image_on_one_scale_and_empty_ones_say_so(project: Path) -> None:
     params = small_grid()
-    write(params)
-    figure, _ = draw(params)
-    _, first, second = figure.axes[:3]
-    image, cam = first.images
-    assert cam.get_extent() == image.get_extent()
-    assert np.asarray(cam.get_array())[0, 0] == 1
-    scales = {(image.get_clim(), image.get_cmap().name) for axes in figure.axes[:-1] for image in axes.images[1:]}
-    assert len(scales) == 1
-    assert [[text.get_text() for text in axes.texts] for axes in (first, second)] == [[], ["empty"]]
+    arm, other = invented(), invented()
+    other["maps_true"] = other["maps_true"] / 2  # its own maximum is half: so it must look, not as if it were 1
+    write(params, classical=arm, fdl=other)
+    sheet, _ = draw(params)
+    image = enlarged(arm["pixels"][0])
+    assert np.array_equal(panel(sheet, "test image", 0), image)
+    grey = image @ np.array([0.299, 0.587, 0.114]) / 255
+    for line, top in ((0, 1.0), (1, 0.5)):
+        maps = panel(sheet, "member 0", line)
+        corner, far = ALPHA * np.array(colormaps[COLOURS](top)[:3]), ALPHA * np.array(colormaps[COLOURS](0.0)[:3])
+        assert maps[0, 0] == pytest.approx(255 * (corner + (1 - ALPHA) * grey[0, 0]), abs=1)
+        assert maps[-1, -1] == pytest.approx(255 * (far + (1 - ALPHA) * grey[-1, -1]), abs=1)
+    assert texts(sheet).count("empty") == 2 * 2  # member 1, of two images and two methods
+    assert {text.x for text in sheet.texts if text.text == "empty"} == {
+        text.x for text in sheet.texts if text.text == "member 1"
+    }
 
 
 def test_a_few_images_at_most_and_long_names_are_cut(project: Path) -> None:
     params = small_grid(shots=[3], seeds=[0])
     write(params, **dict.fromkeys(("classical", "fdl"), invented(classes=6)))
-    found = collected(params)
-    names = (*CLASSES, "d", "e", "f")
-    found.datasets["neu"] = DatasetFacts(False, "local", (), names, 4)
-    rows = read_rows(params, found, "neu", "alexnet")
-    figure = cam_figure(found, "neu", "alexnet", rows)
-    images = [label for _, _, label in panels(figure) if not re.match("[✓✗]", label)]
-    assert images == ["no pitting", "pitting", "metal_contaminat…"]
-    assert len(images) == IMAGES
-    assert f"each of the first {IMAGES} classes" in cam_caption(found, rows)
+    sheet, caption = draw(params, classes=(*CLASSES, "d", "e", "f"))
+    assert [text.text for text in sheet.texts if text.bold][1:] == ["no pitting", "pitting", "metal_contamina…"]
+    assert len(labels(sheet)) == 2 * IMAGES
+    assert f"each of the first {IMAGES} classes" in caption
 
 
 def test_the_caption_gives_the_overlap_without_what_either_method_leaves_out(project: Path) -> None:
@@ -146,47 +177,82 @@ def test_without_any_pair_the_caption_gives_no_overlap(project: Path) -> None:
     assert "overlap" not in draw(params)[1]
 
 
+def test_descriptors_stand_above_what_the_loss_keeps_of_them(project: Path) -> None:
+    params = small_grid()
+    write(params)
+    sheet, caption = draw_descriptors(params)
+    assert labels(sheet) == ["classical", "masked", "FDL", "masked"] * 2
+    whole, masked = (panel(sheet, "member 0", line) for line in (0, 1))
+    # Cells of 0.25 beside a peak of 1.25: they show in the whole descriptor, and are 0 where the mask drops them.
+    grey = enlarged(invented()["pixels"][0])[-1, -1] @ np.array([0.299, 0.587, 0.114]) / 255
+    for dots, value in ((whole, 0.25 / 1.25), (masked, 0)):
+        expected = 255 * (ALPHA * np.array(colormaps[COLOURS](value)[:3]) + (1 - ALPHA) * grey)
+        assert dots[-1, -1] == pytest.approx(expected, abs=2)
+    assert "the cells at or below its mean set to 0" in caption
+
+
+def test_records_without_descriptors_say_how_to_get_them(project: Path) -> None:
+    params = small_grid()
+    old = {name: value for name, value in invented().items() if not name.startswith("descriptor")}
+    write(params, classical=old, fdl=old)
+    sheet, caption = draw_descriptors(params)
+    assert any("no descriptors" in text for text in texts(sheet))
+    assert "python -m fdl cam" in caption
+
+
 def test_synthetic_images_are_marked(project: Path) -> None:
     params = small_grid()
     write(params)
-    figure, caption = draw(params, synthetic=True)
-    for text in (figure.get_suptitle(), caption):
-        assert "Synthetic images: the numbers say nothing about the method." in text
-    assert "NEU (synthetic) · AlexNet · 5 images per class" in figure.get_suptitle()
-    assert draw(params)[0].get_suptitle() == "NEU · AlexNet · 5 images per class"
+    sheet, caption = draw(params, synthetic=True)
+    assert WARNING in texts(sheet)
+    assert WARNING in caption
+    assert "NEU (synthetic) · AlexNet · 5 images per class" in texts(sheet)
+    assert lines(draw(params)[0])[0] == ["NEU · AlexNet · 5 images per class"]
 
 
 def test_without_results_the_figure_says_so() -> None:
     params = small_grid()
-    figure, caption = draw(params, undone=[cell.key for cell in params.cells()])
-    assert [text.get_text() for text in figure.texts if "·" not in text.get_text()] == ["no results"]
+    sheet, caption = draw(params, undone=[cell.key for cell in params.cells()])
+    assert texts(sheet) == ["NEU · AlexNet", "no results"]
     assert "No finished cells" in caption
 
 
 def test_a_record_without_maps_or_with_maps_of_other_images_is_refused(project: Path) -> None:
     params = small_grid()
-    with pytest.raises(InputError, match=r"cam\.npz: the record holds no class activation maps"):
-        read_rows(params, collected(params), "neu", "alexnet")
+    with pytest.raises(InputError, match=r"cam\.npz: missing or damaged .*run the bundle again"):
+        read(params, collected(params))
     other = invented()
     other["pixels"] = other["pixels"][::-1]
     write(params, fdl=other)
     with pytest.raises(InputError, match="maps of different test images"):
-        read_rows(params, collected(params), "neu", "alexnet")
+        read(params, collected(params))
 
 
-def test_nothing_is_cut_or_collides_and_the_bytes_are_equal_twice(project: Path) -> None:
+def box(text: Text) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a text in dots."""
+    left, top, right, bottom = _font(text.size, text.bold).getbbox(text.text, anchor="mm")
+    if text.upwards:
+        left, top, right, bottom = top, left, bottom, right
+    return text.x * DPI + left, text.y * DPI + top, text.x * DPI + right, text.y * DPI + bottom
+
+
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_no_text_is_cut_or_meets_another(project: Path, members: int) -> None:
+    params = small_grid()
+    write(params, **dict.fromkeys(("classical", "fdl"), invented(members=members)))
+    sheet, _ = draw(params, synthetic=True, classes=("w" * 17, "no pitting at all"))
+    boxes = [box(text) for text in sheet.texts]
+    height, width, _ = sheet.canvas.shape
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and top >= 0 and right <= width and bottom <= height, sheet.texts[number]  # noqa: PT018
+        for other, (left2, top2, right2, bottom2) in enumerate(boxes[:number]):
+            apart = right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+            assert apart, (sheet.texts[number], sheet.texts[other])
+
+
+def test_saved_twice_the_bytes_are_equal(project: Path) -> None:
     params = small_grid()
     write(params)
-    figure, _ = draw(params, synthetic=True)
-    one = save(figure, project / "one")
-    other = save(draw(params, synthetic=True)[0], project / "other")
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
-    figure.draw_without_rendering()
-    texts = [figure._suptitle, figure.axes[-1].xaxis.label]  # type: ignore[attr-defined]
-    for axes in figure.axes[:-1]:
-        texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
-    boxes = [text.get_window_extent() for text in texts if text.get_text()]
-    for number, box in enumerate(boxes):
-        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
-        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
-        assert not any(box.overlaps(before) for before in boxes[:number])
+    for name in ("one", "other"):
+        save_picture(draw(params)[0].picture(), project / name)
+    assert (project / "one.png").read_bytes() == (project / "other.png").read_bytes()

@@ -1,4 +1,4 @@
-"""The figure: what is drawn, that nothing collides, the same bytes twice."""
+"""Accuracy over shots: what is drawn, that nothing collides, the same bytes twice."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from matplotlib.colors import to_rgb
 
 from fdl.params import Params, load
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
-from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption, save
+from fdl.reporting.drawing import save
+from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption
 from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, small_grid
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """The report as a whole: its files, its page, its headline."""
 
+import csv
+import io
 import re
 import subprocess
 import sys
@@ -34,16 +36,18 @@ def params(project: Path) -> Params:
 
 
 class Links(HTMLParser):
-    """Every address that a page names, and its tags."""
+    """Every address that a page names, its tags and the targets within it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.addresses: list[str] = []
         self.tags: set[str] = set()
+        self.targets: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "srcset", "poster", "data")]
+        self.targets |= {value or "" for name, value in attrs if name == "id"}
 
 
 def test_the_files_written_are_those_announced(params: Params) -> None:
@@ -63,17 +67,25 @@ def test_records_of_another_day_give_the_same_report(tmp_path: Path, monkeypatch
         fabricate(grid, seconds=seconds, shuffle=day == "other")
         collect(grid)
         reports.append(reported(grid))
-    assert reports[0] == reports[1]
+    one, other = reports
+    differing = {path for path in one if one[path] != other[path]}
+    # What says how long it took differs, and nothing else.
+    costs = [*(f"tables/costs.{ending}" for ending in ("csv", "md", "tex", "html")), "index.html"]
+    costs += ["figures/seconds_per_cell.png", "figures/seconds_per_cell.pdf"]
+    assert one.keys() == other.keys()
+    assert differing == {f"reports/demo/{name}" for name in costs}
 
 
 def test_the_page_stands_alone(params: Params) -> None:
     page = reported(params)["reports/demo/index.html"].decode()
     links = Links()
     links.feed(page)
-    assert not links.tags & {"script", "link", "iframe"}
-    assert "url(" not in page
+    assert not links.tags & {"link", "iframe", "object", "embed", "base"}
+    assert not re.findall(r"url\((?!data:image/png;base64,)|@import|https?://(?!www\.w3\.org)", page)
     for address in links.addresses:
-        if not address.startswith("data:image/png;base64,"):
+        if address.startswith("#"):
+            assert address[1:] in links.targets
+        elif not address.startswith("data:image/png;base64,"):
             assert Path("reports/demo", address).is_file()
     assert "figures/accuracy_over_shots.pdf" in links.addresses
 
@@ -86,7 +98,10 @@ def test_synthetic_images_are_marked_everywhere(params: Params) -> None:
         if path.endswith((".html", ".md", ".tex")):
             assert WARNING in content.decode()
         if path.endswith(".csv"):
-            assert "(synthetic)" in content.decode()
+            lines = list(csv.DictReader(io.StringIO(content.decode())))
+            ours = [line for line in lines if line.get("expected") != "0"]  # not the authors' numbers alone
+            assert lines
+            assert all("synthetic" in line["dataset"] for line in ours)
     assert '<p class="banner"' in files["reports/demo/index.html"].decode()
     assert WARNING in headline(params).splitlines()
 
@@ -137,14 +152,48 @@ def test_one_cell_has_no_interval(project: Path) -> None:
     )
 
 
+class CellRows(HTMLParser):
+    """The rows of the page's table of cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = self.cell = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = self.inside or (tag == "table" and "cells" in (dict(attrs).get("class") or ""))
+        if self.inside and tag == "tr":
+            self.rows.append([])
+        if self.inside and tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag != "table"
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.rows[-1][-1] += data
+
+
+def cell_rows(page: str) -> list[list[str]]:
+    parser = CellRows()
+    parser.feed(page)
+    return parser.rows
+
+
 def test_failed_and_missing_cells_are_listed_with_their_reason(project: Path) -> None:
     grid = small_grid()
     fabricate(grid, failed={"neu/alexnet/3shot/fdl/seed0"}, skip={"neu/alexnet/5shot/fdl/seed1"})
     collect(grid, partial=True)
     page = reported(grid)["reports/demo/index.html"].decode()
-    assert "2 cells</summary>" in page
-    assert '<th scope="row">neu/alexnet/3shot/fdl/seed0</th><td>failed</td>\n<td>12</td><td>member 2' in page
-    assert '<th scope="row">neu/alexnet/5shot/fdl/seed1</th><td>missing</td>' in page
+    assert "8 cells: 6 done, 1 failed, 1 missing." in page
+    texts = [[text.strip() for text in row] for row in cell_rows(page)]
+    (failed,) = [row for row in texts if row[5] == "failed"]
+    assert failed[:8] == ["neu", "alexnet", "3", "fdl", "0", "failed", "–", "2.0"]
+    assert failed[8].startswith("epoch 12: member 2: the cross-entropy is nan")
+    assert ["neu", "alexnet", "5", "fdl", "1", "missing", "–", "–", ""] in texts
     assert "n = 6 of 8 cells" in headline(grid)
 
 
@@ -179,5 +228,5 @@ def test_the_command_line_starts_without_the_plotting_packages() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=PARAMS_FILE.parent
     )
     loaded = set(result.stdout.split())
-    assert "fdl.reporting.figures" in loaded
+    assert "fdl.reporting.table_formats" in loaded
     assert not loaded & {"pandas", "matplotlib", "seaborn", "scipy", "jinja2"}

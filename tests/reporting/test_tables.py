@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fdl.params import Cell, Params, load
+from fdl.reporting import pages
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text
 from fdl.reporting.tables import Table, results_table
@@ -68,16 +69,17 @@ def texts(table: Table) -> list[str]:
 
 
 class Cells(HTMLParser):
-    """The texts of an HTML table's cells, row by row; whether a script got in."""
+    """The texts of an HTML table's cells, row by row; the scripts of the page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
-        self.tags: set[str] = set()
+        self.scripts: list[str] = []
         self.inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        if tag == "script":
+            self.scripts.append("")
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -89,6 +91,8 @@ class Cells(HTMLParser):
             self.inside = False
 
     def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
         if self.inside:
             self.rows[-1][-1] += data
 
@@ -171,7 +175,8 @@ def test_html_escapes_everything() -> None:
     assert "A&amp;B_c" in text
     parser = Cells()
     parser.feed(text)
-    assert "script" not in parser.tags
+    (ours,) = parser.scripts
+    assert ours.strip() == (Path(pages.__file__).parent / "templates" / "page.js").read_text().strip()
 
 
 def test_markdown_escapes_everything() -> None:
