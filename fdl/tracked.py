@@ -180,7 +180,8 @@ def experiment_tags(params: Params, made: int) -> dict[str, str]:
     means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in ("soft", "hard", "mean") for m in methods]
     views = {
         "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
-        "Cells": (CELL_TAG, [*identity, *final, "metrics.`resources/seconds`", "tags.`failure`"]),
+        # The run's name says which cell it is: its parts, to sort and group by, come last.
+        "Cells": (CELL_TAG, [*final, "metrics.`resources/seconds`", "tags.`failure`", *identity]),
     }
     hint = "Choose a table in the menu Views: Bundles (means over seeds) or Cells."
     synthetic = any(params.source_of(cell.dataset) == "synthetic" for cell in params.cells())

@@ -66,4 +66,4 @@ def _write_maps(record: Record, path: Path) -> None:
         np.concatenate([enlarged(image), *(on_grey(image, member[number]) for member in maps)], axis=1)
         for number, image in enumerate(images)
     ]
-    Image.fromarray(np.concatenate(rows)).save(path)
+    Image.fromarray(np.concatenate(rows)).reduce(2).save(path)  # a page shows no more, and there may be 1,000 of them

@@ -115,7 +115,7 @@ def _end_group(group: int) -> None:
 
 
 def main() -> int:
-    """Rounds of five kills until there were as many as asked for; exit 1 at the first difference."""
+    """Rounds of ten kills until there were as many as asked for; exit 1 at the first difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -128,7 +128,7 @@ def main() -> int:
     number = 0
     while total.total() < options.kills:
         number += 1
-        victims = chance.choices(list(VICTIMS), k=5)
+        victims = chance.choices(list(VICTIMS), k=10)
         folder = options.folder / f"round{number}"
         total += killed(folder, victims, chance)
         if (folder / "reports/demo/runs.csv").read_bytes() != expected or leftovers(folder):
