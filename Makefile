@@ -15,7 +15,7 @@ help:
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
-	@echo "make soak        50 kills of every stage, then a plain run: the numbers must be the same (hours on two cores)"
+	@echo "make soak        50 kills of every stage, then a plain run: the numbers must be the same (40 minutes)"
 	@echo "make audit       known weaknesses of the pinned packages"
 
 setup: $(READY)

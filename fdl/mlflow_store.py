@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-LOCK_SECONDS = 900.0  # many times a first pass over the 1,080 cells of `paper`: two minutes
+LOCK_SECONDS = 900.0  # many times a first pass over the 1,080 cells of `paper`
 
 # Read by MLflow when it is imported: nothing is sent anywhere but to the store, nothing printed.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}

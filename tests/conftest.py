@@ -54,6 +54,25 @@ def trained(trained_once, project):
     return tiny()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database with MLflow's tables and nothing in them: made once, it takes seconds."""
+    from fdl.mlflow_store import opened
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with opened(f"sqlite:///{file}", on_failure="no test can run"):
+        pass
+    return file
+
+
+@pytest.fixture
+def uri(empty_database, tmp_path, monkeypatch):
+    """URI of a database of this test alone, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
 @pytest.fixture(autouse=True)
 def denormals():
     """A bundle that is run inside a test switches denormals off for the whole process."""

@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,24 +120,6 @@ def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged:
 def write_records(params: Params) -> None:
     for cell in params.cells():
         write_record(params, cell)
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """A database with MLflow's tables, made by a pass that finds no record."""
-    folder: Path = tmp_path_factory.mktemp("mlflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert track(small_grid(), uri=f"sqlite:///{folder}/mlflow.db")["missing"] == 4
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def uri(empty_database, tmp_path, monkeypatch) -> str:
-    """URI of a database of this test alone, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_database, "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 class Store:

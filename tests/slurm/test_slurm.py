@@ -44,12 +44,12 @@ def done(folder: Path, *arguments: str) -> str:
     return result.stdout + result.stderr
 
 
-def undisturbed(project: Path) -> Path:
+def undisturbed(project: Path, target: str) -> Path:
     """The same settings run on this machine, without Slurm."""
     folder = project / "undisturbed"
     folder.mkdir()
     (folder / "params.yaml").write_bytes((project / "params.yaml").read_bytes())
-    done(folder, "--cores", "2")
+    done(folder, "--cores", "2", "--", target)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_a_grid_through_slurm_has_the_numbers_of_a_run_without_it(project: Path)
     assert {fields["TimeLimit"] for fields in with_gpu} == {"04:00:00"}
     assert len(new) == 9  # two datasets are prepared, one report is made; the rest is not worth a job
     runs = Path("reports/demo/runs.csv")
-    assert (undisturbed(project) / runs).read_bytes() == runs.read_bytes()
+    assert (undisturbed(project, "all") / runs).read_bytes() == runs.read_bytes()
     assert "Nothing to be done" in done(project, *THIS_CLUSTER)
 
 
@@ -110,6 +110,6 @@ def test_a_cancelled_job_and_one_out_of_time_are_continued_by_the_next(project: 
     assert len(epochs) >= 2
     assert epochs == sorted(set(epochs))
     record = Path("results/demo/bsd/alexnet/3shot/fdl/seed0")
-    other = undisturbed(project) / record
+    other = undisturbed(project, "runs") / record
     for name in ("metrics.json", "correct.npz"):
         assert (other / name).read_bytes() == (record / name).read_bytes()
