@@ -64,7 +64,8 @@ PART, WHOLE = {"new": 1, "missing": 1, "stale": 0}, {"new": 1, "missing": 0, "st
 
 
 def test_it_watches_until_every_cell_has_its_record() -> None:
-    said, waited = [], []
+    said: list[str] = []
+    waited: list[float] = []
     assert watch(passes(PART, PART, WHOLE), seconds=30, say=said.append, wait=waited.append) == WHOLE
     assert waited == [30, 30]
     assert said == ["mlflow: 1 new, 1 missing, 0 stale", "mlflow: 1 new, 0 missing, 0 stale"]
@@ -72,16 +73,17 @@ def test_it_watches_until_every_cell_has_its_record() -> None:
 
 def test_a_server_that_is_down_is_tried_again_after_longer_and_longer_waits() -> None:
     down = InputError("MLflow at http://box: the tracking server does not answer")
-    said, waited = [], []
+    said: list[str] = []
+    waited: list[float] = []
     assert watch(passes(down, down, PART, down, WHOLE), seconds=30, say=said.append, wait=waited.append) == WHOLE
     assert waited == [60, 120, 30, 60]
     assert said[0] == f"{down} (trying again in 60 s)"
 
 
 def test_a_server_that_stays_down_ends_it() -> None:
-    waited = []
+    waited: list[float] = []
     with pytest.raises(InputError, match="does not answer"):
-        watch(passes(*[InputError("it does not answer")] * ATTEMPTS), seconds=30, say=str, wait=waited.append)
+        watch(passes(*[InputError("it does not answer")] * ATTEMPTS), seconds=30, say=print, wait=waited.append)
     assert len(waited) == ATTEMPTS - 1
     assert max(waited) == LONGEST_WAIT
 
@@ -90,6 +92,6 @@ def test_ctrl_c_ends_it_with_a_word_on_what_goes_on() -> None:
     def interrupted(seconds):
         raise KeyboardInterrupt
 
-    said = []
+    said: list[str] = []
     assert watch(passes(PART), seconds=30, say=said.append, wait=interrupted) == PART
     assert said[-1].startswith("stopped; trainings go on")

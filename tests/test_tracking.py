@@ -428,6 +428,7 @@ def test_a_store_without_a_file_name_is_refused() -> None:
 
 def test_a_deleted_experiment_is_not_filled(uri) -> None:
     params = small_grid()
+    track(params, uri=uri)
     store = Store(uri)
     store.client.delete_experiment(store.experiment.experiment_id)
     with pytest.raises(InputError, match="was deleted; bring it back with `mlflow experiments restore"):
