@@ -62,6 +62,7 @@ test-slurm: $(READY)
 
 SOAK_KILLS ?= 50
 soak: $(READY)
+	@rm -rf scratch/soak
 	python -m tests.faults.soak --kills $(SOAK_KILLS) --folder scratch/soak
 
 audit: $(READY)
