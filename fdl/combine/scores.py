@@ -11,9 +11,9 @@ from fdl import layout, records
 from fdl.combine.voting import VOTES, softmax
 from fdl.currency import is_asked_for
 from fdl.errors import InputError
-from fdl.evaluation.cam import left_out, overlap
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
+from fdl.evaluation.overlap import left_out, overlap
 from fdl.locks import bundle_lock, holder_of
 from fdl.params import Cell, Params
 from fdl.provenance import SCORES_VERSION

@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl.evaluation.cam import left_out, overlap
+from fdl.evaluation.overlap import left_out, overlap
 from fdl.reporting.collect import Collected
 from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, which_images
 from fdl.reporting.titles import SYNTHETIC, method_title

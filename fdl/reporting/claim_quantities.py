@@ -178,7 +178,7 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
 
     A pair of members with an empty map in one arm is left out of both.
     """
-    from fdl.evaluation.cam import left_out, overlap
+    from fdl.evaluation.overlap import left_out, overlap
 
     cells = frozen.of(METHOD, BASELINE)
     found = [cell for cell in cells if cell in frozen.correct]

@@ -29,6 +29,7 @@ WARNING_COLOUR = "#b34400"
 _DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
 _BASELINE_DASH = (3, 1.5)
 DPI = 200  # dots per inch
+_COMPRESSION = 3  # of 9: a third of the default's seconds, a few percent more bytes
 _FACET = (2.35, 1.75)  # inches
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
@@ -64,7 +65,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
         for ending in endings:
             content = io.BytesIO()
             figure.savefig(content, format=ending, metadata=_UNDATED[ending])
-            figure.set_layout_engine("none")  # it stays as it was laid out for the first file
+            figure.set_layout_engine(None)  # it stays as it was laid out for the first file
             path = stem.with_name(f"{stem.name}.{ending}")
             records.write_atomically(path, content.getvalue())
             paths.append(path)
@@ -74,7 +75,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
 def save_picture(picture: "Image", stem: Path) -> list[Path]:
     """Write `<stem>.png`; return the file in a list."""
     content, path = io.BytesIO(), stem.with_suffix(".png")
-    picture.save(content, "png", dpi=(DPI, DPI))
+    picture.save(content, "png", dpi=(DPI, DPI), compress_level=_COMPRESSION)
     records.write_atomically(path, content.getvalue())
     return [path]
 

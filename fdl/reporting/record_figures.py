@@ -156,7 +156,7 @@ def image_overlaps(results: Results, net: Net) -> dict[str, Floats]:
 
     A pair with an empty map in one method is left out of both (docs/claims.md, C4); images without a pair too.
     """
-    from fdl.evaluation.cam import left_out, overlap
+    from fdl.evaluation.overlap import left_out, overlap
 
     compared = results.compared(*net)
     found: dict[str, list[Floats]] = {method: [] for method in compared}

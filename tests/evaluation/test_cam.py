@@ -7,7 +7,8 @@ from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn import functional
 
-from fdl.evaluation.cam import CLASSES, cam_record, grad_cam, left_out, normalise, overlap, pair_cosines
+from fdl.evaluation.cam import CLASSES, cam_record, grad_cam, normalise, pair_cosines
+from fdl.evaluation.overlap import left_out, overlap
 from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import CellData, Images, build_members, predict, to_input, train

@@ -1,0 +1,57 @@
+"""How long the report of a large grid takes, and how large its page is, with fabricated records.
+
+    python -m benchmarks.report_time
+
+The grid is that of preset `paper` with six seeds, 1,296 cells; their numbers are invented and go to a temporary
+folder. Prints seconds of processor and of the clock, for `report` as a process of its own, and the size of the page;
+ends with 1 if a second report differs from the first in a single byte.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fdl import layout
+from fdl.params import load
+from fdl.reporting.collect import collect
+from tests.reporting.fabricate import PARAMS_FILE, fabricate
+
+SEEDS = [0, 1, 2, 3, 4, 5]
+
+
+def main() -> int:
+    """Make the records, then the report twice."""
+    params = load(PARAMS_FILE, preset="paper", overrides={"seeds": SEEDS})
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        settings = params.write(layout.RESULTS)
+        fabricate(params)
+        collect(params)
+        first, second = _report(settings), _report(settings)
+        page = layout.report_folder(params) / "index.html"
+        print(f"{len(params.cells())} cells; index.html {page.stat().st_size / 1e6:.1f} MB")
+        os.chdir(PARAMS_FILE.parent)
+    differing = [str(path) for path in first if first[path] != second.get(path)]
+    print(f"second report: {', '.join(differing) or 'no byte'} differs")
+    return 1 if differing else 0
+
+
+def _report(settings: Path) -> dict[Path, str]:
+    """Run the verb; the digests of its files."""
+    before, start = os.times(), time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(PARAMS_FILE.parent), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # packages are compiled once, not each time
+    subprocess.run([sys.executable, "-m", "fdl", "report", "--params", settings], check=True, env=environment)
+    wall, after = time.perf_counter() - start, os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    print(f"report: {wall:.1f} s, of which {busy:.1f} s of processor")
+    files = (path for path in Path("reports").rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

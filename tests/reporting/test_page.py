@@ -1,0 +1,175 @@
+"""The page in a browser: nothing goes wrong, nothing is fetched, and everything works by hand and by keyboard."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+from fdl.reporting.collect import collect
+from fdl.reporting.report import write_report
+from tests.reporting.fabricate import fabricate, small_grid
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a report of two backbones, sixteen cells, one of them failed."""
+    folder = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = small_grid(backbones=["alexnet", "vgg"])
+        fabricate(params, failed={"neu/vgg/5shot/fdl/seed1"})
+        collect(params)
+        write_report(params)
+    return (folder / "reports" / "demo" / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@dataclass
+class Visit:
+    """An opened page, and what it did besides being shown."""
+
+    page: Page
+    complaints: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(params=[1440, 390], ids=["wide", "narrow"])
+def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
+    """A visit in a window of a desktop's or a phone's width; at its end nothing must have gone wrong."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    seen = Visit(page, [], [])
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            seen.complaints.append(message.text)
+
+    page.on("console", heard)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    page.on("request", lambda sent: seen.requests.append(sent.url))
+    page.goto(address)
+    yield seen
+    assert seen.complaints == []
+    assert [url for url in seen.requests if url != address and not url.startswith("data:")] == []
+    context.close()
+
+
+def column(table: Locator, place: int) -> list[str]:
+    """Texts of a column, as far as its rows are shown."""
+    rows = table.locator("tbody tr:visible")
+    return [text.strip() for text in rows.locator(f"> :nth-child({place})").all_inner_texts()]
+
+
+def test_the_page_is_no_wider_than_its_window(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator("h1")).to_have_text("fdl: preset demo")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    unnamed = "[...document.images].filter((image) => !image.alt && !image.closest('dialog')).length"
+    assert page.evaluate(unnamed) == 0
+
+
+def test_every_picture_is_there(visit: Visit) -> None:
+    broken = "[...document.images].filter((image) => image.src && !image.naturalWidth).length"
+    visit.page.evaluate("Promise.all([...document.images].filter((i) => i.src).map((i) => i.decode()))")
+    assert visit.page.evaluate(broken) == 0
+
+
+def test_a_column_sorts_both_ways_and_rows_without_value_stay_last(visit: Visit) -> None:
+    table = visit.page.locator("table.cells")
+    head = table.locator("thead th").filter(has_text="Accuracy")
+    for direction in ("ascending", "descending"):
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", direction)
+        *values, last = column(table, 7)
+        assert last == "–"
+        assert len(values) == 15
+        assert [float(value) for value in values] == sorted(map(float, values), reverse=direction == "descending")
+
+
+def test_numbers_sort_as_numbers(visit: Visit) -> None:
+    table = visit.page.locator("section[aria-label^='Test accuracy, soft vote'] table").first
+    head = table.locator("th[data-column='3']")
+    head.get_by_role("button").press("Enter")
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    means = [float(text.split(" ")[0]) for text in column(table, 4)]
+    assert means == sorted(means)
+    assert len(means) == 2
+
+
+def test_the_filter_leaves_the_rows_with_all_its_words(visit: Visit) -> None:
+    table = visit.page.locator("table.cells")
+    box = visit.page.locator("label.filter:has(+ .scroll table.cells)").get_by_role("searchbox")
+    box.fill("vgg FDL")
+    assert set(column(table, 2)) == {"vgg"}
+    assert set(column(table, 4)) == {"fdl"}
+    expect(visit.page.locator("label.filter:has(+ .scroll table.cells) output")).to_have_text("4 of 16 rows")
+    box.fill("")
+    assert len(column(table, 2)) == 16
+
+
+def test_the_gallery_shows_what_is_chosen(visit: Visit) -> None:
+    page = visit.page
+    shown = page.locator(".exhibit:visible")
+    expect(shown).to_have_count(1)
+    page.locator("#gallery-choices").get_by_label("Backbone").select_option("vgg")
+    page.locator("#gallery-choices").get_by_label("Images per class").select_option("5")
+    expect(shown).to_have_count(1)
+    expect(shown).to_contain_text("VGG · 5 images per class · seed 0")
+    panels = shown.locator(".panel img")
+    assert panels.count() == 5 * 2 * 5  # images, methods, members
+    assert page.evaluate("[...document.querySelectorAll('.exhibit .panel img')].every((image) => image.naturalWidth)")
+    page.locator("#gallery-choices").get_by_label("Images per class").select_option("")
+    expect(shown).to_have_count(2)
+
+
+def test_figures_enlarge_and_close_by_keyboard(visit: Visit) -> None:
+    page = visit.page
+    link, dialog = page.locator("#figure-accuracy_over_shots a.enlarge"), page.locator("dialog")
+    expect(dialog).to_be_hidden()
+    link.focus()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_visible()
+    expect(dialog).to_contain_text("Test accuracy of 5 members")
+    small, large = link.locator("img").bounding_box(), dialog.locator("img").bounding_box()
+    assert small is not None
+    assert large is not None
+    assert large["width"] >= small["width"]
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert link.evaluate("link => link === document.activeElement")
+
+
+def test_the_keyboard_reaches_every_control(visit: Visit) -> None:
+    page = visit.page
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.className || '')"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert {name.split(" ")[0] for name in reached} >= {"A", "BUTTON", "DIV", "SUMMARY"}
+
+
+def test_the_links_of_the_page_lead_somewhere(visit: Visit, address: str) -> None:
+    folder = Path(address.removeprefix("file://")).parent
+    targets = visit.page.locator("a[href]").evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+    for target in targets:
+        if target.startswith("#"):
+            assert visit.page.evaluate("id => document.getElementById(id) !== null", target[1:]), target
+        else:
+            assert (folder / target).is_file(), target
