@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl import layout, records
+from fdl.currency import has_todays_scores
 from fdl.errors import InputError
 from fdl.params import Cell, Params
 
@@ -54,7 +55,7 @@ class CellState:
     settings: str  # digest of the settings asked for
     training: str | None = None  # digest of the training recorded: settings, draw and pixels
     epoch: int | None = None  # 0-based epoch in which a failed cell diverged
-    reason: str | None = None  # why it failed, or what is damaged
+    reason: str | None = None  # why it failed, what is damaged, or why it is stale although of these settings
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,8 @@ def _read(params: Params, cell: Cell) -> tuple[CellState, dict[str, Any] | None]
             return CellState(cell, "missing", settings), None
         if run["digests"]["settings"] != settings:
             return CellState(cell, "stale", settings), None
+        if not has_todays_scores(run):
+            return CellState(cell, "stale", settings, reason="scored by an older version: `fdl combine`"), None
         records.verify(folder, run)
     except InputError as error:
         return CellState(cell, "damaged", settings, reason=_one_line(error)), None
@@ -221,9 +224,11 @@ def _refusal(params: Params, unusable: list[CellState], total: int) -> str:
         if names:
             more = ", …" if len(names) > _NAMED else ""
             parts.append(f"{len(names)} {status} ({', '.join(names[:_NAMED])}{more})")
+    scored = [state for state in unusable if state.status == "stale" and state.reason]
+    again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     return (
         f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
-        f"`python -m fdl run --preset {params.preset}` trains just these, `collect --partial` leaves them out"
+        f"{again}`python -m fdl run --preset {params.preset}` trains just these, `collect --partial` leaves them out"
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from fdl import layout, records
 from fdl.evaluation.metrics import ECE_BINS
 from fdl.params import Cell, Params, load
+from fdl.provenance import SCORES_VERSION
 from fdl.reference.protocol import DATASETS
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
@@ -138,7 +139,11 @@ def _run(
         "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
         "status": "failed" if diverged else "done",
         "failure": {"epoch": 12, "reason": "member 2: the cross-entropy is nan"} if diverged else None,
-        "digests": {"settings": params.settings_digest(cell), "training": f"training of {cell.key}"},
+        "digests": {
+            "settings": params.settings_digest(cell),
+            "training": f"training of {cell.key}",
+            "scores": SCORES_VERSION,
+        },
         "settings": params.training_settings(cell),
         "data": {
             "source": params.source,

@@ -1,6 +1,7 @@
 """`collect` on fabricated records: what it writes, what it refuses."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from fdl import layout
 from fdl.errors import InputError
 from fdl.params import Params
+from fdl.provenance import SCORES_VERSION
 from fdl.reporting.collect import collect, headline_values, read_collected, read_runs
 from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
 
@@ -193,3 +195,16 @@ def test_an_unknown_combiner_is_refused_with_the_known_ones(project: Path) -> No
     collect(params)
     with pytest.raises(InputError, match=r"stacking.*accuracy, f1_macro, .* of .*soft"):
         headline_values(params, read_runs(params), combiner="stacking", metric="accuracy")
+
+
+def test_a_record_scored_by_an_older_version_is_stale_and_says_how_to_score_it_again(project: Path) -> None:
+    params = small_grid()
+    fabricate(params)
+    path = record(params, FIRST) / "run.json"
+    run = json.loads(path.read_text())
+    run["digests"]["scores"] = SCORES_VERSION - 1
+    path.write_text(json.dumps(run))
+    message = refused(params)
+    assert f"1 stale ({FIRST})" in message
+    assert "`python -m fdl combine --preset demo` scores 1 of them again" in message
+    assert len(collect(params, partial=True).left_out) == 1
