@@ -49,7 +49,7 @@ def seconds_per_cell(results: Results) -> "Figure":
                 )  # fmt: skip
                 one.legend().remove()
                 one.set_xscale("log")
-                one.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                one.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 one.minorticks_off()
             one.set_title(backbone_title(backbone))

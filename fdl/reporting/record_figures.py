@@ -83,6 +83,7 @@ def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floa
         axes.plot(epochs, mean, **of, linewidth=1.3, label=method_title(method))
     axes.locator_params(nbins=4)
     if not curves:
+        axes.set(xticks=[], yticks=[])
         say_nothing_there(axes)
 
 

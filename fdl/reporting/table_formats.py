@@ -13,6 +13,7 @@ _PANEL_SHOTS = 3  # numbers of shots side by side on a page
 _TERMINAL = 120  # characters
 
 # The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
+_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - {"×", "÷"}  # letters that LaTeX knows in UTF-8 since 2018
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -193,7 +194,11 @@ def _latex_line(cells: list[str]) -> str:
 
 
 def latex_text(text: str) -> str:
-    return text.translate(_LATEX)
+    """Text as pdfLaTeX reads it: no command, and no character that stops it for want of a glyph."""
+    return "".join(
+        letter if letter.isascii() or letter in _LATIN else f"[U+{ord(letter):04X}]"
+        for letter in text.translate(_LATEX)
+    )
 
 
 def html_fragment(table: Table) -> str:

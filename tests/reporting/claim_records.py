@@ -9,6 +9,7 @@ import numpy as np
 from fdl import layout, records
 from fdl.combine.scores import write_scores
 from fdl.params import Cell, Params, load
+from fdl.provenance import SCORES_VERSION
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, invented
@@ -99,7 +100,11 @@ def run(params: Params, cell: Cell, diverged: bool) -> dict[str, Any]:
         "key": cell.key,
         "status": "failed" if diverged else "done",
         "failure": {"epoch": 12, "reason": "member 2: the cross-entropy is nan"} if diverged else None,
-        "digests": {"settings": params.settings_digest(cell), "training": f"training of {cell.key}"},
+        "digests": {
+            "settings": params.settings_digest(cell),
+            "training": f"training of {cell.key}",
+            "scores": SCORES_VERSION,
+        },
         "data": {"source": params.source, "synthetic": synthetic, "notes": [], "test": IMAGES}
         | {"classes": [str(label) for label in range(CLASSES)], "hash": cell.dataset},
         "split": {"hash": f"{cell.dataset} {cell.shots} {cell.seed}"},

@@ -16,7 +16,7 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 from fdl import layout, receipts
 from fdl import params as fdl_params
 from fdl.errors import InputError
-from fdl.reporting.targets import report_files
+from fdl.reporting.targets import report_files, targets
 from fdl.training.device import gpu_slots
 
 try:
@@ -61,6 +61,10 @@ PREPARED = sorted(
 receipts.remove_outdated(PARAMS)
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
 REPORTS = report_files(PARAMS)
+SHOWN = {
+    target.path(PARAMS, "html" if target.kind == "table" else "png"): target
+    for target in targets(PARAMS)
+}
 # Beside the report, not the records: for DVC a stage's folder must not change after the stage.
 TRACKED = f"{layout.report_folder(PARAMS)}/tracked.json"
 
@@ -103,6 +107,19 @@ def bundle_splits(wildcards):
 def settings_digests(wildcards):
     """What a bundle was asked to train: a new seed, method or value runs this job again, and no other."""
     return receipts.asked_for(PARAMS, bundle_cells(wildcards))
+
+
+def shown_in_report(path):
+    """An output of the rule report, marked for `snakemake --report` if it is the form of a table or figure to look at."""
+    target = SHOWN.get(path)
+    if target is None:
+        return path
+    return report(
+        path,
+        caption=f"../report/{target.maker}.rst",
+        category=f"{target.kind.capitalize()}s",
+        labels={"name": target.title},
+    )
 
 
 wildcard_constraints:

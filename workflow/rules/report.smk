@@ -16,7 +16,7 @@ rule report:
     input:
         REPORTS["collected"],
     output:
-        REPORTS["made"],
+        [shown_in_report(path) for path in REPORTS["made"]],
     log:
         f"logs/report/{PARAMS.preset}.log",
     conda:
