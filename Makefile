@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint types tests format ui test-slurm soak audit
+.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak audit
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
 	@echo "make test        set everything up if needed, then lint, types and tests"
+	@echo "make test-latex  compile the LaTeX tables (needs pdflatex)"
 	@echo "make ui          browse the runs in MLflow on this machine"
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
@@ -45,7 +46,7 @@ lint: $(READY)
 types: $(READY)
 	mypy
 
-tests: $(READY)
+tests: $(READY) chromium
 	python -m pytest --numprocesses auto
 
 format: $(READY)
@@ -67,3 +68,19 @@ soak: $(READY)
 
 audit: $(READY)
 	uv tool run --quiet pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
+
+# What some tests need of Debian: installed by root, else named; without it those tests are skipped.
+define debian
+@command -v $(1) > /dev/null || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	then apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(2) > /dev/null \
+		|| echo "fdl: apt-get could not install $(2): $(3) are skipped" >&2; \
+	else echo "fdl: no $(1): $(3) are skipped; on Debian: apt-get install $(2)" >&2; fi; }
+endef
+
+chromium:
+	$(call debian,chromium,chromium,the tests of the page in a browser)
+
+test-latex: $(READY)
+	$(call debian,pdflatex,texlive-latex-recommended,the tests of the LaTeX tables)
+	python -m pytest --numprocesses 0 -rs tests/reporting/test_latex.py

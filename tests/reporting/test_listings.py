@@ -1,0 +1,149 @@
+"""Tables of plain rows and the numbers behind figures, worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fdl.evaluation.metrics import confidence_bins
+from fdl.params import Params, load
+from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
+from fdl.reporting.collect import collect
+from fdl.reporting.comparison_tables import ablation_table, combiner_table
+from fdl.reporting.cost_tables import cost_table
+from fdl.reporting.gallery import gallery
+from fdl.reporting.listings import Listing, to_csv
+from fdl.reporting.pair_figures import bundle_interval, measured_differences, overall_interval
+from fdl.reporting.record_figures import image_overlaps
+from fdl.reporting.results import Results, Spread, read_results, spread
+from fdl.reporting.targets import targets
+from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
+
+# Soft-vote accuracy by shots and method, of seeds 0 and 1.
+VALUES = {
+    (3, "classical"): (0.40, 0.44),
+    (3, "fdl"): (0.45, 0.47),
+    (5, "classical"): (0.5, 0.5),
+    (5, "fdl"): (0.6, 0.5),
+}
+
+
+def results_of(params: Params, failed: tuple[str, ...] = ()) -> Results:
+    fabricate(params, accuracy={c: VALUES[c.shots, c.method][c.seed] for c in params.cells()}, failed=failed)
+    collect(params)
+    return read_results(params)
+
+
+def rows(table: Listing) -> list[dict[str, str]]:
+    headings = [column.heading for column in table.columns]
+    return [dict(zip(headings, line.texts, strict=True)) for line in table.lines]
+
+
+def test_prediction_interval_by_hand() -> None:
+    # t(0.975, 4) = 2.7764; 2.7764 · 2 · √(1 + 1/5) = 6.083.
+    assert prediction_interval(Spread(50, 2, 5)) == pytest.approx((43.917, 56.083), abs=1e-3)
+    assert prediction_interval(spread([50.0])) is None
+    assert prediction_interval(spread([])) is None
+
+
+@pytest.mark.parametrize(("shift", "word"), [(0.0, "inside"), (0.4, "outside")])
+def test_the_authors_run_stands_beside_ours(project: Path, shift: float, word: str) -> None:
+    run = next(run for run in stored_runs() if "soft_voting_acc" in run.numbers and run.bundle.dataset == "neu")
+    theirs = run.numbers["soft_voting_acc"]
+    grid = small_grid(backbones=[run.bundle.backbone], shots=[run.bundle.shots], methods=[run.method])
+    middle = theirs - shift
+    fabricate(grid, accuracy={cell: middle + (-0.01, 0.01)[cell.seed] for cell in grid.cells()})
+    collect(grid)
+    table = author_table(read_results(grid))
+    (row,) = [r for r in rows(table) if r["Measure"] == "soft vote" and "(synthetic)" in r["Dataset"]
+              and "not in the grid" not in r["Ours"]]  # fmt: skip
+    # Seeds ± 1 point: s = √2; t(0.975, 1) = 12.706; half width 12.706 · √2 · √1.5 = 22.01.
+    assert row["Authors"] == f"{100 * theirs:.1f}"
+    assert row["Ours"] == f"{100 * middle:.1f} ± 1.4"
+    assert row["Seeds"] == "2 of 2"
+    assert row["Width"] == "44.0"
+    assert row["Inside"] == word
+    assert "synthetic images" in row["What differs in ours"]
+    assert "width × 0.125" in row["What differs in ours"]
+    others = [r for r in rows(table) if r["Ours"] == "not in the grid"]
+    assert others
+    assert {r["Inside"] for r in others} == {"–"}
+
+
+def test_methods_and_their_paired_differences_by_hand(project: Path) -> None:
+    found = rows(ablation_table(results_of(small_grid())))
+    assert [(r["Method"], r["Accuracy"], r["Δ"], r["Seeds"]) for r in found] == [
+        ("classical", "42.0 ± 2.8", "–", "2 of 2"),
+        ("FDL", "46.0 ± 1.4", "+4.0 ± 1.4", "2 of 2"),
+        ("classical", "50.0 ± 0.0", "–", "2 of 2"),
+        ("FDL", "55.0 ± 7.1", "+5.0 ± 7.1", "2 of 2"),
+        ("FDL", "50.5", "+4.5", "2 of 2"),  # over both bundles
+    ]
+    assert found[-1]["Dataset"] == "all (synthetic)"
+
+
+def test_combiners_stand_side_by_side_and_missing_seeds_show(project: Path) -> None:
+    table = combiner_table(results_of(small_grid(), failed=("neu/alexnet/3shot/fdl/seed1",)))
+    found = rows(table)
+    assert (found[0]["Soft vote"], found[0]["Hard vote"]) == ("42.0 ± 2.8", "37.8 ± 2.5")  # the others: 0.9 of it
+    assert found[1]["Soft vote"] == "45.0 (n=1)"
+    assert any("1 of 8 cells have none" in remark for remark in table.remarks)
+    assert to_csv(table).splitlines()[0].startswith("dataset,backbone,shots,method,mean_mean,mean_std,mean_n,")
+
+
+def test_costs_are_the_medians_of_the_records(project: Path) -> None:
+    (classical, fdl) = rows(cost_table(results_of(small_grid(), failed=("neu/alexnet/3shot/fdl/seed1",))))
+    assert classical["Parameters of a member"] == "12,345"
+    assert (classical["Seconds"], classical["Training"]) == ("2.0 (2.0 to 2.0)", "1.5")
+    assert (classical["Memory (MB)"], classical["Cells"], fdl["Cells"]) == ("512", "4", "3 (1 failed)")
+
+
+def test_intervals_of_differences_by_hand(project: Path) -> None:
+    # t(0.975, 2) = 4.3027; s = 1; 4.3027 / √3 = 2.4842.
+    interval = bundle_interval([1.0, 2.0, 3.0])
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((2, -0.4842, 4.4842), abs=1e-4)
+    assert np.isnan(bundle_interval([1.0]).low)
+    differences = measured_differences(results_of(small_grid()), "fdl")
+    assert sorted(round(d.accuracy, 6) for d in differences) == [0, 3, 5, 10]
+    # Invented disagreement is 1 − accuracy: it falls by what the accuracy gains.
+    assert [d.disagreement for d in differences] == pytest.approx([-d.accuracy for d in differences])
+    # Seeds 0: 5 and 10; seeds 1: 3 and 0. Jackknife of two: means 1.5 and 7.5, error 3; t(0.975, 1) = 12.706.
+    overall = overall_interval(differences)
+    assert (overall.mean, overall.high - overall.mean) == pytest.approx((4.5, 38.119), abs=1e-2)
+    assert overall.n == 4
+
+
+def test_bins_of_confidence_by_hand() -> None:
+    sure = np.array([0.55, 0.95, 1.0])
+    count, confidence, right = confidence_bins(np.stack([sure, 1 - sure], axis=1), np.array([0, 1, 0]))
+    assert np.flatnonzero(count).tolist() == [8, 14]  # of width 1/15: (0.533, 0.6] and (0.933, 1]
+    assert count[[8, 14]].tolist() == [1, 2]
+    assert confidence[[8, 14]] == pytest.approx([0.55, 1.95])
+    assert right[[8, 14]].tolist() == [1, 1]
+
+
+def test_overlaps_are_of_all_seeds_of_the_cells_compared(project: Path) -> None:
+    found = image_overlaps(results_of(small_grid()), ("neu", "alexnet"))
+    assert {method: of.tolist() for method, of in found.items()} == {"classical": [0.5] * 8, "fdl": [0.5] * 8}
+
+
+def test_the_gallery_shows_the_first_seed_with_both_methods_of_every_bundle(project: Path) -> None:
+    shown = gallery(results_of(small_grid(), failed=("neu/alexnet/5shot/fdl/seed0",)))
+    assert [exhibit.title.rpartition(" · ")[2] for exhibit in shown.exhibits] == ["seed 0", "seed 1"]
+    assert len(shown.pictures) == 5  # images, each stored once for both
+    strip = shown.exhibits[0].strips[1]
+    (_, panels), (second, _) = strip.lines
+    assert second == "FDL"
+    assert [panel.empty for panel in panels] == [False, True, True, True, True]
+    assert [panel.right for panel in panels] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("preset", ["demo", "lite", "authors", "paper"])
+def test_the_documentation_lists_every_table_and_figure(preset: str) -> None:
+    listed = (PARAMS_FILE.parent / "docs" / "report.md").read_text()
+    for target in targets(load(PARAMS_FILE, preset=preset)):
+        general = {"training": "training_DATASET"} | {
+            name: f"{name}_DATASET_BACKBONE" for name in ("cam", "descriptors")
+        }
+        assert f"`{general.get(target.maker, target.name)}`" in listed
+        assert (PARAMS_FILE.parent / "workflow" / "report" / f"{target.maker}.rst").is_file()
