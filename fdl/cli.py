@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import cli_data, cli_results, layout, records
+from fdl import cli_costs, cli_data, cli_results, layout, records
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_results.app)  # without a name: its verbs are the app's
+app.add_typer(cli_costs.app)
 
 
 @app.command()

@@ -167,11 +167,12 @@ def _opened(params: Params, bundle: Bundle, say: Say) -> Iterator[tuple[list[Cel
         device_slot(params.device, layout.SCRATCH / "locks") as device,
         signals_wait_for_the_epoch(),
     ):
-        _set_up_torch(params, device)
+        set_up_torch(params, device)
         yield cells, _BundleInputs(params, bundle, device, holder)
 
 
-def _set_up_torch(params: Params, device: str) -> None:
+def set_up_torch(params: Params, device: str) -> None:
+    """Threads, precision and determinism of this process, as the settings ask; raises `InputError` without CUDA."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: CUDA does not start (driver, or FDL_GPU_SLOTS without a GPU?); set device: cpu")
     torch.set_num_threads(params.threads)

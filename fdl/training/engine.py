@@ -224,7 +224,7 @@ def train(
         checkpoint.show(result.history, settings.epochs)
     pace = Pace(settings.epochs, len(data.train))
     for epoch in range(start, settings.epochs):
-        row = _train_epoch(settings, data.train, nets, optimiser, epoch)
+        row = train_epoch(settings, data.train, nets, optimiser, epoch)
         result.history.append(row)
         if reason := divergence(settings, row):
             raise Diverged(epoch, reason, result.history)
@@ -287,7 +287,7 @@ def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, sele
     return int(state["epoch"]) + 1
 
 
-def _train_epoch(
+def train_epoch(
     settings: CellSettings, train: Images, nets: list[nn.Module], optimiser: Adam, epoch: int
 ) -> dict[str, float]:
     """One pass over the training images; the row of the history, means over steps (accuracy: over images)."""

@@ -1,0 +1,73 @@
+"""The verbs about cost: `python -m fdl {plan,bench}`."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fdl import records
+from fdl.cli_options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
+
+if TYPE_CHECKING:
+    from fdl.planning import Plan
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    file: ParamsOption = DEFAULT,
+    preset: PresetOption = None,
+    configfile: ConfigfileOption = None,
+    set_: SetOption = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Bundles at once; none: one per core, or per GPU.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of the calibration.")] = 20.0,
+    as_json: Annotated[bool, flag("--json", "Print the plan as JSON.")] = False,
+) -> None:
+    """Say before the start what the grid costs on this machine: hours, memory, disk."""
+    resolved = load(file, preset, set_, configfile)
+    from fdl import planning
+
+    made = planning.plan(resolved, processes=processes, seconds=seconds)
+    if as_json:
+        print(records.to_json(made.as_json()).decode(), end="")
+    else:
+        _print_plan(made)
+
+
+def _print_plan(made: "Plan") -> None:
+    """A line for each dataset and backbone, then what the whole takes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("dataset/backbone", box=None, pad_edge=False)
+    names = ("cells", "finished", "PFLOP", "hours", "RAM GiB", "GPU GiB", "checkpoints GiB", "records GiB")
+    for name in names:
+        table.add_column(name, justify="right")
+    groups: dict[str, list[int]] = {}
+    for position, line in enumerate(made.lines):
+        groups.setdefault(line.bundle.rpartition("/")[0], []).append(position)
+    for name, positions in groups.items():
+        lines = [made.lines[position] for position in positions]
+        table.add_row(
+            name,
+            str(sum(line.cells for line in lines)),
+            str(sum(line.finished for line in lines) or "·"),
+            f"{sum(line.flops for line in lines) / 1e15:.3g}",
+            f"{sum(line.hours for line in lines):.2f}",
+            f"{max(line.memory for line in lines):.1f}",
+            f"{max(line.gpu_memory for line in lines):.1f}",
+            f"{max(line.scratch for line in lines):.2f}",
+            f"{sum(line.records for line in lines):.2f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    cells, finished = (sum(getattr(line, name) for line in made.lines) for name in ("cells", "finished"))
+    flops, hours = sum(line.flops for line in made.lines), sum(line.hours for line in made.lines)
+    print(f"{made.preset}: {cells - finished} of {cells} cells to train, {flops / 1e15:.3g} PFLOP")
+    print(f"on this machine ({made.device}): {hours:.2f} hours of one process, {made.hours:.2f} with {made.processes}")
+    print(f"memory {made.memory:.1f} GiB, checkpoints up to {made.scratch:.2f} GiB, records {made.records:.2f} GiB")
+    print("hours are of an otherwise idle machine; data, heads' own layers, scores and the report come on top")
+    for note in made.notes:
+        print(f"note: {note}")

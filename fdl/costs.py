@@ -1,0 +1,174 @@
+"""What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`fdl.planning` measures)."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fdl import layout
+from fdl.data import prepare
+from fdl.errors import InputError
+from fdl.grid import Cell
+from fdl.head_settings import head_settings
+from fdl.params import Params
+from fdl.reference.protocol import DATASETS
+
+EVALUATED = 200  # images at a time: `fdl.training.engine.EVALUATION_BATCH`, which would import torch
+
+
+@dataclass(frozen=True)
+class Net:
+    """One member, per image. A multiplication and an addition are two FLOPs; convolutions and dense layers count."""
+
+    forward: float  # FLOPs of an evaluation
+    training: float  # FLOPs forward and backward
+    parameters: int  # and running statistics
+    kept: int  # bytes of float32 outputs that a training step keeps
+    largest: int  # bytes of the largest output
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides a `Net`."""
+
+    backbone: str
+    dataset: str  # whose networks are built
+    classes: int
+    image_size: int
+    width: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images through one net, over the whole life of a cell and all its members."""
+
+    shape: Shape
+    members: int
+    trained: int  # forward and backward
+    evaluated: int
+    mapped: int  # class activation maps: forward in float32
+    images: int  # in the memory: training, validation, test
+
+    @property
+    def flops(self) -> float:
+        """All of it."""
+        net = count(self.shape)
+        return self.trained * net.training + (self.evaluated + self.mapped) * net.forward
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of images; `prepared`: counted in the prepared images, else the authors'."""
+
+    classes: int
+    validation: int
+    test: int
+    prepared: bool
+
+
+def sizes(params: Params, dataset: str, backbone: str) -> Sizes:
+    """Images of a dataset.
+
+    Raises:
+        InputError: the user's own images, which are not prepared yet.
+    """
+    folder = layout.prepared_folder(params, dataset, params.pool_of(dataset, backbone))
+    if (file := folder / "dataset.json").is_file():
+        return _prepared(folder.resolve(), file.stat().st_mtime_ns)
+    if params.own(dataset):
+        raise InputError(f"{dataset}: how many images there are is known after `python -m fdl data prepare {dataset}`")
+    protocol = DATASETS[dataset]
+    classes = len(protocol.classes)
+    test = sum(protocol.test) if len(protocol.test) > 1 else protocol.test[0] * classes
+    return Sizes(classes, protocol.validation * classes, test, False)
+
+
+@cache
+def _prepared(folder: Path, changed: int) -> Sizes:
+    prepared = prepare.load(folder)
+    return Sizes(len(prepared.classes), int((prepared.pools == 1).sum()), int((prepared.pools == 2).sum()), True)
+
+
+def work(params: Params, cell: Cell) -> Work:
+    """What a cell asks of its nets; raises as `sizes`."""
+    settings, of = params.training_settings(cell), sizes(params, cell.dataset, cell.backbone)
+    members, epochs, rules = settings["members"], settings["epochs"], len(settings["selections"])
+    train, rates = cell.shots * of.classes, len(settings.get("learning_rates", [0]))
+    validations = epochs // settings["evaluate_every"] if settings["evaluate_every"] else 1
+    again = train if settings["bn_statistics"] == "reestimate" else 0
+    trained = rates * epochs * train
+    evaluated = rates * validations * (of.validation + again) + rules * (of.validation + of.test)
+    if heads := head_settings(params, cell):
+        validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
+        frozen = (1 + heads.epochs * heads.augment) * train + of.validation + of.test
+        tuned = (validated + 1) * (of.validation + again) + of.test
+        evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
+        trained += len(heads.heads) * heads.tuning_epochs * train
+    shape = Shape(
+        cell.backbone, settings.get("like", cell.dataset), of.classes, settings["image_size"], settings["width"]
+    )
+    images = train + of.validation + of.test
+    return Work(shape, members, members * trained, members * evaluated, members * of.test, images)
+
+
+@cache
+def count(shape: Shape) -> Net:
+    """Count in a net of fake tensors: nothing is computed, nothing takes memory."""
+    import torch
+    from torch import nn
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fdl.models import build
+
+    images = 2
+    outputs: list[int] = []
+
+    def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        outputs.append(output.numel() * 4 // images)
+
+    with FakeTensorMode():
+        net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width)
+        for module in net.modules():
+            if not list(module.children()) and not isinstance(module, nn.Flatten):
+                module.register_forward_hook(note)
+        with FlopCounterMode(display=False) as forward:
+            logits, _ = net(torch.empty(images, 3, shape.image_size, shape.image_size))
+        with FlopCounterMode(display=False) as backward:
+            logits.sum().backward()
+    parameters = sum(value.numel() for value in net.state_dict().values())
+    flops, more = forward.get_total_flops() / images, backward.get_total_flops() / images
+    return Net(flops, flops + more, parameters, sum(outputs), max(outputs))
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What a bundle needs."""
+
+    memory: int  # of its process on a CPU, without the libraries
+    gpu: int  # of a GPU, if all its runs are fused; estimated, not tried
+    scratch: int  # checkpoints below scratch/ at any time
+    records: int  # for good
+
+
+def space(params: Params, cells: list[Cell]) -> Bytes:
+    """Bytes of the cells of a bundle; a process trains one after the other on a CPU, all together on a GPU."""
+    each = [work(params, cell) for cell in cells]
+    largest = max(each, key=lambda one: one.members * count(one.shape).parameters)
+    net, batch = count(largest.shape), params.batch_size
+    rules = len(params.selections_of(cells[0].dataset))
+    weights = 4 * largest.members * net.parameters
+    state = (3 + rules) * weights  # weights, two moments, the best of every rule
+    images = 3 * largest.shape.image_size**2 * largest.images
+    step = max(largest.members * batch * net.kept, 2 * EVALUATED * net.largest) + weights  # and gradients
+    of = sizes(params, cells[0].dataset, cells[0].backbone)
+    heads = head_settings(params, cells[0])
+    outputs = largest.members + len(heads.heads if heads else ()) * 2
+    logits = 4 * rules * outputs * of.classes * (of.validation + of.test)
+    kept = rules * weights if params.keep_weights else 0
+    return Bytes(
+        memory=state + step + images,
+        gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
+        # One checkpoint and the one that replaces it; with heads the finished nets too.
+        scratch=2 * state + (rules * weights if heads else 0),
+        records=len(cells) * (logits + kept),
+    )

@@ -1,0 +1,244 @@
+"""What a grid will take on this machine: the counts of `fdl.costs`, and how fast the machine is, measured for 20 s."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fdl import costs, layout, records
+from fdl.costs import Shape, Work
+from fdl.currency import compare, require
+from fdl.errors import InputError
+from fdl.grid import Bundle, Cell
+from fdl.params import Params
+from fdl.training.digests import PreparedImages
+
+SCHEMA_VERSION = 1
+SECONDS = 20.0  # of the calibration
+IMPORTS, LIBRARIES = 8.0, 0.75 * 2**30  # seconds of each process before its first step, and bytes; measured
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one thread (on a GPU: of the card) per image and net."""
+
+    trained: float
+    evaluated: float
+    mapped: float
+    measured: bool  # False: from the FLOPs, at the rates of the shapes that were measured
+
+
+@dataclass(frozen=True)
+class Line:
+    """A bundle of the plan."""
+
+    bundle: str
+    cells: int
+    finished: int
+    flops: float  # of the cells that are not finished
+    hours: float  # of one process
+    memory: float  # GiB: of its process
+    gpu_memory: float  # GiB, if it is trained on a GPU; estimated
+    scratch: float  # GiB of checkpoints while it runs
+    records: float  # GiB for good
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole grid."""
+
+    preset: str
+    device: str
+    processes: int
+    lines: list[Line]
+    hours: float  # with so many processes at once
+    memory: float  # GiB of all processes
+    scratch: float  # GiB, with so many processes at once
+    records: float  # GiB
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `fdl plan --json` prints."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def plan(params: Params, *, processes: int | None = None, seconds: float = SECONDS) -> Plan:
+    """Count, calibrate, add up.
+
+    Args:
+        params: the settings.
+        processes: bundles at once; None: one per so many CPU cores as `threads` says, or per GPU.
+        seconds: of the calibration.
+
+    Raises:
+        InputError: the number of images is not known yet, or the device is not there.
+    """
+    from fdl.training.device import gpu_slots
+
+    slots = gpu_slots() if params.device != "cpu" else []
+    device = "cuda" if slots else "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = processes or (len(slots) if slots else max(1, cores // params.threads))
+    images = PreparedImages(params)
+    finished = {cell for cell in params.cells() if _is_trained(params, cell, images)}
+    due = {
+        bundle: [costs.work(params, cell) for cell in cells if cell not in finished]
+        for bundle, cells in params.bundles().items()
+    }
+    paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
+    lines = [_line(params, bundle, works, paces, finished) for bundle, works in due.items()]
+    running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
+    notes = []
+    if device == "cuda":
+        notes.append("measured without fusing the runs of a bundle, which is faster; GPU memory is an estimate")
+    if not all(pace.measured for pace in paces.values()):
+        number = sum(not pace.measured for pace in paces.values())
+        notes.append(f"{number} of {len(paces)} networks were too slow to be measured: their hours are from FLOPs")
+    if guessed := sorted({b.dataset for b in due if not costs.sizes(params, b.dataset, b.backbone).prepared}):
+        notes.append(f"not prepared, so with the authors' numbers of images: {', '.join(guessed)}")
+    return Plan(
+        preset=params.preset,
+        device=device,
+        processes=processes,
+        lines=lines,
+        hours=makespan([line.hours for line in lines], processes),
+        memory=sum(line.memory for line in running),
+        scratch=sum(sorted((line.scratch for line in running), reverse=True)),
+        records=sum(line.records for line in lines),
+        notes=notes,
+    )
+
+
+def _is_trained(params: Params, cell: Cell, images: PreparedImages) -> bool:
+    """Whether there is a record of today's training, whatever its scores."""
+    try:
+        run = records.read_run(layout.record_folder(params, cell))
+        return run is not None and not compare(params, cell, require(run), images).changed
+    except InputError:
+        return False
+
+
+def makespan(hours: Sequence[float], processes: int) -> float:
+    """Hours until all bundles are done, the longest begun first."""
+    free = [0.0] * processes
+    for one in sorted(hours, reverse=True):
+        free[free.index(min(free))] += one
+    return max(free)
+
+
+def _line(params: Params, bundle: Bundle, works: list[Work], paces: dict[Shape, Pace], finished: set[Any]) -> Line:
+    cells = params.bundles()[bundle]
+    space = costs.space(params, cells)
+    seconds = sum(
+        one.trained * (pace := paces[one.shape]).trained + one.evaluated * pace.evaluated + one.mapped * pace.mapped
+        for one in works
+    )
+    return Line(
+        bundle=bundle.key,
+        cells=len(cells),
+        finished=len([cell for cell in cells if cell in finished]),
+        flops=sum(one.flops for one in works),
+        hours=(seconds + IMPORTS * bool(works)) / 3600,
+        memory=(space.memory + LIBRARIES) / 2**30,
+        gpu_memory=space.gpu / 2**30,
+        scratch=space.scratch / 2**30,
+        records=space.records / 2**30,
+    )
+
+
+def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float) -> dict[Shape, Pace]:
+    """Measure every network of the grid, those with most of the work first, as long as the time lasts."""
+    from fdl.training.bundle import set_up_torch
+
+    set_up_torch(params, device)
+    flops: dict[Shape, float] = {}
+    for one in works:
+        flops[one.shape] = flops.get(one.shape, 0.0) + one.flops
+    shapes = sorted(flops, key=lambda shape: -flops[shape])
+    paces: dict[Shape, Pace] = {}
+    # The smallest first: its rate tells which others there is time for.
+    end = time.monotonic() + seconds
+    rate = 0.0  # FLOPs per second
+    for left, shape in zip(range(len(shapes), 0, -1), [*shapes[-1:], *shapes[:-1]], strict=True):
+        budget = (end - time.monotonic()) / left
+        net = costs.count(shape)
+        batch = params.batch_size * net.training + 2 * _at_once(shape) * net.forward
+        if rate and 2 * batch / rate > max(budget, (end - time.monotonic()) / 2):
+            continue
+        paces[shape] = _measure(params, shape, device, budget)
+        rate = rate or net.training / paces[shape].trained
+    for shape in shapes:
+        if shape not in paces:
+            paces[shape] = _estimated(shape, paces)
+    return paces
+
+
+def _at_once(shape: Shape) -> int:
+    """Images of an evaluation that takes a fraction of a second on one core, at most as many as the engine's."""
+    return int(min(costs.EVALUATED, max(10, 2e10 / costs.count(shape).forward)))
+
+
+def _estimated(shape: Shape, measured: dict[Shape, Pace]) -> Pace:
+    """From the rates of the measured networks of the same backbone, or of all."""
+    alike = {one: pace for one, pace in measured.items() if one.backbone == shape.backbone and pace.measured}
+    alike = alike or {one: pace for one, pace in measured.items() if pace.measured}
+    net = costs.count(shape)
+
+    def mean(seconds: Callable[[Pace], float], flops: Callable[[costs.Net], float]) -> float:
+        return sum(seconds(pace) / flops(costs.count(one)) for one, pace in alike.items()) / len(alike) * flops(net)
+
+    return Pace(
+        mean(lambda pace: pace.trained, lambda of: of.training),
+        mean(lambda pace: pace.evaluated, lambda of: of.forward),
+        mean(lambda pace: pace.mapped, lambda of: of.forward),
+        measured=False,
+    )
+
+
+def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
+    """The three paces of one network, by the functions that the engine calls."""
+    import torch
+
+    from fdl.evaluation.cam import grad_cam
+    from fdl.training import engine
+    from fdl.training.adam import Adam
+    from fdl.training.device import autocast_bfloat16
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time() / params.threads
+
+    settings = engine.CellSettings(
+        backbone=shape.backbone, dataset=shape.dataset, method="classical", method_params={}, seed=0, members=1,
+        image_size=shape.image_size, width=shape.width, epochs=1, batch_size=params.batch_size,
+        learning_rate=1e-4, augment=params.augment, selections=["last"], evaluate_every=None,
+        bn_statistics=params.bn_statistics, autocast=autocast_bfloat16(params.precision, device),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+
+    def images(number: int) -> engine.Images:
+        pixels = torch.randint(0, 256, (number, 3, shape.image_size, shape.image_size), generator=generator)
+        labels = torch.arange(number) % shape.classes
+        return engine.Images(pixels.to(torch.uint8).to(device), labels.to(device))
+
+    nets = engine.build_members(settings, shape.classes, device)
+    adam, batch, many = Adam(nets, 1e-4), images(params.batch_size), images(_at_once(shape))
+
+    def per_image(work: Callable[[], object], number: int, share: float) -> float:
+        work()  # memory is taken and kernels are made
+        end, start, times = time.monotonic() + share * seconds, clock(), 0
+        while times == 0 or time.monotonic() < end:
+            work()
+            times += 1
+        return (clock() - start) / times / number
+
+    trained = per_image(lambda: engine.train_epoch(settings, batch, nets, adam, 0), len(batch), 0.5)
+    for net in nets:
+        net.eval()
+    inputs = engine.to_input(many.pixels)
+    evaluated = per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
+    mapped = per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
+    return Pace(trained, evaluated, mapped, measured=True)

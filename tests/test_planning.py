@@ -1,0 +1,111 @@
+"""What a grid costs before it is run: the counts are those of a real run."""
+
+import json
+
+import pytest
+import torch
+
+from fdl import costs, layout, planning
+from fdl.costs import Shape
+from fdl.models import Member
+from fdl.params import Bundle
+from fdl.reference.protocol import DATASETS
+from fdl.training.bundle import run_bundle
+from tests.faults.conftest import fdl
+from tests.projects import tiny, write_images, write_params
+
+__all__ = ["fdl"]  # a fixture
+
+# Millions of FLOPs of a forward pass, counted layer by layer from docs/reference.md 1.
+FORWARD = {
+    ("cifar10", "alexnet"): 516,
+    ("cifar100", "vgg"): 385,
+    ("miniimagenet", "resnet"): 4932,
+    ("neu", "vgg"): 22276,
+    ("bsd", "alexnet"): 1339,
+    ("tex", "resnet"): 2935,
+}
+
+
+@pytest.mark.parametrize(("dataset", "backbone"), FORWARD)
+def test_flops_and_parameters_of_the_authors_networks(dataset, backbone):
+    protocol = DATASETS[dataset]
+    net = costs.count(Shape(backbone, dataset, len(protocol.classes), protocol.image_size, 1.0))
+    assert net.forward / 1e6 == pytest.approx(FORWARD[dataset, backbone], rel=1e-3)
+    # The first convolution has no gradient by the images.
+    assert 2.9 < net.training / net.forward < 3
+    assert net.kept > net.largest > 0
+
+
+def test_a_net_of_torchvision_is_counted_too():
+    net = costs.count(Shape("torchvision-resnet18", "neu", 6, 64, 1.0))
+    assert net.parameters == pytest.approx(11.2e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"evaluate_every": 1, "selections": ["sum", "last"], "bn_statistics": "moving", "epochs": 3},
+        {"methods": ["tuned", "wide"]},
+        {"heads": ["fusion"], "head_augment": True},
+        {"heads": ["fusion", "stacking"], "evaluate_every": 1, "selections": ["sum"], "tuning_epochs": 2},
+    ],
+)
+def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatch, changes):
+    write_images()
+    changes = {"seeds": [0], "methods": ["fdl"]} | changes
+    write_params(layout.Path("params.yaml"), **changes)
+    assert fdl("data", "prepare")[0] == fdl("split")[0] == 0
+    params, forward = tiny(**changes), Member.forward
+    seen = {"trained": 0, "evaluated": 0, "mapped": 0}
+
+    def counting(self, x):
+        kind = "evaluated" if not torch.is_grad_enabled() else "mapped" if x.requires_grad else "trained"
+        seen[kind] += len(x)
+        return forward(self, x)
+
+    monkeypatch.setattr(Member, "forward", counting)
+    run_bundle(params, Bundle("bsd", "alexnet", 3), say=lambda line: None)
+    works = [costs.work(params, cell) for cell in params.cells()]
+    members = sum(work.members for work in works)
+    # Of the maps that are shown, an image of each class, a little comes on top.
+    expected = {
+        "trained": sum(work.trained for work in works),
+        "evaluated": sum(work.evaluated for work in works) + 2 * members,
+        "mapped": sum(work.mapped for work in works) + 4 * members,
+    }
+    assert seen == expected
+
+
+def test_the_longest_bundles_begin_first():
+    assert planning.makespan([1, 1, 2], 2) == 2
+    assert planning.makespan([3, 1, 1, 1], 2) == 3
+    assert planning.makespan([1, 2, 3], 1) == 6
+
+
+def test_the_plan_of_a_project(fdl, project):
+    write_params(project / "params.yaml")
+    code, out, _ = fdl("plan", "--seconds", "0.5", "--json")
+    before = json.loads(out)
+    assert code == 0
+    assert [(line["bundle"], line["cells"], line["finished"]) for line in before["lines"]] == [
+        ("bsd/alexnet/3shot", 4, 0)
+    ]
+    assert before["hours"] > 0
+    assert before["notes"] == ["not prepared, so with the authors' numbers of images: bsd"]
+    write_images()
+    assert fdl("data", "prepare")[0] == fdl("split")[0] == fdl("run")[0] == 0
+    after = json.loads(fdl("plan", "--seconds", "0.5", "--json")[1])
+    assert (after["lines"][0]["finished"], after["hours"], after["notes"]) == (4, 0, [])
+    code, out, _ = fdl("plan", "--seconds", "0.5", "--set", "epochs=4")
+    assert code == 0
+    assert "demo: 4 of 4 cells to train" in out
+
+
+def test_own_images_are_counted_when_they_are_prepared(fdl, project):
+    own = {"name": "bolts", "folder": "photos", "image_size": 32, "like": "neu"}
+    write_params(project / "params.yaml", datasets=[own])
+    code, _, err = fdl("plan")
+    assert code == 2
+    assert err == "fdl: bolts: how many images there are is known after `python -m fdl data prepare bolts`\n"
