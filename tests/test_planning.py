@@ -61,7 +61,8 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     seen = {"trained": 0, "evaluated": 0, "mapped": 0}
 
     def counting(self, x):
-        kind = "evaluated" if not torch.is_grad_enabled() else "mapped" if x.requires_grad else "trained"
+        frozen = not (torch.is_grad_enabled() and next(self.parameters()).requires_grad)
+        kind = "mapped" if x.requires_grad else "evaluated" if frozen else "trained"
         seen[kind] += len(x)
         return forward(self, x)
 

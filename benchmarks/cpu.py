@@ -1,0 +1,129 @@
+"""This project's loop against the naive one, on one core: `python -m benchmarks.cpu`.
+
+The naive loop is five modules in contiguous float32 with torch's own Adam (`naive.py`); ours is what `fdl run`
+does on a CPU. `folded` is an evaluation with the batch norms put into the convolutions. It is measured here and
+used nowhere: it changes the rounding of predictions, which records must not depend on.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.naive import naive, naive_evaluation, naive_step
+from benchmarks.timing import cpu_seconds, in_turns, machine, ratios, write
+from fdl.models.resnet import Block
+from fdl.training import engine
+from fdl.training.adam import Adam
+from fdl.training.device import autocast_bfloat16
+
+CASES = [("cifar10", "alexnet", 32), ("cifar10", "vgg", 32), ("cifar10", "resnet", 32)]
+BATCH, EVALUATED = 10, 200
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose batch norms after convolutions are part of these."""
+    net = copy.deepcopy(net).eval()
+    for sequence in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        layers = list(sequence)
+        for place, (first, second) in enumerate(zip(layers, layers[1:], strict=False)):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                sequence[place] = torch.nn.utils.fuse_conv_bn_eval(first, second)
+                sequence[place + 1] = nn.Identity()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()), Block
+    return net
+
+
+def images(size: int) -> engine.Images:
+    """Noise, and labels of ten classes."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (EVALUATED, 3, size, size), dtype=torch.uint8, generator=generator)
+    return engine.Images(pixels, torch.arange(EVALUATED) % 10)
+
+
+def ours(dataset: str, backbone: str, size: int, bf16: bool) -> tuple[Callable[[], object], Callable[[], object], Any]:
+    """A train step of our loop, an evaluation, and the nets."""
+    settings = engine.CellSettings(
+        backbone=backbone, dataset=dataset, method="fdl", method_params={"cosine_weight": 0.5, "gaussian_weight": 0.05},
+        seed=0, members=5, image_size=size, width=1.0, epochs=1, batch_size=BATCH, learning_rate=1e-4, augment=False,
+        selections=["last"], evaluate_every=None, bn_statistics="moving", autocast=bf16,
+    )  # fmt: skip
+    nets = engine.build_members(settings, 10, "cpu")
+    adam, all_images = Adam(nets, 1e-4), images(size)
+    batch = engine.Images(all_images.pixels[:BATCH], all_images.labels[:BATCH])
+
+    def step() -> None:
+        for net in nets:
+            net.train()
+        engine.train_epoch(settings, batch, nets, adam, 0)
+
+    def evaluate(chosen: list[nn.Module] = nets) -> None:
+        for net in chosen:
+            net.eval()
+        (engine.predict(settings, chosen, all_images.pixels).argmax(-1) == all_images.labels).sum(1).tolist()
+
+    return step, evaluate, nets
+
+
+def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, Any]:
+    """Medians of CPU seconds, and how many times faster than the naive loop."""
+    nets, optimiser = naive(backbone, dataset, 10, size, "cpu")
+    all_images = images(size)
+    pixels, labels = all_images.pixels, all_images.labels
+    train = {"naive": cpu_seconds(naive_step(nets, optimiser, pixels[:BATCH], labels[:BATCH]))}
+    evaluation = {"naive": cpu_seconds(naive_evaluation(nets, pixels, labels))}
+    for bf16 in [False, True] if autocast_bfloat16("auto", "cpu") else [False]:
+        name = "bfloat16" if bf16 else "float32"
+        step, evaluate, our_nets = ours(dataset, backbone, size, bf16)
+        put_together = [folded(net).to(memory_format=torch.channels_last) for net in our_nets]
+        train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
+        evaluation[f"{name}, folded"] = cpu_seconds(lambda e=evaluate, n=put_together: e(n))
+    result = {}
+    for kind, works in (("train step", train), ("evaluation", evaluation)):
+        seconds = in_turns(works, repeats)
+        middle = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+        result[kind] = {"seconds": middle, "times faster": ratios(seconds, "naive")}
+    return result
+
+
+def report(content: dict[str, Any]) -> str:
+    """As Markdown."""
+    of = content["machine"]
+    lines = [
+        f"# CPU, {of['date']}",
+        "",
+        f"{of['cpu']}; one thread; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five nets, "
+        f"train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, {content['repeats']} turns; "
+        "times faster: median over the turns of the ratio to the naive loop.",
+        "",
+        "| net | what | | CPU ms | times faster |",
+        "|---|---|---|---:|---:|",
+    ]
+    for case, kinds in content["cases"].items():
+        for kind, numbers in kinds.items():
+            for name, seconds in numbers["seconds"].items():
+                faster = numbers["times faster"][name]
+                lines.append(f"| {case} | {kind} | {name} | {1000 * seconds:.0f} | {faster:.2f} |")
+    return "\n".join([*lines, "", "Folded evaluations are used nowhere: they round otherwise.", ""])
+
+
+def main() -> None:
+    """Measure, print, and write `results/cpu.*`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    content: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "cases": {}}
+    for dataset, backbone, size in CASES:
+        if backbone in options.backbones:
+            content["cases"][f"{dataset} {backbone}, {size} px"] = measure(dataset, backbone, size, options.repeats)
+    write("cpu", content, report(content))
+
+
+if __name__ == "__main__":
+    main()

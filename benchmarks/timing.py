@@ -1,0 +1,75 @@
+"""Interleaved timings: what is compared runs in turns, so that a busy machine slows all of it alike."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Timed = Callable[[], float]  # does the work, returns its CPU seconds
+
+
+def cpu_seconds(work: Callable[[], object]) -> Timed:
+    """The work, timed in CPU seconds of this process: what others do on the machine counts little."""
+
+    def timed() -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return timed
+
+
+def in_turns(works: Mapping[str, Timed], repeats: int) -> dict[str, list[float]]:
+    """Each once to warm up, then in turns; the seconds of every repeat."""
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            seconds[name].append(work())
+    return seconds
+
+
+def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, float]:
+    """How many times faster than `base`: median over the repeats of the ratio within one."""
+    return {
+        name: median(slow / fast for slow, fast in zip(seconds[base], times, strict=True))
+        for name, times in seconds.items()
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in flags.split())
+
+
+def write(name: str, content: Mapping[str, Any], text: str) -> None:
+    """Put `<name>.json` and `<name>.md` into `benchmarks/results/`."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
