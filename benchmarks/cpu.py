@@ -8,6 +8,7 @@ used nowhere: it changes the rounding of predictions, which records must not dep
 import argparse
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,13 +16,12 @@ from torch import nn
 
 from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import cpu_seconds, in_turns, machine, ratios, write
-from fdl.models.resnet import Block
 from fdl.training import engine
 from fdl.training.adam import Adam
 from fdl.training.device import autocast_bfloat16
 
 CASES = [("cifar10", "alexnet", 32), ("cifar10", "vgg", 32), ("cifar10", "resnet", 32)]
-BATCH, EVALUATED = 10, 200
+BATCH, EVALUATED = 10, 100
 
 
 def folded(net: nn.Module) -> nn.Module:
@@ -29,11 +29,11 @@ def folded(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net).eval()
     for sequence in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         layers = list(sequence)
-        for place, (first, second) in enumerate(zip(layers, layers[1:], strict=False)):
+        for place, (first, second) in enumerate(pairwise(layers)):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 sequence[place] = torch.nn.utils.fuse_conv_bn_eval(first, second)
                 sequence[place + 1] = nn.Identity()
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()), Block
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()), "a batch norm was left"
     return net
 
 
@@ -95,9 +95,9 @@ def report(content: dict[str, Any]) -> str:
     lines = [
         f"# CPU, {of['date']}",
         "",
-        f"{of['cpu']}; one thread; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five nets, "
-        f"train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, {content['repeats']} turns; "
-        "times faster: median over the turns of the ratio to the naive loop.",
+        f"{of['cpu']}; one thread; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. "
+        f"Five nets, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
+        f"{content['repeats']} turns; times faster: median over the turns of the ratio to the naive loop.",
         "",
         "| net | what | | CPU ms | times faster |",
         "|---|---|---|---:|---:|",

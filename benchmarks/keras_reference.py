@@ -1,0 +1,165 @@
+"""The authors' five-output Keras model beside this project's loop, on one core and the same images.
+
+    python -m venv keras && keras/bin/pip install -r benchmarks/keras-requirements.txt
+    python -m benchmarks.keras_reference --python keras/bin/python
+
+TensorFlow runs in an environment of its own (`keras_side.py`); both sides answer in turns. Before anything is
+timed, both must have the same number of parameters and the same distance terms of the same maps.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cpu import BATCH, CASES, EVALUATED, images, ours
+from benchmarks.timing import Timed, cpu_seconds, in_turns, machine, ratios, write
+from fdl.losses import feature_distance
+from fdl.reference.protocol import DATASETS
+from fdl.training.device import autocast_bfloat16
+
+
+class Keras:
+    """The process on the other side."""
+
+    def __init__(self, python: str) -> None:
+        side = Path(__file__).with_name("keras_side.py")
+        self.process = subprocess.Popen(
+            [python, str(side)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        )
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """A request's answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"keras_reference: {self.process.args[0]} ended at {do!r}; is {REQUIREMENTS} installed there?")  # type: ignore[index]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def seconds(self, do: str, **request: Any) -> Timed:
+        """A request, timed by the CPU seconds that it takes on its side."""
+        return lambda: float(self.ask(do, **request)["cpu"])
+
+
+REQUIREMENTS = "benchmarks/keras-requirements.txt"
+
+
+def same_terms(keras: Keras, folder: Path) -> None:
+    """Stop unless both sides compute the same distance."""
+    maps = np.random.default_rng(0).random((5, 10, 4, 4, 256), dtype=np.float32)
+    np.save(folder / "maps.npy", maps)
+    theirs = keras.ask("terms", maps=str(folder / "maps.npy"))
+    distance = feature_distance(list(torch.from_numpy(maps).permute(0, 1, 4, 2, 3)), 0, 0)
+    for name, value in (("cosine", distance.cosine), ("gaussian", distance.gaussian)):
+        if abs(theirs[name] - float(value)) > 1e-4 * abs(float(value)):
+            sys.exit(f"keras_reference: the {name} term is {theirs[name]} there and {float(value)} here")
+
+
+def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int) -> dict[str, Any]:
+    """Medians of CPU seconds, and how many times faster than Keras with the authors' batches of ten."""
+    dataset, backbone, size = case
+    all_images, protocol = images(size), DATASETS[dataset]
+    pixels = (all_images.pixels.permute(0, 2, 3, 1).float() / 255).numpy()
+    labels = all_images.labels.numpy()
+    file = folder / "images.npz"
+    np.savez(file, train=pixels[:BATCH], train_labels=labels[:BATCH], evaluation=pixels, evaluation_labels=labels)
+    built = keras.ask(
+        "build",
+        image_size=size,
+        classes=10,
+        hidden=protocol.hidden_units,
+        stride=protocol.conv1_stride,
+        variant=protocol.backbones[backbone].variant,
+        members=5,
+        cosine_weight=0.5,
+        gaussian_weight=0.05,
+        learning_rate=1e-4,
+        images=str(file),
+    )
+    train: dict[str, Timed] = {"Keras": keras.seconds("train")}
+    evaluation: dict[str, Timed] = {
+        "Keras": keras.seconds("evaluate", batch=10),
+        "Keras, batches of 100": keras.seconds("evaluate", batch=100),
+    }
+    for bf16 in [False, True] if autocast_bfloat16("auto", "cpu") else [False]:
+        name = "bfloat16" if bf16 else "float32"
+        step, evaluate, nets = ours(dataset, backbone, size, bf16)
+        parameters = sum(value.numel() for key, value in nets[0].state_dict().items() if "num_batches" not in key)
+        if parameters != built["parameters"]:
+            sys.exit(f"keras_reference: {backbone} has {built['parameters']} parameters there and {parameters} here")
+        train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
+    result = {}
+    for kind, works in (("train step", train), ("evaluation", evaluation)):
+        seconds = in_turns(works, repeats)
+        middle = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+        result[kind] = {"seconds": middle, "times faster": ratios(seconds, "Keras")}
+    return result
+
+
+def report(content: dict[str, Any]) -> str:
+    """As Markdown."""
+    of, theirs = content["machine"], content["versions"]
+    lines = [
+        f"# Keras beside this project, {of['date']}",
+        "",
+        f"{of['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
+        f"{theirs['python']}; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five "
+        f"nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
+        f"{content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
+        "",
+        "| net | what | | CPU ms | times faster |",
+        "|---|---|---|---:|---:|",
+    ]
+    for case, kinds in content["cases"].items():
+        for kind, numbers in kinds.items():
+            for name, seconds in numbers["seconds"].items():
+                faster = numbers["times faster"][name]
+                lines.append(f"| {case} | {kind} | {name} | {1000 * seconds:.0f} | {faster:.2f} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure, print, and write `results/keras.*`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="the interpreter of the environment with TensorFlow")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
+    options = parser.parse_args()
+    if not Path(options.python).is_file():
+        sys.exit(f"keras_reference: {options.python}: no such interpreter; see {REQUIREMENTS}")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    keras = Keras(options.python)
+    content: dict[str, Any] = {
+        "machine": machine(),
+        "versions": keras.ask("versions"),
+        "repeats": options.repeats,
+        "cases": {},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        same_terms(keras, Path(name))
+        for case in CASES:
+            if case[1] in options.backbones:
+                numbers = measure(keras, Path(name), case, options.repeats)
+                content["cases"][f"{case[0]} {case[1]}, {case[2]} px"] = numbers
+    write("keras", content, report(content))
+
+
+if __name__ == "__main__":
+    main()
