@@ -119,8 +119,8 @@ def report(content: dict[str, Any]) -> str:
         f"# Keras beside this project, {of['date']}",
         "",
         f"{of['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
-        f"{theirs['python']}; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five "
-        f"nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
+        f"{theirs['python']}; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five nets "
+        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
         f"{content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
         "",
         "| net | what | | CPU ms | times faster |",

@@ -1,5 +1,6 @@
 """The verbs about cost: `python -m fdl {plan,bench}`."""
 
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,3 +72,35 @@ def _print_plan(made: "Plan") -> None:
     print("hours are of an otherwise idle machine; data, heads' own layers, scores and the report come on top")
     for note in made.notes:
         print(f"note: {note}")
+
+
+@app.command()
+def bench(
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of every comparison on a CPU.")] = 7,
+    keras: Annotated[
+        str | None, typer.Option(metavar="PYTHON", help="Also the authors' Keras model, in this environment.")
+    ] = None,
+) -> None:
+    """Measure how fast this machine trains beside a naive loop; writes benchmarks/results/.
+
+    The benchmark of the GPU where there is one, else that of the CPU (`benchmarks/`, in a checkout).
+    """
+    from pathlib import Path
+
+    from fdl.errors import InputError
+    from fdl.training.device import gpu_slots
+
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "cpu.py").is_file():
+        raise InputError(
+            f"{root / 'benchmarks'}: not there; bench needs the project's source folder, not only the package"
+        )
+    commands = [["benchmarks.gpu"]] if gpu_slots() else [["benchmarks.cpu", "--repeats", str(repeats)]]
+    if keras:
+        commands.append(
+            ["benchmarks.keras_reference", "--python", str(Path(keras).absolute()), "--repeats", str(repeats)]
+        )
+    for command in commands:
+        done = subprocess.run([sys.executable, "-m", *command], cwd=root)
+        if done.returncode:
+            raise typer.Exit(done.returncode)

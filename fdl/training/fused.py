@@ -102,8 +102,8 @@ class Program:
         pace = Pace(self.settings.epochs, len(self.data.train) * len(self.runs))
         for epoch in range(self.epoch + 1, self.settings.epochs):
             start = time.perf_counter()
-            with self._stream():
-                rows = self._train_epoch(epoch)
+            with self.stream():
+                rows = self.train_epoch(epoch)
                 self._finish(rows, epoch)
             self.epoch = epoch
             self.seconds += time.perf_counter() - start
@@ -199,7 +199,7 @@ class Program:
         self._sums = torch.zeros(len(self.runs), 3 + self.members, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(self.nets.count, dtype=torch.int64, device=self.device)
 
-    def _stream(self) -> AbstractContextManager[object]:
+    def stream(self) -> AbstractContextManager[object]:
         """A stream of its own: CUDA captures no graph on the default one."""
         if self.device == "cpu":
             return nullcontext()
@@ -208,7 +208,7 @@ class Program:
             self._own_stream.wait_stream(torch.cuda.current_stream())
         return torch.cuda.stream(self._own_stream)
 
-    def _train_epoch(self, epoch: int) -> list[dict[str, float]]:
+    def train_epoch(self, epoch: int) -> list[dict[str, float]]:
         """One pass over the training images; a row of the history for every run."""
         images, size = len(self.data.train), self._index.shape[1]
         orders = [engine.epoch_order(run.settings, run.data.train, epoch) for run in self.sources]
@@ -279,7 +279,7 @@ class Program:
         if not engine.validates(self.settings, epoch):
             return
         with torch.no_grad(), self._evaluation_statistics():
-            right = self._validate().view(len(self.runs), self.members, -1).cpu()
+            right = self.validate().view(len(self.runs), self.members, -1).cpu()
             for number in running:
                 if number not in self.failures:
                     state_of = partial(self._state_of, number)
@@ -313,7 +313,7 @@ class Program:
             for name, buffer in self.nets.buffers.items():
                 buffer.copy_(saved[name])
 
-    def _validate(self) -> Tensor:
+    def validate(self) -> Tensor:
         """Which validation images each net gets right, (G, N)."""
         validation, result = self.data.validation, []
         for pixels, labels in zip(

@@ -100,7 +100,7 @@ def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize("at", [0, 2])
 def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_path, monkeypatch, float64, at):
     """Five runs are too many from an epoch on: four and two go on where they were."""
-    train_epoch, tried = Program._train_epoch, []
+    train_epoch, tried = Program.train_epoch, []
 
     def limited(self, epoch):
         tried.append((len(self.runs), epoch))
@@ -108,7 +108,7 @@ def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_pat
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return train_epoch(self, epoch)
 
-    monkeypatch.setattr(Program, "_train_epoch", limited)
+    monkeypatch.setattr(Program, "train_epoch", limited)
     group, said = waiting(tmp_path), []
     trained = train(group, say=said.append)
     assert said[0] == "6 runs do not fit into the memory together; going on with 4 and 2"
@@ -130,7 +130,7 @@ def test_a_run_that_does_not_fit_alone_is_one_line(tmp_path, monkeypatch):
     def none(self, epoch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    monkeypatch.setattr(Program, "_train_epoch", none)
+    monkeypatch.setattr(Program, "train_epoch", none)
     with pytest.raises(InputError, match=r"one ensemble does not fit .*2\.00 GiB.*; set device: cpu$"):
         train(waiting(tmp_path))
 
