@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak audit
+.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak kills audit
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
@@ -16,6 +16,7 @@ help:
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
+	@echo "make kills       20 kills of a bundle in training: its records must be the same bits (some minutes)"
 	@echo "make soak        50 kills of every stage, then a plain run: the numbers must be the same (40 minutes)"
 	@echo "make audit       known weaknesses of the pinned packages"
 
@@ -60,6 +61,10 @@ ui: $(READY)
 test-slurm: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'
 	FDL_TEST_SLURM=1 python -m pytest tests/slurm -v
+
+kills: $(READY)
+	@rm -rf scratch/kills
+	python -m tests.faults.kill_training --kills 20 --folder scratch/kills
 
 SOAK_KILLS ?= 50
 soak: $(READY)

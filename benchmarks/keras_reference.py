@@ -158,7 +158,7 @@ def main() -> None:
             if case[1] in options.backbones:
                 numbers = measure(keras, Path(name), case, options.repeats)
                 content["cases"][f"{case[0]} {case[1]}, {case[2]} px"] = numbers
-    write("keras", content, report(content))
+                write("keras", content, report(content))  # of each case: a run that is cut off leaves some
 
 
 if __name__ == "__main__":

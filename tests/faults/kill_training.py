@@ -40,7 +40,7 @@ def killed(folder: Path, kills: int, chance: random.Random) -> list[str]:
 
     Each kill comes at a random moment between the first sign of progress and the end of so many epochs more.
     """
-    met = []
+    met: list[str] = []
     while len(met) < kills:
         process = _start(folder, "-c", RUN, "run")
         before = _progress(folder)
@@ -59,7 +59,7 @@ def killed(folder: Path, kills: int, chance: random.Random) -> list[str]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What differs between the records of two projects: predictions, correctness, maps and metrics, by file and name."""
+    """What differs between the records of two projects: predictions, correctness, maps, metrics."""
     found = []
     for method, seed in CELLS:
         record = Path("results/demo/bsd/alexnet/3shot", method, f"seed{seed}")
