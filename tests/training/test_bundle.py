@@ -241,7 +241,7 @@ def test_kept_weights_give_the_stored_predictions(ready):
 def test_a_new_metric_needs_no_training(ready, monkeypatch):
     run(ready)
     before = {path: path.stat().st_mtime_ns for path in layout.results_folder(ready).rglob("run.json")}
-    none = {"missing": 0, "stale": 0, "in training": 0}
+    none = {"missing": 0, "without predictions": 0, "stale": 0, "in training": 0}
     assert rescore(ready) == {"rescored": 0, "same": 4, **none}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     monkeypatch.setitem(METRICS, "errors", lambda predicted, labels: float((predicted != labels).sum()))
