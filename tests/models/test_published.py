@@ -72,7 +72,8 @@ def test_initial_weights_are_torchvisions_and_a_function_of_seed_and_member() ->
         assert not torch.equal(first, numbers(build_net(init_seed=seed, member=number)))
     theirs = dict(models.resnet18(num_classes=6).named_parameters())
     for name, parameter in build_net().net.named_parameters():
-        assert parameter.std().nan_to_num().item() == pytest.approx(theirs[name].std().nan_to_num().item(), rel=0.1)
+        if parameter.numel() >= 1000 or not parameter.std():  # the spread of the head's six biases is chance
+            assert parameter.std().item() == pytest.approx(theirs[name].std().item(), rel=0.1)
 
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 64), ("efficientnet_b0", 32)])
