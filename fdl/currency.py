@@ -73,6 +73,11 @@ def has_todays_scores(run: Mapping[str, Any]) -> bool:
     return bool(run["status"] != "done" or run["digests"].get("scores") == SCORES_VERSION)
 
 
+def has_predictions(run: Mapping[str, Any]) -> bool:
+    """Whether a finished cell can be scored again: one that was exported has left its predictions behind."""
+    return "predictions.npz" in run["files"]
+
+
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Values of values by dotted keys: `method_params.cosine_weight`."""
     flat: dict[str, Any] = {}

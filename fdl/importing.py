@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fdl import layout, records
-from fdl.currency import compare, has_todays_scores, require
+from fdl.currency import compare, has_predictions, has_todays_scores, require
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
 from fdl.data.splits import Split
@@ -120,7 +120,7 @@ def _acceptable(
         say(f"left out: {error}")
         return None
     changed = compare(params, cell, run, images).changed
-    if not has_todays_scores(run) and "predictions.npz" not in run["files"]:
+    if not has_todays_scores(run) and not has_predictions(run):
         changed.append("scored by another version of the code, without the predictions to score again")
     if changed:
         counts.stale += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fdl.currency import has_predictions
 from fdl.tracked import Record, checked, headline
 
 _OF_THE_RECORD = ("run.json", "metrics.json")
@@ -28,7 +29,7 @@ def write_files(record: Record, folder: Path) -> None:
         if (record.folder / name).exists():
             shutil.copyfile(record.folder / name, folder / name)
     _write_curves(record, folder / "curves.csv")
-    if "predictions.npz" in record.run["files"]:
+    if has_predictions(record.run):
         _write_confusion(record, folder / "confusion.csv")
     if "cam.npz" in record.run["files"]:
         _write_maps(record, folder / "maps.png")
@@ -58,10 +59,11 @@ def _write_confusion(record: Record, path: Path) -> None:
 def _write_maps(record: Record, path: Path) -> None:
     from PIL import Image
 
-    from fdl.reporting.panels import IMAGES, enlarged, on_grey
+    from fdl.reporting.panels import IMAGES, enlarged, image_shown, on_grey
 
     with np.load(checked(record, "cam.npz"), allow_pickle=False) as stored:
-        images, maps = stored["pixels"][:IMAGES], stored["maps_true"][:, :IMAGES]  # (n, H, W, 3), (M, n, H', W')
+        maps = stored["maps_true"][:, :IMAGES]  # (M, n, H', W')
+        images = [image_shown(stored, number) for number in range(maps.shape[1])]
     rows = [
         np.concatenate([enlarged(image), *(on_grey(image, member[number]) for member in maps)], axis=1)
         for number, image in enumerate(images)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import layout, provenance, records
+from fdl import layout, provenance, records, tracked
 from fdl.combine.scores import rescore
 from fdl.errors import InputError
 from fdl.exporting import export_records
@@ -16,6 +16,7 @@ from fdl.importing import import_records
 from fdl.params import Cell
 from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.tracked_files import write_files
 from fdl.training.bundle import run_bundle
 from tests.projects import tiny
 
@@ -138,3 +139,12 @@ def test_a_damaged_record_is_not_packed(trained):
     with pytest.raises(InputError, match=r"metrics\.json: differs from its hash"):
         export_records(trained, ARCHIVE)
     assert not ARCHIVE.exists()
+
+
+def test_mlflow_gets_its_files_of_a_record_without_images_and_predictions(exported):
+    shutil.rmtree("data")
+    bring(exported)
+    folder = Path("mlflow")
+    folder.mkdir()
+    write_files(tracked.read(exported, FDL), folder)
+    assert {path.name for path in folder.iterdir()} == {"run.json", "metrics.json", "curves.csv", "maps.png"}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fdl import layout, records
 from fdl.combine.voting import VOTES, softmax
-from fdl.currency import is_asked_for
+from fdl.currency import has_predictions, is_asked_for
 from fdl.errors import InputError
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
@@ -159,7 +159,7 @@ def _rescore(params: Params, cell: Cell) -> str:
         return "missing"
     if not is_asked_for(params, cell, run):
         return "stale"
-    if "predictions.npz" not in run["files"]:
+    if not has_predictions(run):
         return "without predictions"
     records.verify(folder, run)
     return "rescored" if rescore_record(folder, run, always=True) else "same"
@@ -178,7 +178,7 @@ def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -
     """
     if run["status"] != "done" or (not always and run["digests"].get("scores") == SCORES_VERSION):
         return False
-    if "predictions.npz" not in run["files"]:
+    if not has_predictions(run):
         raise InputError(
             f"{folder}: scored by another version of the code, and exported without the predictions to score again; "
             "delete the folder and run the bundle again, or import the whole record"
