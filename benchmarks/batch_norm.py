@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from fdl import records
 from fdl.errors import InputError
 from fdl.params import load
 from fdl.reporting.collect import collect
-from fdl.reporting.drawing import house_style, look
+from fdl.reporting.drawing import house_style, legend_below, look, save
 from fdl.reporting.results import read_history, read_results
 from fdl.reporting.titles import dataset_title, method_title
 
@@ -81,9 +82,8 @@ def draw(frame: pd.DataFrame) -> None:
                 axes.plot(values.index, values.to_numpy(), style, color=colour, label=label)
             axes.set(title=f"{shots} images per class", xlabel="epoch", ylim=(0, None))
         figure.axes[0].set_ylabel("validation accuracy,\nmean of the members (%)")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        figure.savefig(TARGET.with_suffix(".png"), metadata={"Software": None})
+        legend_below(figure, figure.axes[:1])
+    save(figure, TARGET, endings=["png"])
 
 
 def main() -> None:
@@ -91,8 +91,7 @@ def main() -> None:
     frame = read()
     if frame.empty:
         raise InputError(f"no cell has records of both presets, {' and '.join(PRESETS.values())}; run them first")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.with_suffix(".md").write_text(table(frame))
+    records.write_atomically(TARGET.with_suffix(".md"), table(frame).encode())
     draw(frame)
     print(table(frame))
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.naive import naive, naive_evaluation, naive_step
-from benchmarks.timing import cpu_seconds, in_turns, machine, ratios, write
+from benchmarks.timing import compared, cpu_seconds, machine, table, write
 from fdl.training import engine
 from fdl.training.adam import Adam
 from fdl.training.device import autocast_bfloat16
@@ -81,12 +81,7 @@ def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, A
         put_together = [folded(net).to(memory_format=torch.channels_last) for net in our_nets]
         train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
         evaluation[f"{name}, folded"] = cpu_seconds(lambda e=evaluate, n=put_together: e(n))
-    result = {}
-    for kind, works in (("train step", train), ("evaluation", evaluation)):
-        seconds = in_turns(works, repeats)
-        middle = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
-        result[kind] = {"seconds": middle, "times faster": ratios(seconds, "naive")}
-    return result
+    return {"train step": compared(train, repeats, "naive"), "evaluation": compared(evaluation, repeats, "naive")}
 
 
 def report(content: dict[str, Any]) -> str:
@@ -99,14 +94,8 @@ def report(content: dict[str, Any]) -> str:
         f"Five nets, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
         f"{content['repeats']} turns; times faster: median over the turns of the ratio to the naive loop.",
         "",
-        "| net | what | | CPU ms | times faster |",
-        "|---|---|---|---:|---:|",
+        *table(content["cases"]),
     ]
-    for case, kinds in content["cases"].items():
-        for kind, numbers in kinds.items():
-            for name, seconds in numbers["seconds"].items():
-                faster = numbers["times faster"][name]
-                lines.append(f"| {case} | {kind} | {name} | {1000 * seconds:.0f} | {faster:.2f} |")
     return "\n".join([*lines, "", "Folded evaluations are used nowhere: they round otherwise.", ""])
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.cpu import BATCH, CASES, EVALUATED, images, ours
-from benchmarks.timing import Timed, cpu_seconds, in_turns, machine, ratios, write
+from benchmarks.timing import Timed, compared, cpu_seconds, machine, table, write
 from fdl.losses import feature_distance
 from fdl.reference.protocol import DATASETS
 from fdl.training.device import autocast_bfloat16
@@ -104,12 +104,7 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
         if parameters != built["parameters"]:
             sys.exit(f"keras_reference: {backbone} has {built['parameters']} parameters there and {parameters} here")
         train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
-    result = {}
-    for kind, works in (("train step", train), ("evaluation", evaluation)):
-        seconds = in_turns(works, repeats)
-        middle = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
-        result[kind] = {"seconds": middle, "times faster": ratios(seconds, "Keras")}
-    return result
+    return {"train step": compared(train, repeats, "Keras"), "evaluation": compared(evaluation, repeats, "Keras")}
 
 
 def report(content: dict[str, Any]) -> str:
@@ -123,14 +118,8 @@ def report(content: dict[str, Any]) -> str:
         f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
         f"{content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
         "",
-        "| net | what | | CPU ms | times faster |",
-        "|---|---|---|---:|---:|",
+        *table(content["cases"]),
     ]
-    for case, kinds in content["cases"].items():
-        for kind, numbers in kinds.items():
-            for name, seconds in numbers["seconds"].items():
-                faster = numbers["times faster"][name]
-                lines.append(f"| {case} | {kind} | {name} | {1000 * seconds:.0f} | {faster:.2f} |")
     return "\n".join([*lines, ""])
 
 

@@ -82,12 +82,13 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     processes = processes or (len(slots) if slots else max(1, cores // params.threads))
     images = PreparedImages(params)
     finished = {cell for cell in params.cells() if _is_trained(params, cell, images)}
+    bundles = params.bundles()
     due = {
         bundle: [costs.work(params, cell) for cell in cells if cell not in finished]
-        for bundle, cells in params.bundles().items()
+        for bundle, cells in bundles.items()
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
-    lines = [_line(params, bundle, works, paces, finished) for bundle, works in due.items()]
+    lines = [_line(params, bundle, bundles[bundle], works, paces) for bundle, works in due.items()]
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
     notes = []
     if device == "cuda":
@@ -104,7 +105,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         lines=lines,
         hours=makespan([line.hours for line in lines], processes),
         memory=sum(line.memory for line in running),
-        scratch=sum(sorted((line.scratch for line in running), reverse=True)),
+        scratch=sum(line.scratch for line in running),
         records=sum(line.records for line in lines),
         notes=notes,
     )
@@ -127,8 +128,7 @@ def makespan(hours: Sequence[float], processes: int) -> float:
     return max(free)
 
 
-def _line(params: Params, bundle: Bundle, works: list[Work], paces: dict[Shape, Pace], finished: set[Any]) -> Line:
-    cells = params.bundles()[bundle]
+def _line(params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace]) -> Line:
     space = costs.space(params, cells)
     seconds = sum(
         one.trained * (pace := paces[one.shape]).trained + one.evaluated * pace.evaluated + one.mapped * pace.mapped
@@ -137,7 +137,7 @@ def _line(params: Params, bundle: Bundle, works: list[Work], paces: dict[Shape, 
     return Line(
         bundle=bundle.key,
         cells=len(cells),
-        finished=len([cell for cell in cells if cell in finished]),
+        finished=len(cells) - len(works),
         flops=sum(one.flops for one in works),
         hours=(seconds + IMPORTS * bool(works)) / 3600,
         memory=(space.memory + LIBRARIES) / 2**30,

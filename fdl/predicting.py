@@ -25,7 +25,6 @@ from fdl.training.predictions import read_weights, weights_file
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm")
 _PANEL = 128  # pixels at least of an overlay's side
-_COLOURS, _ALPHA = "inferno", 0.6  # as in the report's figures
 Pixels = NDArray[np.uint8]
 Say = Callable[[str], None]
 
@@ -109,7 +108,7 @@ def load_ensemble(record: Path, selection: str | None = None) -> Ensemble:
             rules = ", ".join(name.removeprefix("weights-").removesuffix(".safetensors") for name in kept)
             raise InputError(f"{record}: holds no weights of selection {rule!r}; it holds those of {rules}")
         raise InputError(f"{record}: no weights were kept; set keep_weights: true, delete the folder and run again")
-    records.verify(record, {"files": {weights_file(rule): run["files"][weights_file(rule)]}})
+    records.verify(record, run, weights_file(rule))
     values = run["cell"] | run["settings"]
     values |= {"dataset": values.get("like", values["dataset"])}  # whose networks are built
     settings = CellSettings(**{name: values[name] for name in CellSettings.__dataclass_fields__ if name in values})
@@ -196,12 +195,14 @@ def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
     """The image and its maps (M, H', W') side by side."""
     from matplotlib import colormaps
 
+    from fdl.reporting.panels import ALPHA, COLOURS
+
     side = image.shape[0] * -(-_PANEL // image.shape[0])
     shown = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
     grey = np.asarray(shown.convert("L"), np.float32)[..., None]
     panels = [np.asarray(shown, np.float32)]
     for cam in maps:
         smooth = Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-        colours = colormaps[_COLOURS](np.asarray(smooth))[..., :3] * 255
-        panels.append(_ALPHA * colours + (1 - _ALPHA) * grey if cam.any() else np.repeat(grey, 3, axis=-1))
+        colours = colormaps[COLOURS](np.asarray(smooth))[..., :3] * 255
+        panels.append(ALPHA * colours + (1 - ALPHA) * grey if cam.any() else np.repeat(grey, 3, axis=-1))
     return Image.fromarray(np.concatenate(panels, axis=1).round().astype(np.uint8))

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return run
 
 
-def verify(folder: Path, run: dict[str, Any]) -> None:
-    """Compare every file of a record with the hash in its `run.json`.
+def verify(folder: Path, run: Mapping[str, Any], *names: str) -> None:
+    """Compare the files of a record with the hashes in its `run.json`: those of these names, or all.
 
     Raises:
         InputError: a file is missing or was changed.
     """
-    for name, expected in run["files"].items():
-        path = folder / name
+    for name in names or run["files"]:
+        path, expected = folder / name, run["files"][name]
         if not path.is_file():
             raise InputError(f"{path}: missing from the record; delete {folder} and run the bundle again")
         if file_hash(path) != expected:

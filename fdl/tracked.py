@@ -74,7 +74,7 @@ def settings(record: Record) -> dict[str, Any]:
 
 def checked(record: Record, name: str) -> Path:
     """A file of the record; raises `InputError` if it is damaged or missing."""
-    records.verify(record.folder, {"files": {name: record.run["files"][name]}})
+    records.verify(record.folder, record.run, name)
     return record.folder / name
 
 

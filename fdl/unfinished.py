@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,4 +118,4 @@ def _read(path: Path) -> Unfinished | None:
         running = holder_of(one.preset, one.bundle) == content["by"]
     except (OSError, ValueError, KeyError, TypeError):  # gone since it was listed, or left by another version
         return None
-    return Unfinished(**vars(one) | {"running": running})
+    return replace(one, running=running)

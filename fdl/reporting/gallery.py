@@ -12,10 +12,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl.params import Cell
 from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, image_shown, rows_of
 from fdl.reporting.results import Results
-from fdl.reporting.titles import BASELINE, METHOD, backbone_title, dataset_title, method_title
+from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 IMAGES = 5  # of a dataset, of the first classes
 _LARGEST = 96  # pixels: larger test images are shrunk
@@ -72,7 +71,10 @@ def gallery(results: Results) -> Gallery:
     """An exhibit per bundle: the first seed with the baseline and `fdl` (or else the first other method) done."""
     pictures: dict[bytes, Picture] = {}
     exhibits = []
-    for cells in _shown_cells(results):
+    for bundle in results.bundles:
+        cells = tuple(of_method[0] for of_method in results.compared_in(bundle).values())
+        if not cells:
+            continue
         rows = rows_of(results, cells)
         strips = [
             _strip(results, rows, image, pictures) for image in range(min(IMAGES, len(rows.records[0]["labels"])))
@@ -85,20 +87,6 @@ def gallery(results: Results) -> Gallery:
         )
         exhibits.append(Exhibit(cell.dataset, cell.backbone, cell.shots, title, strips))
     return Gallery(exhibits, list(pictures.values()))
-
-
-def _shown_cells(results: Results) -> list[tuple[Cell, ...]]:
-    """Of every bundle the two cells that are compared; bundles without such cells are left out."""
-    chosen = []
-    for bundle, cells in results.bundles.items():
-        present = {cell.method for cell in cells}
-        methods = sorted(present, key=lambda m: (m != BASELINE, m != METHOD, results.methods.index(m)))[:2]
-        for seed in dict.fromkeys(cell.seed for cell in cells):
-            twins = tuple(Cell(bundle.dataset, bundle.backbone, bundle.shots, method, seed) for method in methods)
-            if results.done.issuperset(twins):
-                chosen.append(twins)
-                break
-    return chosen
 
 
 def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Picture]) -> Strip:

@@ -103,17 +103,30 @@ class Results:
         """
         here = [cell for cells in self.bundles.values() for cell in cells]
         here = [cell for cell in here if (cell.dataset, cell.backbone) == (dataset, backbone)]
-        present = {cell.method for cell in here}
-        methods = sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))[:2]
+        methods = self._two_methods(here)
         for shots in sorted({cell.shots for cell in here}, reverse=True):
-            seeds = [
-                seed
-                for seed in dict.fromkeys(cell.seed for cell in here)
-                if self.done.issuperset(Cell(dataset, backbone, shots, method, seed) for method in methods)
-            ]
-            if seeds:
-                return {method: [Cell(dataset, backbone, shots, method, seed) for seed in seeds] for method in methods}
+            if found := self._twins(Bundle(dataset, backbone, shots), methods, here):
+                return found
         return {}
+
+    def compared_in(self, bundle: Bundle) -> dict[str, list[Cell]]:
+        """The same within one bundle: its two methods, and all its seeds with both done."""
+        cells = self.bundles[bundle]
+        return self._twins(bundle, self._two_methods(cells), cells)
+
+    def _two_methods(self, cells: Sequence[Cell]) -> list[str]:
+        """The baseline and `fdl`, or else the first other method, as far as these cells have them."""
+        present = {cell.method for cell in cells}
+        return sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))[:2]
+
+    def _twins(self, bundle: Bundle, methods: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+        """The bundle's cells by method, of those seeds of `cells` that are done with all methods; empty for none."""
+        twins = {
+            seed: [Cell(bundle.dataset, bundle.backbone, bundle.shots, method, seed) for method in methods]
+            for seed in dict.fromkeys(cell.seed for cell in cells)
+        }
+        finished = [cells for cells in twins.values() if self.done.issuperset(cells)]
+        return dict(zip(methods, map(list, zip(*finished, strict=True)), strict=True)) if finished else {}
 
     @property
     def nets(self) -> list[tuple[str, str]]:
