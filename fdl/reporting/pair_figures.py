@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.95
-_FEW_SEEDS = 3  # below it an interval tells nothing: t(0.975) of two seeds is 12.7
 
 
 @dataclass(frozen=True)
