@@ -23,6 +23,7 @@ from fdl.cli_options import (
     with_options,
 )
 from fdl.errors import InputError
+from fdl.live_lines import live_lines
 from fdl.params import Bundle, Params
 from fdl.reference.protocol import images_name
 
@@ -81,8 +82,8 @@ def run(
     from fdl.training.bundle import run_bundle
 
     for bundle in asked:
-        with _interruptible():
-            receipt = run_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        with _interruptible(), live_lines() as (say, progress):
+            receipt = run_bundle(resolved, bundle, say=say, progress=progress)
         failed = sum(cell["status"] == "failed" for cell in receipt["cells"].values())
         print(f"{bundle.key}: {len(receipt['cells'])} cells, {failed} failed")
 
@@ -101,8 +102,8 @@ def train(
     from fdl.training.bundle import train_bundle
 
     for bundle in asked:
-        with _interruptible():
-            counts = train_bundle(resolved, bundle, say=lambda line: print(line, flush=True))
+        with _interruptible(), live_lines() as (say, progress):
+            counts = train_bundle(resolved, bundle, say=say, progress=progress)
         print(f"{bundle.key}: {_counted(counts)}")
 
 

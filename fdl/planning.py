@@ -149,7 +149,7 @@ def _line(params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], 
 
 def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float) -> dict[Shape, Pace]:
     """Measure every network of the grid, those with most of the work first, as long as the time lasts."""
-    from fdl.training.bundle import set_up_torch
+    from fdl.training.device import set_up_torch
 
     set_up_torch(params, device)
     flops: dict[Shape, float] = {}

@@ -18,7 +18,7 @@ def write_files(record: Record, folder: Path) -> None:
     - `run.json` and `metrics.json` as they are;
     - `curves.csv`: the whole history, of which the run's charts show some points;
     - `confusion.csv`: test images of the headline's soft vote, a row per class, a column per predicted class;
-    - `maps.png`: the first test images, and on each the members' Grad-CAM of its class.
+    - `maps.png`: a test image of each of some classes, and on it the members' Grad-CAM of what they predict.
 
     A training that diverged has only the first and the history.
 
@@ -59,13 +59,13 @@ def _write_confusion(record: Record, path: Path) -> None:
 def _write_maps(record: Record, path: Path) -> None:
     from PIL import Image
 
-    from fdl.reporting.panels import IMAGES, enlarged, image_shown, on_grey
+    from fdl.reporting.panels import enlarged, image_shown, on_grey, shown_images
 
     with np.load(checked(record, "cam.npz"), allow_pickle=False) as stored:
-        maps = stored["maps_true"][:, :IMAGES]  # (M, n, H', W')
-        images = [image_shown(stored, number) for number in range(maps.shape[1])]
+        maps = stored["maps_predicted"]  # (M, n, H', W')
+        images = {number: image_shown(stored, number) for number in shown_images([stored])}
     rows = [
         np.concatenate([enlarged(image), *(on_grey(image, member[number]) for member in maps)], axis=1)
-        for number, image in enumerate(images)
+        for number, image in images.items()
     ]
     Image.fromarray(np.concatenate(rows)).reduce(2).save(path)  # a page shows no more, and there may be 1,000 of them

@@ -16,8 +16,9 @@ from fdl.losses import descriptor
 # A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
 # keeps the graphs of five nets for batches of ten.
 BATCH = 50
-# A record shows the first test image of this many classes, in label order.
-CLASSES = 10
+# A record holds maps of the first test images of this many classes, in label order, and of this many of each, so
+# that a figure can pick the first one that both methods get right.
+CLASSES, OF_EACH = 10, 4
 Score = Literal["probability", "logit"]
 
 
@@ -113,8 +114,8 @@ def cam_record(
 ) -> dict[str, NDArray[Any]]:
     """What a cell's `cam.npz` holds.
 
-    The images shown are the first test image of each class, at most `CLASSES` of them: a rule that
-    looks at no prediction, so that all methods show the same ones.
+    The images shown are the first `OF_EACH` test images of the first `CLASSES` classes: a rule that looks at no
+    prediction, so that all methods hold the same ones, class by class in test order.
 
     Args:
         nets: M members in evaluation mode.
@@ -131,18 +132,20 @@ def cam_record(
         class and of the one that each member predicts;
         `descriptors` (M, n, H', W') float16: channel means of the feature maps of the same images;
         `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
-        `predicted` (M, n), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the same.
+        `predicted` (M, n), `voted` (n,), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the
+        same; `voted` is the class of the soft vote.
     """
     cosines, empty = [], []
     for part, classes in zip(pixels.split(batch), labels.split(batch), strict=True):
         normalised, nothing = normalise(grad_cam(nets, to_input(part), classes, score=score))
         cosines.append(pair_cosines(normalised).half())
         empty.append(nothing)
-    positions = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()[:CLASSES]])
+    positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
     shown = to_input(pixels[positions])
     with torch.no_grad():
         outputs = [net(shown) for net in nets]
     predicted = torch.stack([logits.argmax(1) for logits, _ in outputs])
+    vote = torch.stack([logits.double().softmax(1) for logits, _ in outputs]).mean(0)
     descriptors, masked = (torch.stack([descriptor(f, mask=mask) for _, f in outputs]) for mask in (False, True))
     maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
     maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
@@ -154,6 +157,7 @@ def cam_record(
         # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
         "descriptor_mask": masked != 0,
         "predicted": predicted,
+        "voted": vote.argmax(1),
         "labels": labels[positions],
         "positions": positions,
         "pixels": pixels[positions].permute(0, 2, 3, 1),

@@ -22,27 +22,27 @@ _OLD = (
 
 
 def cam_figure(collected: Collected, dataset: str, backbone: str, rows: Rows | None) -> Sheet:
-    """Image and the members' maps of its *true* class; below each panel what the member predicts.
+    """Image and each member's map of the class that it predicts, which stands below the panel.
 
     Args:
         rows: see `panels.read_rows`; None draws an empty figure that says so.
     """
     if rows is None:
         return draw_nothing(collected, dataset, backbone, "no results")
-    scale = "Grad-CAM of the true class, as a part of the map's maximum"
+    scale = "Grad-CAM of the predicted class, as a part of the map's maximum"
     classes = collected.datasets[dataset].classes
-    return draw_maps(collected, rows, method_rows(rows, "maps_true"), classes, scale=scale)
+    return draw_maps(collected, rows, method_rows(rows, "maps_predicted"), classes, scale=scale)
 
 
 def cam_caption(collected: Collected, rows: Rows | None) -> str:
     """What the figure shows, by which rule its images were chosen, and the overlap over all test images."""
     if rows is None:
         return _NOTHING
-    height, width = rows.records[0]["maps_true"].shape[2:]
+    height, width = rows.records[0]["maps_predicted"].shape[2:]
     caption = (
-        f"{_synthetic(collected, rows)}Grad-CAM of the true class at the feature map of the distance loss "
-        f"({height} × {width} cells, interpolated), its positive part divided by its maximum, empty where nothing is "
-        f"positive; {which_images(collected, rows)}"
+        f"{_synthetic(collected, rows)}Grad-CAM of the class that the member predicts at the feature map of the "
+        f"distance loss ({height} × {width} cells, interpolated), its positive part divided by its maximum, empty "
+        f"where nothing is positive; {which_images(collected, rows)}"
     )
     return caption + _overlaps(rows)
 
@@ -61,8 +61,8 @@ def _overlaps(rows: Rows) -> str:
     if not means:
         return ""
     return (
-        f" Mean overlap of two members' maps (cosine) over {without.shape[1]} test images: {', '.join(means)}; "
-        f"{100 * share:.1f} % of pairs left out for an empty map."
+        f" Mean overlap of two members' maps of the true class (cosine) over {without.shape[1]} test images: "
+        f"{', '.join(means)}; {100 * share:.1f} % of pairs left out for an empty map."
     )
 
 

@@ -76,9 +76,7 @@ def gallery(results: Results) -> Gallery:
         if not cells:
             continue
         rows = rows_of(results, cells)
-        strips = [
-            _strip(results, rows, image, pictures) for image in range(min(IMAGES, len(rows.records[0]["labels"])))
-        ]
+        strips = [_strip(results, rows, image, pictures) for image in rows.shown(IMAGES)]
         cell = cells[0]
         facts = results.collected.datasets[cell.dataset]
         title = (
@@ -95,14 +93,14 @@ def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Pictu
     picture = pictures.setdefault(pixels.tobytes(), _picture(f"picture{len(pictures)}", pixels))
     names = results.collected.datasets[rows.cells[0].dataset].classes
     lines = [
-        (method_title(cell.method), [_panel(arm, member, image, names) for member in range(len(arm["maps_true"]))])
+        (method_title(cell.method), [_panel(arm, member, image, names) for member in range(len(arm["maps_predicted"]))])
         for cell, arm in zip(rows.cells, rows.records, strict=True)
     ]
     return Strip(picture.style, names[int(record["labels"][image])], lines)
 
 
 def _panel(record: Record, member: int, image: int, names: tuple[str, ...]) -> MapPanel:
-    values, predicted = record["maps_true"][member, image], int(record["predicted"][member, image])
+    values, predicted = record["maps_predicted"][member, image], int(record["predicted"][member, image])
     right = predicted == int(record["labels"][image])
     return MapPanel(_map_address(values.tobytes(), values.shape), names[predicted], right, not values.any())
 

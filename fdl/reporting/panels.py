@@ -41,10 +41,22 @@ class Rows:
     cells: tuple[Cell, ...]  # the baseline first
     records: tuple[Record, ...]  # content of their `cam.npz`
 
-    @property
-    def shown(self) -> range:
-        """Positions of the images in the records."""
-        return range(min(IMAGES, len(self.records[0]["labels"])))
+    def shown(self, classes: int = IMAGES) -> list[int]:
+        """Which images of the records to show, see `shown_images`."""
+        return shown_images(self.records, classes)
+
+
+def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
+    """Positions of an image per class, of the first classes, in records that hold maps of the same images.
+
+    The first that the soft votes of all records get right, or else the first of all: no method is shown at work on
+    an image that only the other one knows. Older records hold one image of each class, and no votes.
+    """
+    labels: NDArray[np.int64] = records[0]["labels"]
+    voted = all("voted" in record for record in records)
+    right = np.all([record["voted"] == labels for record in records], axis=0) if voted else np.zeros(len(labels), bool)
+    of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)[:classes]]
+    return [int([*images[right[images]], *images][0]) for images in of_class]
 
 
 def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
@@ -104,12 +116,12 @@ def draw_maps(
     members = max(len(line.maps) for line in lines)
     height = _PANEL + _LABEL + _SPACE
     block = len(lines) * height + _GAP
-    size = _column(members), _TOP + len(rows.shown) * block + _BOTTOM
+    size = _column(members), _TOP + len(rows.shown()) * block + _BOTTOM
     sheet = Sheet(max(size[0], _WIDTH), size[1])
     cell = rows.cells[0]
     title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class"
     _title(sheet, collected, cell.dataset, title)
-    for number, image in enumerate(rows.shown):
+    for number, image in enumerate(rows.shown()):
         pixels, label = image_shown(rows.records[0], image), rows.records[0]["labels"][image]
         for row, line in enumerate(lines):
             top = _TOP + number * block + row * height
@@ -263,11 +275,14 @@ def _fitting(text: str, *, bold: bool = False) -> str:
 
 def which_images(collected: Collected, rows: Rows) -> str:
     """The rule that picked the images, and of which cells the maps are."""
-    cell, shown = rows.cells[0], len(rows.shown)
+    cell, shown = rows.cells[0], len(rows.shown())
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
+    labels = rows.records[0]["labels"]
+    tried = int(np.unique(labels, return_counts=True)[1].max())
+    right = f", among its first {tried}, that all soft votes here get right (where none is, its first)" * (tried > 1)
     return (
-        f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}; below each "
-        "panel the member's prediction (✓ right, ✗ wrong)."
+        f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}{right}; below "
+        "each panel the member's prediction (✓ right, ✗ wrong)."
         + ("" if "pixels" in rows.records[0] else " The records came without the test images: plain grey.")
     )
 

@@ -36,16 +36,24 @@ class Adam:
     def step(self) -> None:
         """Update the parameters from their gradients; all must have one."""
         self.steps += 1
+        # Weights that lie channels last are seen in the order in which they lie: the kernel copies some of what is
+        # not contiguous. A step is element by element.
+        lying = [parameter.is_contiguous(memory_format=torch.channels_last) for parameter in self.parameters]
+
+        def views(tensors: Sequence[Tensor]) -> list[Tensor]:
+            pairs = zip(tensors, lying, strict=True)
+            return [tensor.permute(0, 2, 3, 1) if last else tensor for tensor, last in pairs]
+
         gradients: list[Tensor] = []
         for parameter in self.parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad)
         count = torch.tensor(float(self.steps), device=self.parameters[0].device)
         torch._fused_adam_(
-            self.parameters,
-            gradients,
-            self.first,
-            self.second,
+            views(self.parameters),
+            [view.contiguous() for view in views(gradients)],
+            views(self.first),
+            views(self.second),
             [],
             [count] * len(gradients),
             lr=self.learning_rate,

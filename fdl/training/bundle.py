@@ -8,37 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
-from fdl.data import prepare, splits
 from fdl.errors import InputError
 from fdl.head_settings import HeadSettings, head_settings
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
 from fdl.provenance import SCORES_VERSION, provenance
 from fdl.receipts import write_receipt
+from fdl.training.bundle_inputs import BundleInputs
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
-from fdl.training.device import autocast_bfloat16, device_slot
-from fdl.training.digests import training_digest
-from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
+from fdl.training.device import device_slot, set_up_torch
+from fdl.training.engine import Diverged, Trained
 from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
+from fdl.training.progress import Throttle
 from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
-from fdl.unfinished import ProgressFile
 
 Say = Callable[[str], None]
 
 
-def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, Any]:
+def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, Any]:
     """Train, score and record every cell of a bundle that has no current record; write `bundle.json`.
 
     Each record is put in place when its cell is finished, so a crash costs no finished cell. A cell
     that diverges gets a record with `status: failed`.
+
+    Args:
+        params, bundle: the settings, and which cells of theirs.
+        say: takes what happens, line by line.
+        progress: takes a line per epoch; without it `say` takes some of them.
 
     Returns:
         The content of `bundle.json`.
@@ -47,7 +49,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
         InputError: the bundle is not in the grid, or its data are missing or damaged.
     """
     recorded: dict[str, dict[str, str]] = {}
-    with _opened(params, bundle, say) as (cells, inputs):
+    with _opened(params, bundle, say, progress) as (cells, inputs):
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
         _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
@@ -66,8 +68,11 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
         return write_receipt(params, bundle, recorded)
 
 
-def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, int]:
+def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, int]:
     """Train the cells of a bundle that have no current record, and leave the nets in `scratch/`; `run` goes on there.
+
+    Args:
+        params, bundle, say, progress: as in `run_bundle`.
 
     Returns:
         Numbers of cells: "trained" now, "current" before, "diverged": `run` writes their records.
@@ -76,7 +81,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[st
         InputError: as `run_bundle`.
     """
     counts = {"trained": 0, "current": 0, "diverged": 0}
-    with _opened(params, bundle, say) as (cells, inputs):
+    with _opened(params, bundle, say, progress) as (cells, inputs):
         fused = _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
             expected = inputs.training_digest(cell)
@@ -88,9 +93,9 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[st
                 counts["current"] += 1
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-            settings, (data, _) = _cell_settings(params, cell, inputs.device), inputs.data(cell)
+            settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             try:
-                trained = train(settings, data, device=inputs.device, progress=_Throttle(say), checkpoint=checkpoint)
+                trained = train(settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint)
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
@@ -118,7 +123,7 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
                 counts["without weights"] += 1
                 continue
             say(f"{cell.key}: class activation maps")
-            settings, (data, _) = _cell_settings(params, cell, inputs.device), inputs.data(cell)
+            settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
             replace_maps(temporary, folder, settings, data, device=inputs.device)
             records.publish(temporary, folder, run)
@@ -126,7 +131,7 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
     return counts
 
 
-def _train_together(params: Params, cells: list[Cell], inputs: "_BundleInputs", say: Say) -> list[Cell]:
+def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say: Say) -> list[Cell]:
     """On a GPU, train those cells that can share a program and are not trained; which they are.
 
     A CPU gains nothing by it: there every cell goes through the loop.
@@ -135,12 +140,12 @@ def _train_together(params: Params, cells: list[Cell], inputs: "_BundleInputs", 
         return []
     waiting = {}
     for cell in cells:
-        settings, expected = _cell_settings(params, cell, inputs.device), inputs.training_digest(cell)
+        settings, expected = inputs.settings(cell), inputs.training_digest(cell)
         if can_be_fused(settings) and _is_due(params, cell, expected):
             data, _ = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
     new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
-    inputs.unsaved = train_together(list(waiting.values()), device=inputs.device, say=say, progress=_Throttle(say))
+    inputs.unsaved = train_together(list(waiting.values()), device=inputs.device, say=say, progress=inputs.progress)
     return new
 
 
@@ -157,7 +162,9 @@ def _is_due(params: Params, cell: Cell, expected: str) -> bool:
 
 
 @contextmanager
-def _opened(params: Params, bundle: Bundle, say: Say) -> Iterator[tuple[list[Cell], "_BundleInputs"]]:
+def _opened(
+    params: Params, bundle: Bundle, say: Say, progress: Say | None = None
+) -> Iterator[tuple[list[Cell], BundleInputs]]:
     """The bundle's cells and data, with its lock and a device held and signals kept until the end of an epoch."""
     cells = params.bundles().get(bundle)
     if cells is None:
@@ -168,68 +175,7 @@ def _opened(params: Params, bundle: Bundle, say: Say) -> Iterator[tuple[list[Cel
         signals_wait_for_the_epoch(),
     ):
         set_up_torch(params, device)
-        yield cells, _BundleInputs(params, bundle, device, holder)
-
-
-def set_up_torch(params: Params, device: str) -> None:
-    """Threads, precision and determinism of this process, as the settings ask; raises `InputError` without CUDA."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: CUDA does not start (driver, or FDL_GPU_SLOTS without a GPU?); set device: cpu")
-    torch.set_num_threads(params.threads)
-    torch.backends.cuda.matmul.allow_tf32 = params.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = params.precision == "tf32"
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if device == "cpu":
-        # Denormals slow the small activations of late epochs down by an order of magnitude.
-        torch.set_flush_denormal(True)
-
-
-class _BundleInputs:
-    """What the cells of a bundle share: the prepared dataset, and one draw per seed."""
-
-    def __init__(self, params: Params, bundle: Bundle, device: str, holder: str) -> None:
-        self.params, self.bundle, self.device, self.holder = params, bundle, device, holder
-        self.pool = params.pool_of(bundle.dataset, bundle.backbone)
-        self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
-        self._images: dict[bytes, Images] = {}
-        self.unsaved: dict[str, Trained | Diverged] = {}  # by digest: trainings that the disk had no room for
-
-    def split(self, cell: Cell) -> splits.Split:
-        """The draw of a cell's seed."""
-        draw = self.params.draw_of(cell.seed)
-        path = layout.split_file(self.params, cell.dataset, cell.shots, draw, self.pool)
-        return splits.load_split(path, self.prepared)
-
-    def training_digest(self, cell: Cell) -> str:
-        """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
-        return training_digest(self.params, cell, self.split(cell), self.prepared)
-
-    def checkpoint(self, cell: Cell, expected: str, say: Say) -> Checkpoint:
-        """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""
-        folder, settings = layout.SCRATCH / expected, self.params.settings_digest(cell)
-        about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
-        return Checkpoint(folder, say, ProgressFile(folder, about))
-
-    def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
-        """The cell's images on the device; validation and test are read once per bundle."""
-        split = self.split(cell)
-        train = self._read(split.train)
-        validation, test = self._shared(split.validation), self._shared(split.test)
-        position = {row: index for index, row in enumerate(split.validation.tolist())}
-        small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
-        return CellData(train, validation, test, small, len(self.prepared.classes)), split
-
-    def _shared(self, rows: NDArray[np.int64]) -> Images:
-        key = rows.tobytes()
-        if key not in self._images:
-            self._images[key] = self._read(rows)
-        return self._images[key]
-
-    def _read(self, rows: NDArray[np.int64]) -> Images:
-        pixels = torch.from_numpy(self.prepared.rows(rows)).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(np.asarray(self.prepared.labels)[rows].astype(np.int64))
-        return Images(pixels.to(self.device), labels.to(self.device))
+        yield cells, BundleInputs(params, bundle, device, holder, progress or Throttle(say))
 
 
 def _current_record(folder: Path, expected: str, say: Say) -> dict[str, Any] | None:
@@ -250,21 +196,8 @@ def _has_heads(run: dict[str, Any], heads: HeadSettings | None) -> bool:
     return bool(run["status"] == "failed" or run["digests"].get("heads") == (heads and heads.digest))
 
 
-def _cell_settings(params: Params, cell: Cell, device: str) -> CellSettings:
-    settings = params.training_settings(cell)
-    return CellSettings(
-        backbone=cell.backbone,
-        dataset=settings.get("like", cell.dataset),  # whose networks are built
-        method=cell.method,
-        seed=cell.seed,
-        weights=params.weights_of(cell),
-        autocast=autocast_bfloat16(params.precision, device),
-        **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
-    )
-
-
 def _run_heads(
-    params: Params, cell: Cell, inputs: "_BundleInputs", run: dict[str, Any], heads: HeadSettings | None, say: Say
+    params: Params, cell: Cell, inputs: BundleInputs, run: dict[str, Any], heads: HeadSettings | None, say: Say
 ) -> dict[str, Any] | None:
     """Give a record other heads, from its kept weights; None where no weights were kept."""
     folder, rule = layout.record_folder(params, cell), params.selections_of(cell.dataset)[0]
@@ -274,10 +207,10 @@ def _run_heads(
     say(f"{cell.key}: heads: {', '.join(heads.heads) if heads else 'none'}")
     checkpoint = Checkpoint(layout.SCRATCH / run["digests"]["training"], say)
     data, _ = inputs.data(cell)
-    settings = _cell_settings(params, cell, inputs.device)
+    settings = inputs.settings(cell)
     temporary = records.fresh_folder(folder)
     run["heads"] = replace_heads(
-        temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=_Throttle(say)
+        temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=inputs.progress
     )
     run["digests"] |= {"heads": heads and heads.digest, "scores": SCORES_VERSION}
     records.publish(temporary, folder, run)
@@ -288,7 +221,7 @@ def _run_heads(
 def _run_cell(
     params: Params,
     cell: Cell,
-    inputs: "_BundleInputs",
+    inputs: BundleInputs,
     expected: str,
     heads: HeadSettings | None,
     made_by: dict[str, Any],
@@ -298,7 +231,7 @@ def _run_cell(
     device = inputs.device
     settings = params.training_settings(cell)
     data, split = inputs.data(cell)
-    cell_settings = _cell_settings(params, cell, device)
+    cell_settings = inputs.settings(cell)
     folder = layout.record_folder(params, cell)
     checkpoint = inputs.checkpoint(cell, expected, say)
     prepared = inputs.prepared
@@ -330,7 +263,7 @@ def _run_cell(
         if trained:
             checkpoint.show(trained.history, cell_settings.epochs)
         else:
-            trained = train(cell_settings, data, device=device, progress=_Throttle(say), checkpoint=checkpoint)
+            trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
             if heads:  # they may take as long as the members did
                 checkpoint.save(vars(trained), "trained")
         train_seconds = time.perf_counter() - start
@@ -345,7 +278,7 @@ def _run_cell(
             device=device,
             keep_weights=params.keep_weights,
             checkpoint=checkpoint,
-            say=_Throttle(say),
+            say=inputs.progress,
         )
     except Diverged as error:
         train_seconds = time.perf_counter() - start
@@ -412,15 +345,3 @@ def _peak_memory_mb(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     kilo = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo / 2**20
-
-
-class _Throttle:
-    """Passes at most one line per five seconds."""
-
-    def __init__(self, say: Say, seconds: float = 5.0) -> None:
-        self.say, self.seconds, self.last = say, seconds, time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        if time.monotonic() - self.last >= self.seconds:
-            self.say(line)
-            self.last = time.monotonic()

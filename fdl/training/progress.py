@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from fdl.training.engine import CellSettings
 
 
+Say = Callable[[str], None]
+
+
 class Pace:
     """How fast a training goes on, from the epochs since this object was made.
 
@@ -64,3 +67,21 @@ def figures(settings: "CellSettings", row: Mapping[str, float]) -> str:
         text += f"  cosine {row['cosine']:.2f}  gaussian {row['gaussian']:.2f}"
     text += f"  train {mean('train_accuracy'):.1%}"
     return text + (f"  validation {mean('validation_accuracy'):.1%}" if "validation_accuracy_0" in row else "")
+
+
+class Throttle:
+    """Passes at most one line per so many seconds.
+
+    Args:
+        say: takes the lines.
+        seconds: between two of them.
+        clock: seconds.
+    """
+
+    def __init__(self, say: Say, seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.say, self.seconds, self.clock, self.last = say, seconds, clock, clock()
+
+    def __call__(self, line: str) -> None:
+        if (now := self.clock()) - self.last >= self.seconds:
+            self.say(line)
+            self.last = now

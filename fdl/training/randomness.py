@@ -38,17 +38,25 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own keeps the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+def _shift_(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift, in place: torch's own keeps the sign."""
+    value >>= bits
+    value &= (1 << (64 - bits)) - 1
+    return value
 
 
 def _mix(value: Key) -> Key:
-    """SplitMix64's finaliser: a bijection of 64-bit integers."""
+    """SplitMix64's finaliser: a bijection of 64-bit integers. A tensor is overwritten.
+
+    A dropout mask has a million elements: a new tensor for each of ten operations costs a CPU three times as much.
+    """
     if isinstance(value, Tensor):
-        value = (value ^ _shift(value, 30)) * _signed(_MIX1)
-        value = (value ^ _shift(value, 27)) * _signed(_MIX2)
-        return value ^ _shift(value, 31)
+        scratch = torch.empty_like(value)
+        for shift, factor in ((30, _MIX1), (27, _MIX2)):
+            value ^= _shift_(scratch.copy_(value), shift)
+            value *= _signed(factor)
+        value ^= _shift_(scratch.copy_(value), 31)
+        return value
     value &= _MASK
     value = ((value ^ (value >> 30)) * _MIX1) & _MASK
     value = ((value ^ (value >> 27)) * _MIX2) & _MASK
@@ -85,11 +93,11 @@ def bits(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu") -
         int64 tensor of shape `shape`, or key.shape + shape for a tensor of keys.
     """
     index = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=device).view(shape)
-    counter = index * _signed(_GAMMA)
+    counter = index.mul_(_signed(_GAMMA))
     if isinstance(key, Tensor):
         key = key.to(device).view(key.shape + (1,) * len(shape))
         return _as_tensor(_mix(key + counter))
-    return _as_tensor(_mix(counter + _signed(key)))
+    return _as_tensor(_mix(counter.add_(_signed(key))))
 
 
 def uniform(
@@ -97,7 +105,7 @@ def uniform(
 ) -> Tensor:
     """Uniform numbers in [0, 1); shapes as in `bits`. 24 bits each in float32, 53 in float64."""
     precision = 53 if dtype == torch.float64 else 24
-    return _shift(bits(key, shape, device), 64 - precision).to(dtype) * 2.0**-precision
+    return _shift_(bits(key, shape, device), 64 - precision).to(dtype).mul_(2.0**-precision)
 
 
 def normal(

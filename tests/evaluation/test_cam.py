@@ -7,7 +7,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn import functional
 
-from fdl.evaluation.cam import CLASSES, cam_record, grad_cam, normalise, pair_cosines
+from fdl.evaluation.cam import CLASSES, OF_EACH, cam_record, grad_cam, normalise, pair_cosines
 from fdl.evaluation.overlap import left_out, overlap
 from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
@@ -138,20 +138,22 @@ def test_the_maps_of_trained_nets_peak_at_planted_evidence():
     assert (maps.flatten(2).argmax(dim=-1) == top_right).double().mean() > 0.9
 
 
-def test_a_record_holds_the_overlap_of_all_images_and_the_maps_of_the_first_of_each_class():
+def test_a_record_holds_the_overlap_of_all_images_and_maps_of_the_first_of_each_class():
     nets = members(count=3)
     pixels = (IMAGES * 255).to(torch.uint8)
     record = cam_record(nets, pixels, CLASS, to_input=to_input, batch=2)
     maps, empty = normalise(grad_cam(nets, to_input(pixels), CLASS))
-    first = np.array([0, 2, 4, 1])  # of classes 0 to 3
+    first = np.array([0, 2, 3, 4, 1])  # of classes 0 to 3
     assert record["positions"].tolist() == first.tolist()
-    assert record["labels"].tolist() == [0, 1, 2, 3]
+    assert record["labels"].tolist() == [0, 1, 1, 2, 3]
     assert np.array_equal(record["pixels"], pixels[first].permute(0, 2, 3, 1))
     assert record["maps_true"].dtype == np.float16
     assert record["maps_true"] == pytest.approx(maps[:, first].numpy(), abs=1e-3)
     assert record["cosines"] == pytest.approx(pair_cosines(maps).numpy(), abs=1e-3)
     assert empty.any()
     assert np.array_equal(left_out(record), [(empty[i] | empty[j]).tolist() for i, j in ((0, 1), (0, 2), (1, 2))])
+    vote = sum(net(to_input(pixels))[0].double().softmax(1) for net in nets).argmax(1)
+    assert record["voted"].tolist() == vote[first].tolist()
     for m, net in enumerate(nets):
         predicted = net(to_input(pixels))[0].argmax(1)
         assert record["predicted"][m].tolist() == predicted[first].tolist()
@@ -159,11 +161,11 @@ def test_a_record_holds_the_overlap_of_all_images_and_the_maps_of_the_first_of_e
         assert record["maps_predicted"][m] == pytest.approx(own[0, first].numpy(), abs=1e-3)
 
 
-def test_a_record_shows_ten_classes_at_most():
-    labels = torch.arange(24) // 2
-    pixels = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8)
+def test_a_record_shows_a_few_images_of_ten_classes_at_most():
+    labels = torch.arange(60) // 5
+    pixels = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8)
     net = build("alexnet", "cifar10", 12, 16, 0.0625).eval()
     record = cam_record([net], pixels, labels, to_input=to_input)
-    assert record["positions"].tolist() == [2 * label for label in range(CLASSES)]
-    assert record["cosines"].shape == left_out(record).shape == (0, 24)
+    assert record["positions"].tolist() == [5 * label + n for label in range(CLASSES) for n in range(OF_EACH)]
+    assert record["cosines"].shape == left_out(record).shape == (0, 60)
     assert overlap(record["cosines"], left_out(record))[2] == 1

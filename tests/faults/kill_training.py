@@ -30,23 +30,30 @@ def project(folder: Path, epochs: int) -> None:
         _finish(_start(folder, "-m", "fdl", *verb))
 
 
-def undisturbed(folder: Path) -> None:
-    """Train the bundle."""
-    _finish(_start(folder, "-c", RUN, "run"))
+def undisturbed(folder: Path) -> float:
+    """Train the bundle; the seconds since its first sign of progress."""
+    process = _start(folder, "-c", RUN, "run")
+    _wait_for_progress(process, folder)
+    start = time.monotonic()
+    _finish(process)
+    return time.monotonic() - start
 
 
-def killed(folder: Path, kills: int, chance: random.Random) -> list[str]:
+def killed(folder: Path, kills: int, seconds: float, chance: random.Random) -> list[str]:
     """Train the bundle, killed so many times on the way; where each kill met it.
 
-    Each kill comes at a random moment between the first sign of progress and the end of so many epochs more.
+    Args:
+        folder: the project.
+        kills: how many.
+        seconds: that the bundle takes; the kills are spread over most of them, each a random time after the sign of
+            progress that tells that training goes on.
+        chance: of these moments.
     """
     met: list[str] = []
     while len(met) < kills:
         process = _start(folder, "-c", RUN, "run")
-        before = _progress(folder)
-        while process.poll() is None and _progress(folder) == before:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.4))
+        _wait_for_progress(process, folder)
+        time.sleep(chance.uniform(0, 1.2 * seconds / kills))
         if process.poll() is not None:
             raise AssertionError(f"the bundle was finished after {len(met)} kills: give it more epochs")
         process.send_signal(signal.SIGKILL)
@@ -72,6 +79,12 @@ def differences(first: Path, second: Path) -> list[str]:
             if (first / record / name).read_bytes() != (second / record / name).read_bytes():
                 found.append(f"{record}/{name}")
     return found
+
+
+def _wait_for_progress(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    before = _progress(folder)
+    while process.poll() is None and _progress(folder) == before:
+        time.sleep(0.01)
 
 
 def _progress(folder: Path) -> tuple[float, int]:
@@ -100,8 +113,9 @@ def main() -> int:
     options = parser.parse_args()
     for name in ("undisturbed", "killed"):
         project(options.folder / name, options.epochs)
-    undisturbed(options.folder / "undisturbed")
-    for number, where in enumerate(killed(options.folder / "killed", options.kills, random.Random(options.seed)), 1):
+    seconds = undisturbed(options.folder / "undisturbed")
+    met = killed(options.folder / "killed", options.kills, seconds, random.Random(options.seed))
+    for number, where in enumerate(met, 1):
         print(f"kill {number}: {where}")
     found = differences(options.folder / "undisturbed", options.folder / "killed")
     print("\n".join(found) or f"{options.kills} kills: all records are bit-identical")

@@ -131,7 +131,7 @@ def test_panels_name_classes_and_predictions(project: Path) -> None:
 def test_maps_lie_on_their_image_on_one_scale_and_empty_ones_say_so(project: Path) -> None:
     params = small_grid()
     arm, other = invented(), invented()
-    other["maps_true"] = other["maps_true"] / 2  # its own maximum is half: so it must look, not as if it were 1
+    other["maps_predicted"] = other["maps_predicted"] / 2  # its maximum is half: so it must look
     write(params, classical=arm, fdl=other)
     sheet, _ = draw(params)
     image = enlarged(arm["pixels"][0])
@@ -155,6 +155,31 @@ def test_a_few_images_at_most_and_long_names_are_cut(project: Path) -> None:
     assert [text.text for text in sheet.texts if text.bold][1:] == ["no pitting", "pitting", "metal_contamina…"]
     assert len(labels(sheet)) == 2 * IMAGES
     assert f"each of the first {IMAGES} classes" in caption
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        ({"classical": [0, 0, 1, 1], "fdl": [0, 0, 1, 1]}, [0, 2]),
+        ({"classical": [1, 0, 0, 1], "fdl": [0, 0, 1, 1]}, [1, 3]),
+        ({"classical": [0, 1, 0, 0], "fdl": [1, 0, 1, 0]}, [0, 2]),  # no image that both know: the first
+        ({"classical": [1, 0, 0, 1]}, [0, 2]),  # an older record beside it, without votes
+    ],
+)
+def test_the_first_image_of_a_class_that_all_methods_get_right(
+    project: Path, votes: dict[str, list[int]], expected: list[int]
+) -> None:
+    params = small_grid()
+    arms = {}
+    for method in ("classical", "fdl"):
+        arm = invented(classes=4)
+        arm |= {"labels": np.array([0, 0, 1, 1]), "predicted": arm["predicted"] // 2}
+        arms[method] = arm | ({"voted": np.array(votes[method])} if method in votes else {})
+    write(params, **arms)
+    sheet, caption = draw(params)
+    for line, image in zip((0, 2), expected, strict=True):
+        assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
+    assert "among its first 2, that all soft votes here get right (where none is, its first)" in caption
 
 
 def test_the_caption_gives_the_overlap_without_what_either_method_leaves_out(project: Path) -> None:

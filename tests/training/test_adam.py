@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from fdl.training.adam import Adam, FlatAdam
@@ -41,6 +42,22 @@ def test_it_is_the_librarys_kernel():
         reference.param_groups[0]["eps"] = 1e-7 / math.sqrt(1 - 0.999**step)
         reference.step()
         assert torch.equal(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("gradient_format", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_changes_no_bit(gradient_format):
+    first, other = torch.nn.Conv2d(5, 3, 3), torch.nn.Conv2d(5, 3, 3)
+    other.load_state_dict(first.state_dict())
+    other.to(memory_format=torch.channels_last)
+    steps = [Adam([net], 1e-2) for net in (first, other)]
+    for number in range(4):
+        gradient = torch.randn(3, 5, 3, 3, generator=torch.Generator().manual_seed(number))
+        first.weight.grad, other.weight.grad = gradient, gradient.contiguous(memory_format=gradient_format)
+        for net, adam in zip((first, other), steps, strict=True):
+            net.bias.grad = torch.ones(3)
+            adam.step()
+    assert not other.weight.is_contiguous()
+    assert torch.equal(first.weight, other.weight)
 
 
 def test_the_flat_form_makes_the_same_steps_from_a_counter_on_the_device():

@@ -199,7 +199,7 @@ def test_an_interrupted_cell_goes_on_and_leaves_no_checkpoint(ready, monkeypatch
         if "epoch 2/4" in line:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(bundle_module, "_Throttle", lambda say: say)
+    monkeypatch.setattr(bundle_module, "Throttle", lambda say: say)
     with pytest.raises(Interrupted):
         run_bundle(undisturbed, BUNDLE, say=interrupt)
     assert records.read_run(folder(undisturbed, seed=1)) is None
@@ -363,7 +363,7 @@ def test_a_signal_among_the_heads_stops_at_the_end_of_an_epoch(ready, monkeypatc
         if "stacking: epoch 1/3" in line:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(bundle_module, "_Throttle", lambda say: say)
+    monkeypatch.setattr(bundle_module, "Throttle", lambda say: say)
     with pytest.raises(Interrupted):
         run_bundle(params, BUNDLE, say=interrupt)
     assert not list(layout.results_folder(params).rglob("run.json"))

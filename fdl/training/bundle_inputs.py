@@ -1,0 +1,86 @@
+"""What the cells of a bundle are trained with: settings, images, and the places of their checkpoints."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fdl import layout
+from fdl.data import prepare, splits
+from fdl.params import Bundle, Cell, Params
+from fdl.training.checkpoint import Checkpoint
+from fdl.training.device import autocast_bfloat16
+from fdl.training.digests import training_digest
+from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
+from fdl.unfinished import ProgressFile
+
+Say = Callable[[str], None]
+
+
+class BundleInputs:
+    """What the cells of a bundle share: the prepared dataset, and one draw per seed.
+
+    Args:
+        params, bundle: the settings, and which cells of theirs.
+        device: where the images go.
+        holder: who trains, for those who watch.
+        progress: takes a line per epoch.
+    """
+
+    def __init__(self, params: Params, bundle: Bundle, device: str, holder: str, progress: Say) -> None:
+        self.params, self.bundle, self.device, self.holder = params, bundle, device, holder
+        self.progress = progress
+        self.pool = params.pool_of(bundle.dataset, bundle.backbone)
+        self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
+        self._images: dict[bytes, Images] = {}
+        self.unsaved: dict[str, Trained | Diverged] = {}  # by digest: trainings that the disk had no room for
+
+    def settings(self, cell: Cell) -> CellSettings:
+        """What the engine is told of a cell."""
+        settings = self.params.training_settings(cell)
+        return CellSettings(
+            backbone=cell.backbone,
+            dataset=settings.get("like", cell.dataset),  # whose networks are built
+            method=cell.method,
+            seed=cell.seed,
+            weights=self.params.weights_of(cell),
+            autocast=autocast_bfloat16(self.params.precision, self.device),
+            **{name: settings[name] for name in CellSettings.__dataclass_fields__ if name in settings},
+        )
+
+    def split(self, cell: Cell) -> splits.Split:
+        """The draw of a cell's seed."""
+        draw = self.params.draw_of(cell.seed)
+        path = layout.split_file(self.params, cell.dataset, cell.shots, draw, self.pool)
+        return splits.load_split(path, self.prepared)
+
+    def training_digest(self, cell: Cell) -> str:
+        """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
+        return training_digest(self.params, cell, self.split(cell), self.prepared)
+
+    def checkpoint(self, cell: Cell, expected: str, say: Say) -> Checkpoint:
+        """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""
+        folder, settings = layout.SCRATCH / expected, self.params.settings_digest(cell)
+        about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
+        return Checkpoint(folder, say, ProgressFile(folder, about))
+
+    def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
+        """The cell's images on the device; validation and test are read once per bundle."""
+        split = self.split(cell)
+        train = self._read(split.train)
+        validation, test = self._shared(split.validation), self._shared(split.test)
+        position = {row: index for index, row in enumerate(split.validation.tolist())}
+        small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
+        return CellData(train, validation, test, small, len(self.prepared.classes)), split
+
+    def _shared(self, rows: NDArray[np.int64]) -> Images:
+        key = rows.tobytes()
+        if key not in self._images:
+            self._images[key] = self._read(rows)
+        return self._images[key]
+
+    def _read(self, rows: NDArray[np.int64]) -> Images:
+        pixels = torch.from_numpy(self.prepared.rows(rows)).permute(0, 3, 1, 2).contiguous()
+        labels = torch.from_numpy(np.asarray(self.prepared.labels)[rows].astype(np.int64))
+        return Images(pixels.to(self.device), labels.to(self.device))
