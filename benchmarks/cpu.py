@@ -18,7 +18,7 @@ from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import compared, cpu_seconds, machine, table, write
 from fdl.training import engine
 from fdl.training.adam import Adam
-from fdl.training.device import autocast_bfloat16
+from fdl.training.device import autocast_bfloat16, set_up_cpu
 
 CASES = [("cifar10", "alexnet", 32), ("cifar10", "vgg", 32), ("cifar10", "resnet", 32)]
 BATCH, EVALUATED = 10, 100
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     content: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "cases": {}}
     for dataset, backbone, size in CASES:
         if backbone in options.backbones:

@@ -23,7 +23,7 @@ from benchmarks.cpu import BATCH, CASES, EVALUATED, images, ours
 from benchmarks.timing import Timed, compared, cpu_seconds, machine, table, write
 from fdl.losses import feature_distance
 from fdl.reference.protocol import DATASETS
-from fdl.training.device import autocast_bfloat16
+from fdl.training.device import autocast_bfloat16, set_up_cpu
 
 
 class Keras:
@@ -133,7 +133,7 @@ def main() -> None:
     if not Path(options.python).is_file():
         sys.exit(f"keras_reference: {options.python}: no such interpreter; see {REQUIREMENTS}")
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     keras = Keras(options.python)
     content: dict[str, Any] = {
         "machine": machine(),

@@ -114,6 +114,7 @@ def cam(
     preset: PresetOption = None,
     configfile: ConfigfileOption = None,
     set_: SetOption = None,
+    overlap: Annotated[bool, flag("--overlap", "Also their overlap over all test images; it takes longer.")] = False,
 ) -> None:
     """Make the class activation maps of finished cells again, from weights kept by `keep_weights`."""
     resolved = load(file, preset, set_, configfile)
@@ -121,7 +122,8 @@ def cam(
     from fdl.training.bundle import map_bundle
 
     for bundle in asked:
-        print(f"{bundle.key}: {_counted(map_bundle(resolved, bundle, say=lambda line: print(line, flush=True)))}")
+        counts = map_bundle(resolved, bundle, overlap=overlap, say=lambda line: print(line, flush=True))
+        print(f"{bundle.key}: {_counted(counts)}")
 
 
 def _bundles(resolved: Params, keys: list[str] | None) -> list[Bundle]:

@@ -99,7 +99,10 @@ def write_scores(folder: Path, source: Path) -> None:
             if f"{rule}/test/{name}" in stored
         }
         rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
-        for split in labels:
+        if "train/labels" in stored:  # records made before these were kept have none
+            known = diversity(stored[f"{rule}/train/logits"], stored["train/labels"])
+            rows += [_row("train", "ensemble", metric, value) for metric, value in known.items()]
+        for split in (split for split in ("train", *labels) if f"{split}/labels" in stored):
             # Empty for a single net: no value, no row.
             distance = zip(("cosine_sum", "gaussian_sum"), stored[f"{rule}/{split}/distance"].tolist(), strict=False)
             rows += [_row(split, "ensemble", metric, value) for metric, value in distance]

@@ -103,7 +103,7 @@ def pair_cosines(normalised: Tensor) -> Tensor:
     return cosines
 
 
-def cam_record(
+def overlap_record(
     nets: Sequence[nn.Module],
     pixels: Tensor,
     labels: Tensor,
@@ -112,10 +112,7 @@ def cam_record(
     score: Score = "probability",
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
-    """What a cell's `cam.npz` holds.
-
-    The images shown are the first `OF_EACH` test images of the first `CLASSES` classes: a rule that looks at no
-    prediction, so that all methods hold the same ones, class by class in test order.
+    """The part of a cell's `cam.npz` that all test images have.
 
     Args:
         nets: M members in evaluation mode.
@@ -127,19 +124,41 @@ def cam_record(
 
     Returns:
         `cosines` (P, N) float16: of the pairs' maps of the true class, see `pair_cosines`;
-        `empty` (M, ⌈N / 8⌉) uint8: packed bits, which of these maps are empty;
-        `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images shown, of their
-        class and of the one that each member predicts;
-        `descriptors` (M, n, H', W') float16: channel means of the feature maps of the same images;
-        `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
-        `predicted` (M, n), `voted` (n,), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the
-        same; `voted` is the class of the soft vote.
+        `empty` (M, ⌈N / 8⌉) uint8: packed bits, which of these maps are empty.
     """
     cosines, empty = [], []
     for part, classes in zip(pixels.split(batch), labels.split(batch), strict=True):
         normalised, nothing = normalise(grad_cam(nets, to_input(part), classes, score=score))
         cosines.append(pair_cosines(normalised).half())
         empty.append(nothing)
+    packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
+    return {"cosines": np.ascontiguousarray(torch.cat(cosines, dim=1).cpu().numpy()), "empty": packed}
+
+
+def shown_record(
+    nets: Sequence[nn.Module],
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    to_input: Callable[[Tensor], Tensor],
+    score: Score = "probability",
+) -> dict[str, NDArray[Any]]:
+    """The part of a cell's `cam.npz` that is looked at: whole maps of some test images.
+
+    These are the first `OF_EACH` test images of the first `CLASSES` classes: a rule that looks at no prediction, so
+    that all methods hold the same ones, class by class in test order.
+
+    Args:
+        nets, pixels, labels, to_input, score: as in `overlap_record`.
+
+    Returns:
+        `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images, of their class and of the
+        one that each member predicts;
+        `descriptors` (M, n, H', W') float16: channel means of the feature maps;
+        `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
+        `predicted` (M, n), `voted` (n,), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the
+        same images; `voted` is the class of the soft vote.
+    """
     positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
     shown = to_input(pixels[positions])
     with torch.no_grad():
@@ -150,7 +169,6 @@ def cam_record(
     maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
     maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
     record = {
-        "cosines": torch.cat(cosines, dim=1),
         "maps_true": maps_true.half(),
         "maps_predicted": maps_predicted.half(),
         "descriptors": descriptors.half(),
@@ -162,5 +180,4 @@ def cam_record(
         "positions": positions,
         "pixels": pixels[positions].permute(0, 2, 3, 1),
     }
-    packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
-    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in record.items()} | {"empty": packed}
+    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in record.items()}

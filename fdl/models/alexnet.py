@@ -2,18 +2,18 @@
 
 from torch import nn
 
-from fdl.models.layers import Dropout, Same, batch_norm, max_pool_3_2
+from fdl.models.layers import Dropout, MaxPool32, Same, batch_norm
 
 
 def features(channels: tuple[int, ...], stride: int) -> nn.Sequential:
     """Five convolutions; batch norm after the first two only. `channels`: of the five."""
     a, b, c, d, e = channels
     return nn.Sequential(
-        *(Same(3, stride), nn.Conv2d(3, a, 3, stride), batch_norm(a), nn.ReLU(), max_pool_3_2()),
-        *(nn.Conv2d(a, b, 3, padding=1), batch_norm(b), nn.ReLU(), max_pool_3_2()),
+        *(Same(3, stride), nn.Conv2d(3, a, 3, stride), batch_norm(a), nn.ReLU(), MaxPool32()),
+        *(nn.Conv2d(a, b, 3, padding=1), batch_norm(b), nn.ReLU(), MaxPool32()),
         *(nn.Conv2d(b, c, 3, padding=1), nn.ReLU()),
         *(nn.Conv2d(c, d, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(d, e, 3, padding=1), nn.ReLU(), max_pool_3_2()),
+        *(nn.Conv2d(d, e, 3, padding=1), nn.ReLU(), MaxPool32()),
     )
 
 

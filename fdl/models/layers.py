@@ -26,20 +26,28 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class Same(nn.Module):
     """Pads an image as TensorFlow's "same" does for the layer that follows."""
 
-    def __init__(self, kernel: int, stride: int, value: float = 0.0) -> None:
+    def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
-        self.kernel, self.stride, self.value = kernel, stride, value
+        self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H + pad, W + pad)."""
         top, bottom = same_padding(x.shape[-2], self.kernel, self.stride)
         left, right = same_padding(x.shape[-1], self.kernel, self.stride)
-        return functional.pad(x, (left, right, top, bottom), value=self.value)
+        return functional.pad(x, (left, right, top, bottom))
 
 
-def max_pool_3_2() -> nn.Sequential:
-    """3×3 max pool of stride 2 with "same" padding; `MaxPool2d(padding=1)` differs for even sizes."""
-    return nn.Sequential(Same(3, 2, value=-math.inf), nn.MaxPool2d(3, 2))
+class MaxPool32(nn.Module):
+    """3×3 max pool of stride 2 with TensorFlow's "same" padding.
+
+    An odd side has a pixel before and one after; of an even one the last window reaches a pixel beyond the edge,
+    which is torch's ceiling mode.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, ⌈H / 2⌉, ⌈W / 2⌉)."""
+        pooled: Tensor = functional.max_pool2d(x, 3, 2, padding=(x.shape[-2] % 2, x.shape[-1] % 2), ceil_mode=True)
+        return pooled
 
 
 class DenseBatchNorm(nn.BatchNorm1d):

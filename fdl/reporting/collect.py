@@ -187,8 +187,13 @@ def headline_values(params: Params, runs: "DataFrame", *, combiner: str, metric:
     if chosen.empty and not runs.empty:
         known = ", ".join(dict.fromkeys(runs["combiner"])), ", ".join(dict.fromkeys(runs["metric"]))
         raise InputError(f"runs.csv: no {metric!r} of combiner {combiner!r}; it holds {known[1]} of {known[0]}")
-    rules = {dataset: params.selections_of(dataset)[0] for dataset in dict.fromkeys(chosen["dataset"])}
-    columns = [chosen[name].tolist() for name in (*CELL_COLUMNS, "selection", "value")]
+    return of_headline_rule(params, chosen)
+
+
+def of_headline_rule(params: Params, rows: "DataFrame") -> dict[Cell, float]:
+    """The values of rows of one split, combiner and metric, at the first selection rule of each dataset."""
+    rules = {dataset: params.selections_of(dataset)[0] for dataset in dict.fromkeys(rows["dataset"])}
+    columns = [rows[name].tolist() for name in (*CELL_COLUMNS, "selection", "value")]
     return {Cell(*cell): value for *cell, rule, value in zip(*columns, strict=True) if rule == rules[cell[0]]}
 
 

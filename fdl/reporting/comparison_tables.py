@@ -88,6 +88,55 @@ def combiner_table(results: Results) -> Listing:
     )
 
 
+# Measures of diversity by column: heading, split, metric.
+_DIVERSITY = (
+    ("Disagreement, train", "train", "disagreement"),
+    ("Disagreement", "test", "disagreement"),
+    ("Oracle accuracy", "test", "oracle_accuracy"),
+    ("Mutual information", "test", "mutual_information"),
+    ("Q", "test", "q_statistic"),
+    ("Cosine sum", "test", "cosine_sum"),
+    ("Gaussian sum", "test", "gaussian_sum"),
+    ("Overlap of maps", "test", "cam_overlap"),
+)
+_SHARES = ("disagreement", "oracle_accuracy")  # in percent
+
+
+def diversity_table(results: Results) -> Listing:
+    """How far the members differ, in what they predict and in their feature maps: what the distance loss is for."""
+    values = {(split, metric): results.values("ensemble", metric, split) for _, split, metric in _DIVERSITY}
+    lines = []
+    for bundle, method, cells in _groups(results):
+        labels = _labels(results, bundle, method)
+        raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
+        texts = list(labels)
+        for _, split, metric in _DIVERSITY:
+            found = [values[split, metric][cell] for cell in cells if cell in values[split, metric]]
+            measured = spread([100 * value for value in found] if metric in _SHARES else found)
+            raw |= {f"{split}_{metric}_{part}": getattr(measured, part) for part in ("mean", "std", "n")}
+            texts.append(_score(measured, expected=len(cells), digits=1 if metric in _SHARES else 2))
+        lines.append(Line(texts, raw))
+    parts = [f"{split}_{metric}_{part}" for _, split, metric in _DIVERSITY for part in ("mean", "std", "n")]
+    return Listing(
+        "diversity",
+        f"Diversity of the members, preset {results.params.preset}",
+        SYNTHETIC if results.collected.synthetic else "",
+        "How far the members of an ensemble differ, on test images if not said otherwise, mean ± standard deviation "
+        "over seeds.",
+        (*_HEADINGS, *(Column(heading, number=True) for heading, _, _ in _DIVERSITY)),
+        (*_KEYS, *parts),
+        lines,
+        _remarks(
+            results,
+            "Disagreement: % of images on which two members predict different classes, mean over pairs. Oracle "
+            "accuracy: % of images that at least one member gets right. Mutual information, in nats: 0 if all members "
+            "say the same. Q: Yule's, 1 if they are right on the same images, 0 if independently. Cosine and Gaussian "
+            "sum: what the distance loss drives down, over all pairs. Overlap of maps: mean cosine of two members' "
+            "class activation maps of the true class.",
+        ),
+    )
+
+
 def selection_table(results: Results) -> Listing:
     """Test accuracy of the soft vote by the rule that picks the epoch: how much of an accuracy is selection.
 
@@ -167,11 +216,11 @@ def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
     return spread([100 * values[cell] for cell in cells if cell in values])
 
 
-def _score(score: Spread, expected: int | None = None) -> str:
+def _score(score: Spread, expected: int | None = None, digits: int = 1) -> str:
     """`41.2 ± 1.3`, with the number of seeds where some have no value."""
     if score.mean is None:
         return "–"
-    text = f"{score.mean:.1f}" + (f" ± {score.std:.1f}" if score.std is not None else "")
+    text = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if score.std is not None else "")
     return text + (f" (n={score.n})" if expected is not None and score.n < expected else "")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fdl import layout, records
 from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params
-from fdl.reporting.collect import CELL_COLUMNS, CellState, Collected, headline_values, read_collected, read_runs
+from fdl.reporting.collect import CELL_COLUMNS, CellState, Collected, of_headline_rule, read_collected, read_runs
 from fdl.reporting.titles import BASELINE, COMBINERS, METHOD
 
 if TYPE_CHECKING:
@@ -31,16 +31,16 @@ class Results:
     collected: Collected
     runs: "DataFrame"
 
-    def values(self, combiner: str, metric: str) -> dict[Cell, float]:
-        """Every cell's value on test, at the first selection rule of its dataset; empty where none was measured."""
-        found = self._of_measure.get((combiner, metric))
-        return {} if found is None else headline_values(self.params, found, combiner=combiner, metric=metric)
+    def values(self, combiner: str, metric: str, split: str = "test") -> dict[Cell, float]:
+        """Every cell's value, at the first selection rule of its dataset; empty where none was measured."""
+        found = self._of_measure.get((split, combiner, metric))
+        return {} if found is None else of_headline_rule(self.params, found)
 
     @cached_property
-    def _of_measure(self) -> dict[tuple[str, str], "DataFrame"]:
-        """The rows of test images by combiner and metric: a table looks for hundreds of them."""
-        test = self.runs[self.runs["split"] == "test"]
-        return {(str(key[0]), str(key[1])): rows for key, rows in test.groupby(["combiner", "metric"])}
+    def _of_measure(self) -> dict[tuple[str, ...], "DataFrame"]:
+        """The rows by split, combiner and metric: a table looks for hundreds of them."""
+        groups = self.runs.groupby(["split", "combiner", "metric"])
+        return {tuple(map(str, key)): rows for key, rows in groups}
 
     @cached_property
     def accuracy(self) -> dict[Cell, float]:

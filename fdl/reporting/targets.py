@@ -87,6 +87,7 @@ def _tables(params: Params) -> list[Target]:
     others = {
         "combiners": "Combiners",
         "ablation": "Methods",
+        "diversity": "Diversity of the members",
         **({"selections": "Selection of the epoch"} if several else {}),
         "authors": "The authors' stored runs",
         "costs": "Costs",

@@ -105,8 +105,12 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     return counts
 
 
-def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str, int]:
+def map_bundle(params: Params, bundle: Bundle, *, overlap: bool = False, say: Say = print) -> dict[str, int]:
     """Make the class activation maps of a bundle's records again, from their kept weights.
+
+    Args:
+        params, bundle, say: as in `run_bundle`.
+        overlap: also those of all test images, not only of the ones that are shown.
 
     Returns:
         Numbers of cells: "made", and "without weights": failed, not trained, or trained without `keep_weights`.
@@ -125,7 +129,7 @@ def map_bundle(params: Params, bundle: Bundle, *, say: Say = print) -> dict[str,
             say(f"{cell.key}: class activation maps")
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
-            replace_maps(temporary, folder, settings, data, device=inputs.device)
+            replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap)
             records.publish(temporary, folder, run)
             counts["made"] += 1
     return counts

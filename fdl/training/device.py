@@ -77,9 +77,16 @@ def set_up_torch(params: Params, device: str) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if device == "cpu":
-        _keep_freed_memory()
-        # Denormals slow the small activations of late epochs down by an order of magnitude.
-        torch.set_flush_denormal(True)
+        set_up_cpu()
+
+
+def set_up_cpu() -> None:
+    """Flush denormals to zero, and keep freed memory: the process trains faster."""
+    import torch
+
+    # Denormals slow the small activations of late epochs down by an order of magnitude.
+    torch.set_flush_denormal(True)
+    _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:

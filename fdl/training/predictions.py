@@ -12,7 +12,7 @@ from torch import nn
 
 from fdl.combine.heads import TrainedHead, train_head
 from fdl.combine.scores import HEAD_COMBINERS, write_scores
-from fdl.evaluation.cam import cam_record
+from fdl.evaluation.cam import overlap_record, shown_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.head_settings import HeadSettings
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
@@ -43,14 +43,15 @@ def write_predictions(
         Diverged: a prediction is not finite.
         Interrupted: a signal arrived while the heads were trained; what is finished is kept.
     """
+    # Of the training images only how far the members differ is of interest; they know these by heart.
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
     predictions: dict[str, NDArray[Any]] = {
-        "validation/labels": data.validation.labels.cpu().numpy(),
-        "test/labels": data.test.labels.cpu().numpy(),
+        f"{split}/labels": images.labels.cpu().numpy() for split, images in splits.items()
     }
     block: HeadsBlock = {}
     for number, (rule, states) in enumerate(trained.states.items()):
         nets = load_members(settings, states, data.num_classes, device)
-        for split, images in (("validation", data.validation), ("test", data.test)):
+        for split, images in splits.items():
             meter = FeatureDistanceMeter()
             logits = predict(settings, nets, images.pixels, meter).cpu().numpy()
             distance = np.array(list(meter.values().values()))
@@ -58,8 +59,7 @@ def write_predictions(
                 raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
             predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:
-            maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
-            np.savez(folder / "cam.npz", allow_pickle=False, **maps)
+            _write_maps(folder, nets, data, overlap_record(nets, *_of_test(data), to_input=to_input))
             block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
         if keep_weights:
             _write_weights(folder / weights_file(rule), states)
@@ -102,16 +102,36 @@ def replace_heads(
     return block
 
 
-def replace_maps(folder: Path, record: Path, settings: CellSettings, data: CellData, *, device: str) -> None:
-    """Make the class activation maps of a record again from its kept weights; arguments as in `replace_heads`."""
+def replace_maps(
+    folder: Path, record: Path, settings: CellSettings, data: CellData, *, device: str, overlap: bool
+) -> None:
+    """Make the class activation maps of a record again from its kept weights.
+
+    Args:
+        folder, record, settings, data, device: as in `replace_heads`.
+        overlap: also those of all test images, which takes as long as the predictions.
+    """
     for path in record.iterdir():
         if path.name != "run.json":
             shutil.copyfile(path, folder / path.name)
     states = read_weights(record / weights_file(settings.selections[0]))
     nets = load_members(settings, states, data.num_classes, device)
-    maps = cam_record(nets, data.test.pixels, data.test.labels, to_input=to_input)
-    np.savez(folder / "cam.npz", allow_pickle=False, **maps)
+    if overlap:
+        overlaps = overlap_record(nets, *_of_test(data), to_input=to_input)
+    else:
+        with np.load(record / "cam.npz", allow_pickle=False) as stored:
+            overlaps = {name: stored[name] for name in ("cosines", "empty")}
+    _write_maps(folder, nets, data, overlaps)
     write_scores(folder, folder)
+
+
+def _of_test(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
+    return data.test.pixels, data.test.labels
+
+
+def _write_maps(folder: Path, nets: list[nn.Module], data: CellData, overlaps: dict[str, NDArray[Any]]) -> None:
+    shown = shown_record(nets, *_of_test(data), to_input=to_input)
+    np.savez(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
 
 
 def _add_heads(

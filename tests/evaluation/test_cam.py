@@ -7,7 +7,15 @@ from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn import functional
 
-from fdl.evaluation.cam import CLASSES, OF_EACH, cam_record, grad_cam, normalise, pair_cosines
+from fdl.evaluation.cam import (
+    CLASSES,
+    OF_EACH,
+    grad_cam,
+    normalise,
+    overlap_record,
+    pair_cosines,
+    shown_record,
+)
 from fdl.evaluation.overlap import left_out, overlap
 from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
@@ -141,7 +149,8 @@ def test_the_maps_of_trained_nets_peak_at_planted_evidence():
 def test_a_record_holds_the_overlap_of_all_images_and_maps_of_the_first_of_each_class():
     nets = members(count=3)
     pixels = (IMAGES * 255).to(torch.uint8)
-    record = cam_record(nets, pixels, CLASS, to_input=to_input, batch=2)
+    record = overlap_record(nets, pixels, CLASS, to_input=to_input, batch=2)
+    record |= shown_record(nets, pixels, CLASS, to_input=to_input)
     maps, empty = normalise(grad_cam(nets, to_input(pixels), CLASS))
     first = np.array([0, 2, 3, 4, 1])  # of classes 0 to 3
     assert record["positions"].tolist() == first.tolist()
@@ -165,7 +174,8 @@ def test_a_record_shows_a_few_images_of_ten_classes_at_most():
     labels = torch.arange(60) // 5
     pixels = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8)
     net = build("alexnet", "cifar10", 12, 16, 0.0625).eval()
-    record = cam_record([net], pixels, labels, to_input=to_input)
+    record = shown_record([net], pixels, labels, to_input=to_input)
+    record |= overlap_record([net], pixels, labels, to_input=to_input)
     assert record["positions"].tolist() == [5 * label + n for label in range(CLASSES) for n in range(OF_EACH)]
     assert record["cosines"].shape == left_out(record).shape == (0, 60)
     assert overlap(record["cosines"], left_out(record))[2] == 1

@@ -8,7 +8,7 @@ from torch import nn
 
 from fdl.errors import InputError
 from fdl.models import build
-from fdl.models.layers import DenseBatchNorm, max_pool_3_2, same_padding, set_dropout_key
+from fdl.models.layers import DenseBatchNorm, MaxPool32, same_padding, set_dropout_key
 from fdl.reference.protocol import DATASETS
 
 # docs/reference.md 1.5: parameters, thereof trainable, feature map
@@ -52,10 +52,29 @@ def test_pool_and_strided_convolution_pad_as_tensorflow(size):
     # docs/reference.md 10: even sizes pad after only, odd sizes on both sides.
     assert same_padding(size, 3, 2) == ((0, 1) if size % 2 == 0 else (1, 1))
     ramp = torch.arange(size * size, dtype=torch.float32).view(1, 1, size, size)
-    pooled = max_pool_3_2()(ramp)
+    pooled = MaxPool32()(ramp)
     assert pooled.shape[-1] == math.ceil(size / 2)
     last = min(2, size - 1) if size % 2 == 0 else 1  # the first window covers rows 0..2, or 0..1 after one of padding
     assert pooled[0, 0, 0, 0] == ramp[0, 0, last, last]
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 8), (7, 4), (2, 2), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pool_is_one_over_an_image_padded_with_minus_infinity(size, dtype):
+    """Value and gradient; in bfloat16, as many equal values as there are, which share no gradient."""
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    (top, bottom), (left, right) = (same_padding(side, 3, 2) for side in size)
+    results = []
+    for pool in (
+        lambda x: nn.functional.max_pool2d(nn.functional.pad(x, (left, right, top, bottom), value=-math.inf), 3, 2),
+        MaxPool32(),
+    ):
+        x = images.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+        pooled = pool(x)
+        pooled.square().sum().backward()
+        results.append((pooled, x.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_dense_batch_norm_keeps_the_biased_variance_and_takes_one_image():

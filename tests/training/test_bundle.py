@@ -274,7 +274,8 @@ def test_training_alone_leaves_the_rest_to_run(ready, monkeypatch):
     assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
 
 
-def test_maps_are_made_again_from_kept_weights(ready):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_maps_are_made_again_from_kept_weights(ready, overlap):
     params = tiny(keep_weights=True)
     run(params)
     expected = dict(np.load(folder(params) / "cam.npz"))
@@ -282,10 +283,15 @@ def test_maps_are_made_again_from_kept_weights(ready):
     record = records.read_run(folder(params))
     record["files"]["cam.npz"] = records.file_hash(folder(params) / "cam.npz")
     records.write_atomically(folder(params) / "run.json", records.to_json(record))
-    assert map_bundle(params, BUNDLE, say=quiet) == {"made": 4, "without weights": 0}
+    if not overlap:  # it stays as it was found
+        expected |= {name: expected[name] * 0 for name in ("cosines", "empty")}
+    assert map_bundle(params, BUNDLE, overlap=overlap, say=quiet) == {"made": 4, "without weights": 0}
     made = np.load(folder(params) / "cam.npz")
     assert {name: made[name].tobytes() for name in made} == {name: a.tobytes() for name, a in expected.items()}
     records.verify(folder(params), records.read_run(folder(params)))
+
+
+def test_without_weights_no_maps_are_made_again(ready):
     assert len(run(tiny(epochs=1))) == 4
     assert map_bundle(tiny(epochs=1), BUNDLE, say=quiet) == {"made": 0, "without weights": 4}
 
