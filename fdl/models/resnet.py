@@ -5,7 +5,10 @@ from torch import Tensor, nn
 from fdl.models.layers import batch_norm
 
 FILTERS = {"resnet-3": (64, 128, 256), "resnet-4": (64, 128, 256, 512)}
-_SLOPE = 0.1
+
+
+def _leaky_relu() -> nn.LeakyReLU:
+    return nn.LeakyReLU(0.1, inplace=True)
 
 
 class Block(nn.Module):
@@ -15,10 +18,10 @@ class Block(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs in (channels, filters, filters):
-            layers += [nn.Conv2d(inputs, filters, 3, padding=1), batch_norm(filters), nn.LeakyReLU(_SLOPE)]
+            layers += [nn.Conv2d(inputs, filters, 3, padding=1), batch_norm(filters), _leaky_relu()]
         self.main = nn.Sequential(*layers)
         self.shortcut = nn.Sequential(nn.Conv2d(channels, filters, 1), batch_norm(filters))
-        self.activation = nn.LeakyReLU(_SLOPE)
+        self.activation = _leaky_relu()
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:

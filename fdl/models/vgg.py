@@ -18,7 +18,7 @@ def features(blocks: list[tuple[int, int, float]]) -> nn.Sequential:
     channels = 3
     for index, (filters, convolutions, dropout) in enumerate(blocks):
         for _ in range(convolutions):
-            layers += [nn.Conv2d(channels, filters, 3, padding=1), batch_norm(filters), nn.ReLU()]
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), batch_norm(filters), nn.ReLU(inplace=True)]
             channels = filters
         layers.append(nn.MaxPool2d(2))
         if index < len(blocks) - 1:
@@ -29,6 +29,6 @@ def features(blocks: list[tuple[int, int, float]]) -> nn.Sequential:
 def head(flat: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
     """The last pool's dropout, then dense → batch norm → ReLU → dropout → dense."""
     return nn.Sequential(
-        *(Dropout(dropout), nn.Flatten(), nn.Linear(flat, hidden), DenseBatchNorm(hidden), nn.ReLU()),
+        *(Dropout(dropout), nn.Flatten(), nn.Linear(flat, hidden), DenseBatchNorm(hidden), nn.ReLU(inplace=True)),
         *(Dropout(0.5), nn.Linear(hidden, num_classes)),
     )
