@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import platform
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +68,21 @@ def test_two_processes_never_share_a_slot_and_a_killed_one_frees_its_own(tmp_pat
         leave.release()
     for process in processes:
         process.join(timeout=60)
+
+
+FAULTS = """
+import resource, torch
+from fdl.training.device import set_up_cpu
+set_up_cpu()
+faults = []
+for _ in range(3):
+    torch.zeros(2**24)  # 64 MiB: 16,384 pages, which glibc would map anew each time
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[2] - faults[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_memory_that_a_tensor_gave_back_is_there_for_the_next():
+    shown = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(shown.stdout) < 1000
