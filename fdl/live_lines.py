@@ -1,5 +1,6 @@
 """Where the lines of a long command go: on a terminal the newest line of progress stays at the bottom."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,8 +17,10 @@ def live_lines() -> Iterator[tuple[Say, Say | None]]:
     from rich.text import Text
 
     console = Console()
-    if not console.is_terminal:
+    # rich's own idea of a terminal follows variables such as FORCE_COLOR, also into a log.
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
         yield lambda line: print(line, flush=True), None
         return
-    with console.status("", refresh_per_second=2) as status:  # it draws in a thread, which training would wait for
-        yield lambda line: console.print(Text(line)), lambda line: status.update(Text(line))
+    # The line is drawn by a thread, and Python runs one at a time: seldom, so that training need not wait for it.
+    with console.status("", refresh_per_second=2) as status:
+        yield lambda line: console.print(Text(line), soft_wrap=True), lambda line: status.update(Text(line))

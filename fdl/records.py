@@ -5,7 +5,7 @@
 - `run.json`: cell, digests, status, settings, selected epochs, hashes; timings and provenance in
   blocks of their own, since they differ between equal runs,
 - `history.parquet`: one row per epoch,
-- `predictions.npz`: per selection rule the logits (M, N, C) on validation and test,
+- `predictions.npz`: per selection rule the logits (M, N, C) on training (not augmented), validation and test images,
 - `metrics.json`: rows of selection, split, combiner, metric, value,
 - `correct.npz`: which test images each member and combiner got right, packed bits; bins of the reliability diagram,
 - `cam.npz`: class activation maps and their overlaps; and, if there are, `heads.parquet` and kept weights.

@@ -17,7 +17,8 @@ with live_lines() as (say, progress):
 """
 
 
-def test_a_log_gets_plain_lines(capsys):
+def test_a_log_gets_plain_lines(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as some schedulers and editors do
     with live_lines() as (say, progress):
         say("cell 1 of 2 [sic]")
     assert progress is None

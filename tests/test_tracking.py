@@ -64,7 +64,7 @@ def write_arrays(folder: Path, params: Params) -> None:
     by_rule = {f"{rule}/test/logits": logits for rule in params.selections_of("neu")}
     np.savez(folder / "predictions.npz", allow_pickle=False, **by_rule, **{"test/labels": labels})
     maps, pixels = np.ones((params.members, 6, 4, 4), np.float16), np.zeros((6, 32, 32, 3), np.uint8)
-    np.savez(folder / "cam.npz", allow_pickle=False, maps_true=maps, pixels=pixels)
+    np.savez(folder / "cam.npz", allow_pickle=False, maps_predicted=maps, pixels=pixels, labels=np.arange(6))
 
 
 def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged: bool = False) -> None:

@@ -139,6 +139,7 @@ def shown_record(
     nets: Sequence[nn.Module],
     pixels: Tensor,
     labels: Tensor,
+    logits: Tensor,
     *,
     to_input: Callable[[Tensor], Tensor],
     score: Score = "probability",
@@ -150,6 +151,7 @@ def shown_record(
 
     Args:
         nets, pixels, labels, to_input, score: as in `overlap_record`.
+        logits: (M, N, C), what was predicted for the test images: in another precision, maybe, than that of the maps.
 
     Returns:
         `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images, of their class and of the
@@ -161,11 +163,11 @@ def shown_record(
     """
     positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
     shown = to_input(pixels[positions])
+    predicted = logits[:, positions].argmax(-1)
+    vote = logits[:, positions].double().softmax(-1).mean(0)
     with torch.no_grad():
-        outputs = [net(shown) for net in nets]
-    predicted = torch.stack([logits.argmax(1) for logits, _ in outputs])
-    vote = torch.stack([logits.double().softmax(1) for logits, _ in outputs]).mean(0)
-    descriptors, masked = (torch.stack([descriptor(f, mask=mask) for _, f in outputs]) for mask in (False, True))
+        maps = [net(shown)[1] for net in nets]
+    descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
     maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
     maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
     record = {
@@ -175,7 +177,7 @@ def shown_record(
         # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
         "descriptor_mask": masked != 0,
         "predicted": predicted,
-        "voted": vote.argmax(1),
+        "voted": vote.argmax(-1),
         "labels": labels[positions],
         "positions": positions,
         "pixels": pixels[positions].permute(0, 2, 3, 1),

@@ -103,7 +103,7 @@ _SHARES = ("disagreement", "oracle_accuracy")  # in percent
 
 
 def diversity_table(results: Results) -> Listing:
-    """How far the members differ, in what they predict and in their feature maps: what the distance loss is for."""
+    """How far the members differ, in predictions, feature maps and activation maps: what the distance loss is for."""
     values = {(split, metric): results.values("ensemble", metric, split) for _, split, metric in _DIVERSITY}
     lines = []
     for bundle, method, cells in _groups(results):
@@ -128,7 +128,8 @@ def diversity_table(results: Results) -> Listing:
         lines,
         _remarks(
             results,
-            "Disagreement: % of images on which two members predict different classes, mean over pairs. Oracle "
+            "Disagreement: % of images on which two members predict different classes, mean over pairs; train: on the "
+            "training images, not augmented. Oracle "
             "accuracy: % of images that at least one member gets right. Mutual information, in nats: 0 if all members "
             "say the same. Q: Yule's, 1 if they are right on the same images, 0 if independently. Cosine and Gaussian "
             "sum: what the distance loss drives down, over all pairs. Overlap of maps: mean cosine of two members' "

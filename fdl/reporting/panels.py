@@ -1,11 +1,11 @@
-"""Maps of the members on images that no one chose, panel beside panel; what the CAM figures share.
+"""Maps of the members on test images that a rule chose, panel beside panel; what the CAM figures share.
 
 Drawn dot by dot with Pillow: matplotlib takes ten times as long for a hundred small images.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,13 +71,37 @@ def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
 
 def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
     """The maps of cells that share dataset and test images; errors as in `read_rows`."""
-    records = tuple(read_arrays(results.params, cell, "cam.npz") for cell in cells)
+    records: list[Record] = [read_arrays(results.params, cell, "cam.npz") for cell in cells]
+    # Older records hold fewer images.
+    common = reduce(np.intersect1d, [record["positions"] for record in records])
+    records = [_only(record, common) for record in records]
     # Records that were exported have no pixels where the images are not at hand.
-    names = [name for name in ("positions", "pixels") if all(name in record for record in records)]
-    if not all(np.array_equal(record[name], records[0][name]) for record in records for name in names):
+    alike = not all("pixels" in record for record in records) or all(
+        np.array_equal(record["pixels"], records[0]["pixels"]) for record in records
+    )
+    if not common.size or not alike:
         keys = " and ".join(cell.key for cell in cells)
-        raise InputError(f"{keys}: maps of different test images; delete the older record and run again")
-    return Rows(cells, records)
+        raise InputError(
+            f"{keys}: maps of different test images; make them again (`fdl cam`, where weights were kept), or "
+            "delete the older record and run again"
+        )
+    return Rows(cells, tuple(records))
+
+
+def _only(record: Record, positions: NDArray[np.int64]) -> Record:
+    """A record with those of its images that stand at these positions among the test images."""
+    kept = np.isin(record["positions"], positions)
+    by_axis = (
+        ("labels", "positions", "pixels", "voted"),
+        ("maps_true", "maps_predicted", "descriptors", "descriptor_mask", "predicted"),
+    )
+    part = {
+        name: record[name].compress(kept, axis)
+        for axis, names in enumerate(by_axis)
+        for name in names
+        if name in record
+    }
+    return {**record, **part}
 
 
 def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) -> "Sheet":
@@ -279,10 +303,10 @@ def which_images(collected: Collected, rows: Rows) -> str:
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     labels = rows.records[0]["labels"]
     tried = int(np.unique(labels, return_counts=True)[1].max())
-    right = f", among its first {tried}, that all soft votes here get right (where none is, its first)" * (tried > 1)
+    rule = f" Of each the first among at most {tried} that all soft votes here get right, or else the first."
     return (
-        f"{cell.shots} training images per class, seed {cell.seed}. The first test image of each {which}{right}; below "
-        "each panel the member's prediction (✓ right, ✗ wrong)."
+        f"{cell.shots} training images per class, seed {cell.seed}. A test image of each {which}; below each panel the "
+        f"member's prediction (✓ right, ✗ wrong).{rule if tried > 1 else ' It is the first of its class.'}"
         + ("" if "pixels" in rows.records[0] else " The records came without the test images: plain grey.")
     )
 

@@ -59,7 +59,8 @@ def write_predictions(
                 raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
             predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:
-            _write_maps(folder, nets, data, overlap_record(nets, *_of_test(data), to_input=to_input))
+            overlaps = overlap_record(nets, *_of_test(data), to_input=to_input)
+            _write_maps(folder, nets, data, overlaps, predictions[f"{rule}/test/logits"])
             block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
         if keep_weights:
             _write_weights(folder / weights_file(rule), states)
@@ -109,7 +110,7 @@ def replace_maps(
 
     Args:
         folder, record, settings, data, device: as in `replace_heads`.
-        overlap: also those of all test images, which takes as long as the predictions.
+        overlap: also those of all test images, which takes longer than predicting these.
     """
     for path in record.iterdir():
         if path.name != "run.json":
@@ -121,7 +122,9 @@ def replace_maps(
     else:
         with np.load(record / "cam.npz", allow_pickle=False) as stored:
             overlaps = {name: stored[name] for name in ("cosines", "empty")}
-    _write_maps(folder, nets, data, overlaps)
+    with np.load(record / "predictions.npz", allow_pickle=False) as stored:
+        logits = stored[f"{settings.selections[0]}/test/logits"]
+    _write_maps(folder, nets, data, overlaps, logits)
     write_scores(folder, folder)
 
 
@@ -129,9 +132,16 @@ def _of_test(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
     return data.test.pixels, data.test.labels
 
 
-def _write_maps(folder: Path, nets: list[nn.Module], data: CellData, overlaps: dict[str, NDArray[Any]]) -> None:
-    shown = shown_record(nets, *_of_test(data), to_input=to_input)
-    np.savez(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
+def _write_maps(
+    folder: Path,
+    nets: list[nn.Module],
+    data: CellData,
+    overlaps: dict[str, NDArray[Any]],
+    logits: NDArray[np.float32],
+) -> None:
+    predicted = torch.from_numpy(logits).to(data.test.labels.device)
+    shown = shown_record(nets, *_of_test(data), predicted, to_input=to_input)
+    np.savez_compressed(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
 
 
 def _add_heads(

@@ -150,7 +150,8 @@ def test_a_record_holds_the_overlap_of_all_images_and_maps_of_the_first_of_each_
     nets = members(count=3)
     pixels = (IMAGES * 255).to(torch.uint8)
     record = overlap_record(nets, pixels, CLASS, to_input=to_input, batch=2)
-    record |= shown_record(nets, pixels, CLASS, to_input=to_input)
+    logits = torch.stack([net(to_input(pixels))[0].detach() for net in nets])
+    record |= shown_record(nets, pixels, CLASS, logits, to_input=to_input)
     maps, empty = normalise(grad_cam(nets, to_input(pixels), CLASS))
     first = np.array([0, 2, 3, 4, 1])  # of classes 0 to 3
     assert record["positions"].tolist() == first.tolist()
@@ -161,7 +162,7 @@ def test_a_record_holds_the_overlap_of_all_images_and_maps_of_the_first_of_each_
     assert record["cosines"] == pytest.approx(pair_cosines(maps).numpy(), abs=1e-3)
     assert empty.any()
     assert np.array_equal(left_out(record), [(empty[i] | empty[j]).tolist() for i, j in ((0, 1), (0, 2), (1, 2))])
-    vote = sum(net(to_input(pixels))[0].double().softmax(1) for net in nets).argmax(1)
+    vote = logits.double().softmax(-1).sum(0).argmax(1)
     assert record["voted"].tolist() == vote[first].tolist()
     for m, net in enumerate(nets):
         predicted = net(to_input(pixels))[0].argmax(1)
@@ -174,7 +175,7 @@ def test_a_record_shows_a_few_images_of_ten_classes_at_most():
     labels = torch.arange(60) // 5
     pixels = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8)
     net = build("alexnet", "cifar10", 12, 16, 0.0625).eval()
-    record = shown_record([net], pixels, labels, to_input=to_input)
+    record = shown_record([net], pixels, labels, torch.zeros(1, 60, 12), to_input=to_input)
     record |= overlap_record([net], pixels, labels, to_input=to_input)
     assert record["positions"].tolist() == [5 * label + n for label in range(CLASSES) for n in range(OF_EACH)]
     assert record["cosines"].shape == left_out(record).shape == (0, 60)

@@ -4,6 +4,7 @@ Its records, when a plain run has made the rest, must be bit for bit those of a 
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -17,8 +18,11 @@ import numpy as np
 from tests.projects import ROOT, write_images, write_params
 
 CELLS = [(method, seed) for method in ("classical", "fdl") for seed in (0, 1, 2)]
-# A checkpoint at the end of every epoch instead of every minute; records as ever.
-RUN = "from fdl.training import checkpoint; checkpoint.SECONDS = 0; from fdl.cli import main; main()"
+# A checkpoint, and a sign of progress, at the end of every epoch instead of every minute; records as ever.
+RUN = (
+    "from fdl import unfinished; from fdl.training import checkpoint; checkpoint.SECONDS = unfinished.SECONDS = 0; "
+    "from fdl.cli import main; main()"
+)
 
 
 def project(folder: Path, epochs: int) -> None:
@@ -30,37 +34,29 @@ def project(folder: Path, epochs: int) -> None:
         _finish(_start(folder, "-m", "fdl", *verb))
 
 
-def undisturbed(folder: Path) -> float:
-    """Train the bundle; the seconds since its first sign of progress."""
-    process = _start(folder, "-c", RUN, "run")
-    _wait_for_progress(process, folder)
-    start = time.monotonic()
-    _finish(process)
-    return time.monotonic() - start
+def undisturbed(folder: Path) -> None:
+    """Train the bundle."""
+    _finish(_start(folder, "-c", RUN, "run"))
 
 
-def killed(folder: Path, kills: int, seconds: float, chance: random.Random) -> list[str]:
+def killed(folder: Path, kills: int, epochs: int, chance: random.Random) -> list[str]:
     """Train the bundle, killed so many times on the way; where each kill met it.
 
-    Args:
-        folder: the project.
-        kills: how many.
-        seconds: that the bundle takes; the kills are spread over most of them, each a random time after the sign of
-            progress that tells that training goes on.
-        chance: of these moments.
+    The kills are spread at random over the epochs of all cells; each comes a random moment after the end of its epoch
+    was seen.
     """
     met: list[str] = []
-    while len(met) < kills:
+    for moment in sorted(chance.sample(range(1, len(CELLS) * epochs - 1), kills)):
         process = _start(folder, "-c", RUN, "run")
-        _wait_for_progress(process, folder)
-        time.sleep(chance.uniform(0, 1.2 * seconds / kills))
+        while process.poll() is None and _epochs(folder, epochs) < moment:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.2))
         if process.poll() is not None:
             raise AssertionError(f"the bundle was finished after {len(met)} kills: give it more epochs")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        met.append(
-            f"{len(list(folder.glob('results/*/*/*/*/*/*/run.json')))} records, {_progress(folder)[1]} checkpoints"
-        )
+        cell, epoch = divmod(_epochs(folder, epochs), epochs)
+        met.append(f"cell {cell + 1} of {len(CELLS)}, {epoch} of {epochs} epochs done")
     undisturbed(folder)
     return met
 
@@ -81,16 +77,15 @@ def differences(first: Path, second: Path) -> list[str]:
     return found
 
 
-def _wait_for_progress(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    before = _progress(folder)
-    while process.poll() is None and _progress(folder) == before:
-        time.sleep(0.01)
-
-
-def _progress(folder: Path) -> tuple[float, int]:
-    """The time of the newest checkpoint, and how many there are."""
-    times = [path.stat().st_mtime for path in folder.glob("scratch/*/checkpoint.pt") if path.exists()]
-    return max(times, default=0.0), len(times)
+def _epochs(folder: Path, epochs: int) -> int:
+    """Epochs that are done, over all cells."""
+    done = epochs * len(list(folder.glob("results/*/*/*/*/*/*/run.json")))
+    for path in folder.glob("scratch/*/progress.json"):
+        try:
+            done += len(json.loads(path.read_text())["history"])
+        except FileNotFoundError:  # the cell's record is in place by now
+            return _epochs(folder, epochs)
+    return done
 
 
 def _start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -113,8 +108,8 @@ def main() -> int:
     options = parser.parse_args()
     for name in ("undisturbed", "killed"):
         project(options.folder / name, options.epochs)
-    seconds = undisturbed(options.folder / "undisturbed")
-    met = killed(options.folder / "killed", options.kills, seconds, random.Random(options.seed))
+    undisturbed(options.folder / "undisturbed")
+    met = killed(options.folder / "killed", options.kills, options.epochs, random.Random(options.seed))
     for number, where in enumerate(met, 1):
         print(f"kill {number}: {where}")
     found = differences(options.folder / "undisturbed", options.folder / "killed")

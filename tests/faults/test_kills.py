@@ -21,6 +21,6 @@ def test_a_bundle_that_is_killed_while_it_trains_leaves_the_same_bits(tmp_path: 
     """Two methods, three seeds; `make kills` kills it twenty times."""
     for name in ("undisturbed", "killed"):
         kill_training.project(tmp_path / name, epochs=30)
-    seconds = kill_training.undisturbed(tmp_path / "undisturbed")
-    kill_training.killed(tmp_path / "killed", 3, seconds, random.Random(0))
+    kill_training.undisturbed(tmp_path / "undisturbed")
+    kill_training.killed(tmp_path / "killed", 3, 30, random.Random(0))
     assert kill_training.differences(tmp_path / "undisturbed", tmp_path / "killed") == []

@@ -179,7 +179,23 @@ def test_the_first_image_of_a_class_that_all_methods_get_right(
     sheet, caption = draw(params)
     for line, image in zip((0, 2), expected, strict=True):
         assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
-    assert "among its first 2, that all soft votes here get right (where none is, its first)" in caption
+    assert "Of each the first among at most 2 that all soft votes here get right, or else the first." in caption
+
+
+def test_of_an_older_record_with_fewer_images_those_of_both_are_shown(project: Path) -> None:
+    params = small_grid()
+    new = invented(classes=4)
+    new |= {"labels": np.array([0, 0, 1, 1]), "predicted": new["predicted"] // 2, "voted": np.array([1, 0, 0, 1])}
+    old = {name: value for name, value in new.items() if name != "voted"}
+    for name in ("labels", "positions", "pixels"):
+        old[name] = old[name][[0, 2]]
+    for name in ("maps_true", "maps_predicted", "descriptors", "descriptor_mask", "predicted"):
+        old[name] = old[name][:, [0, 2]]
+    write(params, classical=old, fdl=new)
+    sheet, caption = draw(params)
+    for line, image in zip((0, 2), (0, 2), strict=True):
+        assert np.array_equal(panel(sheet, "test image", line), enlarged(new["pixels"][image]))
+    assert "It is the first of its class." in caption
 
 
 def test_the_caption_gives_the_overlap_without_what_either_method_leaves_out(project: Path) -> None:
@@ -193,7 +209,7 @@ def test_the_caption_gives_the_overlap_without_what_either_method_leaves_out(pro
     write(params, classical=one, fdl=other)
     _, caption = draw(params)
     assert "over 4 test images: classical 0.60, FDL 0.57; 66.7 % of pairs left out" in caption
-    assert "5 training images per class, seed 0. The first test image of each class;" in caption
+    assert "5 training images per class, seed 0. A test image of each class;" in caption
 
 
 def test_without_any_pair_the_caption_gives_no_overlap(project: Path) -> None:
