@@ -96,7 +96,7 @@ def work(params: Params, cell: Cell) -> Work:
     validations = epochs // settings["evaluate_every"] if settings["evaluate_every"] else 1
     again = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
-    evaluated = rates * validations * (of.validation + again) + rules * (of.validation + of.test)
+    evaluated = rates * validations * (of.validation + again) + rules * (train + of.validation + of.test)
     if heads := head_settings(params, cell):
         validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
         frozen = (1 + heads.epochs * heads.augment) * train + of.validation + of.test

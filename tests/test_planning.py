@@ -7,6 +7,7 @@ import torch
 
 from fdl import costs, layout, planning
 from fdl.costs import Shape
+from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
 from fdl.params import Bundle
 from fdl.reference.protocol import DATASETS
@@ -70,11 +71,12 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     run_bundle(params, Bundle("bsd", "alexnet", 3), say=lambda line: None)
     works = [costs.work(params, cell) for cell in params.cells()]
     members = sum(work.members for work in works)
-    # Of the maps that are shown, an image of each class, a little comes on top.
+    # The maps that are shown come on top: of two classes some images, of their own and of the predicted class.
+    shown = 2 * OF_EACH * members
     expected = {
         "trained": sum(work.trained for work in works),
-        "evaluated": sum(work.evaluated for work in works) + 2 * members,
-        "mapped": sum(work.mapped for work in works) + 4 * members,
+        "evaluated": sum(work.evaluated for work in works) + shown,
+        "mapped": sum(work.mapped for work in works) + 2 * shown,
     }
     assert seen == expected
 
