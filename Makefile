@@ -17,7 +17,7 @@ help:
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
 	@echo "make kills       20 kills of a bundle in training: its records must be the same bits (some minutes)"
-	@echo "make soak        50 kills of every stage, then a plain run: the numbers must be the same (40 minutes)"
+	@echo "make soak        50 kills, of all stages, then plain runs: the numbers must be the same (40 minutes)"
 	@echo "make audit       known weaknesses of the pinned packages"
 
 setup: $(READY)

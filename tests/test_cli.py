@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def fdl(project, monkeypatch, capsys):
         return end.value.code or 0, captured.out, captured.err
 
     return call
+
+
+def test_the_installed_command_is_the_module():
+    (script,) = entry_points(group="console_scripts", name="fdl")
+    assert script.load() is cli.main
 
 
 def test_the_verbs_in_order_make_a_record(fdl):
