@@ -13,6 +13,7 @@ from fdl.combine.scores import rescore, score
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
+from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell
@@ -86,14 +87,15 @@ def test_every_cell_is_trained_once_and_scored(ready):
     rows, correct = score(logits, labels)
     metrics = json.loads((path / "metrics.json").read_bytes())
     assert metrics[: len(rows)] == [{"selection": "last", **row} for row in rows]
-    assert {(row["split"], row["combiner"], row["metric"]) for row in metrics[len(rows) :]} == {
-        ("validation", "ensemble", "cosine_sum"),
-        ("validation", "ensemble", "gaussian_sum"),
-        ("test", "ensemble", "cosine_sum"),
-        ("test", "ensemble", "gaussian_sum"),
+    beside = {(row["split"], row["combiner"], row["metric"]): row["value"] for row in metrics[len(rows) :]}
+    known = diversity(stored["last/train/logits"], stored["train/labels"])
+    assert beside.keys() == {
+        *(("train", "ensemble", metric) for metric in known),
+        *((split, "ensemble", f"{term}_sum") for split in ("train", *logits) for term in ("cosine", "gaussian")),
         ("test", "ensemble", "cam_overlap"),
         ("test", "ensemble", "cam_left_out"),
     }
+    assert {metric: beside["train", "ensemble", metric] for metric in known} == known
     packed = np.load(path / "correct.npz")
     assert np.unpackbits(packed["last/soft"])[: packed["n"]].tolist() == correct["soft"].astype(int).tolist()
     receipt = json.loads(layout.bundle_file(ready, BUNDLE).read_bytes())
@@ -165,7 +167,7 @@ def test_predictions_that_are_not_finite_are_a_failure_too(ready, monkeypatch):
     receipt = run_bundle(ready, BUNDLE, say=quiet)
     assert [entry["status"] for entry in receipt["cells"].values()] == ["done", "done", "failed", "done"]
     record = records.read_run(folder(ready))
-    assert record["failure"] == {"epoch": 1, "reason": "predictions on validation are not finite"}
+    assert record["failure"] == {"epoch": 1, "reason": "predictions on train are not finite"}
     assert sorted(record["files"]) == ["history.parquet"]
 
 
