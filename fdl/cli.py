@@ -23,7 +23,7 @@ from fdl.cli_options import (
     with_options,
 )
 from fdl.errors import InputError
-from fdl.live_lines import live_lines
+from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.reference.protocol import images_name
 
@@ -122,7 +122,7 @@ def cam(
     from fdl.training.bundle import map_bundle
 
     for bundle in asked:
-        counts = map_bundle(resolved, bundle, overlap=overlap, say=lambda line: print(line, flush=True))
+        counts = map_bundle(resolved, bundle, overlap=overlap, say=plain)
         print(f"{bundle.key}: {_counted(counts)}")
 
 
@@ -224,7 +224,7 @@ def track(
         live_runs.watch(
             lambda: tracking.track(resolved, uri=uri, live=True),
             seconds=every,
-            say=lambda line: print(line, flush=True),
+            say=plain,
         )
     else:
         print(f"mlflow: {_counted(tracking.track(resolved, uri=uri))}")

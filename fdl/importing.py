@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,11 @@ from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
 from fdl.data.splits import Split
 from fdl.errors import InputError
+from fdl.live_lines import Say
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
 from fdl.receipts import write_receipt
 from fdl.training.digests import PreparedImages
-
-Say = Callable[[str], None]
 
 
 @dataclass

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 Say = Callable[[str], None]
+plain: Say = partial(print, flush=True)  # a line of a log, which somebody may be following
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def live_lines() -> Iterator[tuple[Say, Say | None]]:
     console = Console()
     # rich's own idea of a terminal follows variables such as FORCE_COLOR, also into a log.
     if not sys.stdout.isatty() or console.is_dumb_terminal:
-        yield lambda line: print(line, flush=True), None
+        yield plain, None
         return
     # The line is drawn by a thread, and Python runs one at a time: seldom, so that training need not wait for it.
     with console.status("", refresh_per_second=2) as status:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fdl.currency import require
 from fdl.data.images import decode
 from fdl.errors import InputError
 from fdl.evaluation.cam import grad_cam, normalise
+from fdl.live_lines import Say
 from fdl.training.engine import EVALUATION_BATCH, CellSettings, load_members, predict, to_input
 from fdl.training.predictions import read_weights, weights_file
 
@@ -26,7 +27,6 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm")
 _PANEL = 128  # pixels at least of an overlay's side
 Pixels = NDArray[np.uint8]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

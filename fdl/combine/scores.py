@@ -89,6 +89,8 @@ def write_scores(folder: Path, source: Path) -> None:
     with np.load(source / "predictions.npz", allow_pickle=False) as predictions:
         stored: dict[str, NDArray[Any]] = dict(predictions)
     labels = {split: stored[f"{split}/labels"] for split in ("validation", "test")}
+    # Records made before predictions on the training images were kept have none.
+    splits = [split for split in ("train", *labels) if f"{split}/labels" in stored]
     rules = [name.removesuffix("/test/logits") for name in stored if name.endswith("/test/logits")]
     metrics: list[dict[str, Any]] = []
     correct: dict[str, NDArray[Any]] = {"n": np.array(len(labels["test"]))}
@@ -99,10 +101,10 @@ def write_scores(folder: Path, source: Path) -> None:
             if f"{rule}/test/{name}" in stored
         }
         rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
-        if "train/labels" in stored:  # records made before these were kept have none
+        if "train" in splits:
             known = diversity(stored[f"{rule}/train/logits"], stored["train/labels"])
             rows += [_row("train", "ensemble", metric, value) for metric, value in known.items()]
-        for split in (split for split in ("train", *labels) if f"{split}/labels" in stored):
+        for split in splits:
             # Empty for a single net: no value, no row.
             distance = zip(("cosine_sum", "gaussian_sum"), stored[f"{rule}/{split}/distance"].tolist(), strict=False)
             rows += [_row(split, "ensemble", metric, value) for metric, value in distance]

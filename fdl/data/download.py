@@ -14,10 +14,9 @@ FDL_OFFLINE, if set, nothing is fetched. A Kaggle token is read as Kaggle's own 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,12 +26,10 @@ from fdl import layout, records
 from fdl.data import sources, transfer
 from fdl.data.places import File, Place
 from fdl.errors import InputError
+from fdl.live_lines import Say, plain
 from fdl.reference.protocol import DATASETS
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
-
-Say = Callable[[str], None]
-_print = partial(print, flush=True)
 
 
 @dataclass
@@ -48,7 +45,7 @@ def folder_of(dataset: str) -> Path:
     return layout.RAW / "official" / dataset
 
 
-def fetch(dataset: str, *, offline: bool | None = None, say: Say = _print) -> Path:
+def fetch(dataset: str, *, offline: bool | None = None, say: Say = plain) -> Path:
     """The folder with a dataset's official files: downloaded if they are not there, and verified.
 
     Args:
@@ -69,7 +66,7 @@ def fetch(dataset: str, *, offline: bool | None = None, say: Say = _print) -> Pa
     return folder
 
 
-def verify(dataset: str, *, say: Say = _print) -> int:
+def verify(dataset: str, *, say: Say = plain) -> int:
     """Hash all official files of a dataset; return their number.
 
     Raises:

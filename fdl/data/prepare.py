@@ -7,9 +7,8 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from fdl.data import formats, sources
 from fdl.data.images import POOLS, ImageFiles
 from fdl.data.pools import TEST, VALIDATION, assign
 from fdl.errors import InputError
+from fdl.live_lines import Say, plain
 from fdl.params import Params
 
 _CHUNK = 256  # images copied at a time
 _REBUILD = "delete the folder and run `python -m fdl data prepare`"
-
-Say = Callable[[str], None]
-_print = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Prepared:
         return images
 
 
-def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say = _print) -> Path:
+def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say = plain) -> Path:
     """Read a dataset's files into `images.npy`, `index.npz` and, last, `dataset.json`; an older copy is replaced.
 
     Args:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fdl.data.places import File, Place
 from fdl.errors import InputError
+from fdl.live_lines import Say
 
 if TYPE_CHECKING:
     from requests import Response
@@ -25,7 +26,6 @@ WAITS = (1.0, 4.0, 15.0)  # seconds before the second, third and fourth attempt
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18  # bytes
 
-Say = Callable[[str], None]
 Token = tuple[str, str]  # user name and key
 T = TypeVar("T")
 

@@ -129,12 +129,11 @@ def diversity_table(results: Results) -> Listing:
         _remarks(
             results,
             "Disagreement: % of images on which two members predict different classes, mean over pairs; train: on the "
-            "training images, not augmented. Oracle "
-            "accuracy: % of images that at least one member gets right. Mutual information, in nats: 0 if all members "
-            "say the same. Q: Yule's, 1 if they are right on the same images, 0 if independently. Cosine and Gaussian "
-            "sum: what the distance loss drives down, over all pairs. Overlap of maps: mean cosine of two members' "
-            "class activation maps of the true class, without pairs of which one is empty: each ensemble by itself, so "
-            "compare methods by claim C4.",
+            "training images, not augmented. Oracle accuracy: % of images that at least one member gets right. Mutual "
+            "information, in nats: 0 if all members say the same. Q: Yule's, 1 if they are right on the same images, 0 "
+            "if independently. Cosine and Gaussian sum: what the distance loss drives down, over all pairs. Overlap of "
+            "maps: mean cosine of two members' class activation maps of the true class, without pairs of which one is "
+            "empty: each ensemble by itself, so compare methods by claim C4.",
         ),
     )
 

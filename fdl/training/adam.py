@@ -26,6 +26,15 @@ class Adam:
         self.steps = 0
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+        # What the kernel is shown. A step is element by element, and the kernel copies some of what is not contiguous.
+        self._channels_last = [p.is_contiguous(memory_format=torch.channels_last) for p in self.parameters]
+        with torch.no_grad():
+            self._updated = [self._in_memory_order(tensors) for tensors in (self.parameters, self.first, self.second)]
+
+    def _in_memory_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Views of one tensor per parameter: weights that lie channels last with their dimensions as they lie."""
+        pairs = zip(tensors, self._channels_last, strict=True)
+        return [tensor.permute(0, 2, 3, 1) if last else tensor for tensor, last in pairs]
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
@@ -36,24 +45,17 @@ class Adam:
     def step(self) -> None:
         """Update the parameters from their gradients; all must have one."""
         self.steps += 1
-        # Weights that lie channels last are seen in the order in which they lie: the kernel copies some of what is
-        # not contiguous. A step is element by element.
-        lying = [parameter.is_contiguous(memory_format=torch.channels_last) for parameter in self.parameters]
-
-        def views(tensors: Sequence[Tensor]) -> list[Tensor]:
-            pairs = zip(tensors, lying, strict=True)
-            return [tensor.permute(0, 2, 3, 1) if last else tensor for tensor, last in pairs]
-
         gradients: list[Tensor] = []
         for parameter in self.parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad)
         count = torch.tensor(float(self.steps), device=self.parameters[0].device)
+        parameters, first, second = self._updated
         torch._fused_adam_(
-            views(self.parameters),
-            [view.contiguous() for view in views(gradients)],
-            views(self.first),
-            views(self.second),
+            parameters,
+            [gradient.contiguous() for gradient in self._in_memory_order(gradients)],
+            first,
+            second,
             [],
             [count] * len(gradients),
             lr=self.learning_rate,

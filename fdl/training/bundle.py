@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
 from fdl.errors import InputError
 from fdl.head_settings import HeadSettings, head_settings
+from fdl.live_lines import Say
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
 from fdl.provenance import SCORES_VERSION, provenance
@@ -27,8 +28,6 @@ from fdl.training.predictions import replace_heads, replace_maps, weights_file, 
 from fdl.training.progress import Throttle
 from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
-
-Say = Callable[[str], None]
 
 
 def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, Any]:

@@ -1,21 +1,18 @@
 """What the cells of a bundle are trained with: settings, images, and the places of their checkpoints."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fdl import layout
 from fdl.data import prepare, splits
+from fdl.live_lines import Say
 from fdl.params import Bundle, Cell, Params
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.device import autocast_bfloat16
 from fdl.training.digests import training_digest
 from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
 from fdl.unfinished import ProgressFile
-
-Say = Callable[[str], None]
 
 
 class BundleInputs:

@@ -1,7 +1,6 @@
 """What is computed with a cell's trained nets: predictions, class activation maps, heads, scores."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from fdl.combine.scores import HEAD_COMBINERS, write_scores
 from fdl.evaluation.cam import overlap_record, shown_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.head_settings import HeadSettings
+from fdl.live_lines import Say
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
 
-Say = Callable[[str], None]
 # combiner → {"epoch": the one that counts} or {"failed": why}
 HeadsBlock = dict[str, dict[str, Any]]
 

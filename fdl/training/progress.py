@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fdl.live_lines import Say
+
 if TYPE_CHECKING:
     from fdl.training.engine import CellSettings
-
-
-Say = Callable[[str], None]
 
 
 class Pace:

@@ -5,7 +5,7 @@ program in training is kept in the folder of its first cell.
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +13,11 @@ import torch
 
 from fdl import published_nets
 from fdl.errors import InputError
+from fdl.live_lines import Say
 from fdl.params import digest
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellSettings, Diverged, Trained
 from fdl.training.fused import Program, Run, distance_weights
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
