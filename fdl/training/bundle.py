@@ -129,6 +129,7 @@ def map_bundle(params: Params, bundle: Bundle, *, overlap: bool = False, say: Sa
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
             replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap)
+            run["digests"]["scores"] = SCORES_VERSION  # they were made again, too
             records.publish(temporary, folder, run)
             counts["made"] += 1
     return counts
