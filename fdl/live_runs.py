@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fdl.errors import InputError
+from fdl.live_lines import Say
 from fdl.mlflow_store import create_run, log
 from fdl.params import Cell, Params
 from fdl.tracked import CELL_TAG, CURVE_POINTS, PARENT_TAG, curve_name
@@ -90,7 +91,7 @@ def watch(
     one_pass: Callable[[], dict[str, int]],
     *,
     seconds: float,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     wait: Callable[[float], None] = time.sleep,
 ) -> dict[str, int]:
     """Repeat passes until every cell has its record, or until Ctrl-C.

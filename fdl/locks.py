@@ -6,13 +6,14 @@ The lock is the kernel's: it is gone when its process dies, however it dies.
 import fcntl
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from fdl import layout
 from fdl.errors import InputError
+from fdl.live_lines import Say
 
 
 def lock_file(preset: str, bundle: str) -> Path:
@@ -21,7 +22,7 @@ def lock_file(preset: str, bundle: str) -> Path:
 
 
 @contextmanager
-def bundle_lock(preset: str, bundle: str, *, waiting: Callable[[str], None] | None = None) -> Iterator[str]:
+def bundle_lock(preset: str, bundle: str, *, waiting: Say | None = None) -> Iterator[str]:
     """Hold the lock of a bundle's records until the block ends.
 
     Args:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.head_settings import HeadSettings
+from fdl.live_lines import Say
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
@@ -42,7 +43,7 @@ def train_head(
     members: Sequence[nn.Module],
     data: CellData,
     *,
-    epoch_done: Callable[[str], None] = print,
+    epoch_done: Say = print,
 ) -> dict[str, TrainedHead]:
     """Train one head, frozen and tuned.
 
@@ -98,7 +99,7 @@ class _HeadRun:
         settings: HeadSettings,
         members: list[nn.Module],
         data: CellData,
-        epoch_done: Callable[[str], None],
+        epoch_done: Say,
     ) -> None:
         self.name, self.settings, self.members, self.data, self.epoch_done = name, settings, members, data, epoch_done
         self.cell = replace(cell, augment=settings.augment)

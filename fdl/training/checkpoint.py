@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fdl.live_lines import Say
 from fdl.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often: a checkpoint of full-width nets takes a second or two
@@ -40,7 +41,7 @@ class Checkpoint:
         progress: where the history is shown to others; None: nowhere.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = print, progress: ProgressFile | None = None) -> None:
+    def __init__(self, folder: Path, say: Say = print, progress: ProgressFile | None = None) -> None:
         self.folder, self.say, self.progress = folder, say, progress
         self.written = time.monotonic()
         self.disabled = False

@@ -6,7 +6,7 @@ All methods of a seed see the same images, initial weights, batches, augmentatio
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.live_lines import Say
 from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
@@ -194,7 +195,7 @@ def train(
     data: CellData,
     *,
     device: str,
-    progress: Callable[[str], None] = print,
+    progress: Say = print,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train one cell, from its checkpoint if there is one.

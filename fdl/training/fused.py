@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fdl.live_lines import Say
 from fdl.losses import descriptor, pair_similarities
 from fdl.models import Member
 from fdl.models.fused import FusedNets, Pass
@@ -57,7 +58,7 @@ class Program:
         say: takes a line for the log.
     """
 
-    def __init__(self, runs: Sequence[Run], device: str, say: Callable[[str], None] = print) -> None:
+    def __init__(self, runs: Sequence[Run], device: str, say: Say = print) -> None:
         self.runs, self.device, self.say = list(runs), device, say
         self.settings, self.data = runs[0].settings, runs[0].data
         self.members = self.settings.members
@@ -87,7 +88,7 @@ class Program:
     def train(
         self,
         *,
-        progress: Callable[[str], None],
+        progress: Say,
         epoch_end: Callable[[], None] = lambda: None,
     ) -> list[Trained | Diverged]:
         """Train all runs to their last epoch, from where they are.

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from fdl.live_lines import Say
+
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels and take their memory
 
 
@@ -19,7 +21,7 @@ class Replay:
         say: takes the warning.
     """
 
-    def __init__(self, function: Callable[[], None], device: str, say: Callable[[str], None]) -> None:
+    def __init__(self, function: Callable[[], None], device: str, say: Say) -> None:
         self.function, self.device, self.say = function, device, say
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -1,10 +1,10 @@
 """Trains one cell, with a learning rate chosen on validation where its settings hold candidates."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fdl.live_lines import Say
 from fdl.training import engine
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained
@@ -15,7 +15,7 @@ def train(
     data: CellData,
     *,
     device: str,
-    progress: Callable[[str], None] = print,
+    progress: Say = print,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train one cell; one with `learning_rates` once in full with each, of which the best on validation is kept.
@@ -73,7 +73,7 @@ def _train(
     settings: CellSettings,
     data: CellData,
     device: str,
-    progress: Callable[[str], None],
+    progress: Say,
     checkpoint: Checkpoint | None,
 ) -> Trained:
     """One candidate, from what a finished training of it left."""
