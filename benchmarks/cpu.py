@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from benchmarks.naive import naive, naive_evaluation, naive_step
-from benchmarks.timing import compared, cpu_seconds, machine, table, write
+from benchmarks.timing import compared, cpu_seconds, machine, precisions, table, write
 from fdl.training import engine
 from fdl.training.adam import Adam
-from fdl.training.device import autocast_bfloat16, set_up_cpu
+from fdl.training.device import set_up_cpu
 
 CASES = [("cifar10", "alexnet", 32), ("cifar10", "vgg", 32), ("cifar10", "resnet", 32)]
 BATCH, EVALUATED = 10, 100
@@ -75,9 +75,8 @@ def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, A
     pixels, labels = all_images.pixels, all_images.labels
     train = {"naive": cpu_seconds(naive_step(nets, optimiser, pixels[:BATCH], labels[:BATCH]))}
     evaluation = {"naive": cpu_seconds(naive_evaluation(nets, pixels, labels))}
-    for bf16 in [False, True] if autocast_bfloat16("auto", "cpu") else [False]:
-        name = "bfloat16" if bf16 else "float32"
-        step, evaluate, our_nets = ours(dataset, backbone, size, bf16)
+    for name in precisions():
+        step, evaluate, our_nets = ours(dataset, backbone, size, name == "bfloat16")
         put_together = [folded(net).to(memory_format=torch.channels_last) for net in our_nets]
         train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
         evaluation[f"{name}, folded"] = cpu_seconds(lambda e=evaluate, n=put_together: e(n))
@@ -100,7 +99,7 @@ def report(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write `results/cpu.*`."""
+    """Measure, print, and write `results/cpu-*`, a file for each kind of processor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
@@ -111,7 +110,8 @@ def main() -> None:
     for dataset, backbone, size in CASES:
         if backbone in options.backbones:
             content["cases"][f"{dataset} {backbone}, {size} px"] = measure(dataset, backbone, size, options.repeats)
-            write("cpu", content, report(content))  # of each case: a run that is cut off leaves some
+            # After each case: a run that is cut off leaves some.
+            write(f"cpu-{precisions()[-1]}", content, report(content))
 
 
 if __name__ == "__main__":

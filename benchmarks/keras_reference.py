@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.cpu import BATCH, CASES, EVALUATED, images, ours
-from benchmarks.timing import Timed, compared, cpu_seconds, machine, table, write
+from benchmarks.timing import Timed, compared, cpu_seconds, machine, precisions, table, write
 from fdl.losses import feature_distance
 from fdl.reference.protocol import DATASETS
-from fdl.training.device import autocast_bfloat16, set_up_cpu
+from fdl.training.device import set_up_cpu
 
 
 class Keras:
@@ -97,9 +97,8 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
         "Keras": keras.seconds("evaluate", batch=10),
         "Keras, batches of 100": keras.seconds("evaluate", batch=100),
     }
-    for bf16 in [False, True] if autocast_bfloat16("auto", "cpu") else [False]:
-        name = "bfloat16" if bf16 else "float32"
-        step, evaluate, nets = ours(dataset, backbone, size, bf16)
+    for name in precisions():
+        step, evaluate, nets = ours(dataset, backbone, size, name == "bfloat16")
         parameters = sum(value.numel() for key, value in nets[0].state_dict().items() if "num_batches" not in key)
         if parameters != built["parameters"]:
             sys.exit(f"keras_reference: {backbone} has {built['parameters']} parameters there and {parameters} here")
@@ -124,7 +123,7 @@ def report(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write `results/keras.*`."""
+    """Measure, print, and write `results/keras-*`, a file for each kind of processor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="the interpreter of the environment with TensorFlow")
     parser.add_argument("--repeats", type=int, default=7)
@@ -147,7 +146,8 @@ def main() -> None:
             if case[1] in options.backbones:
                 numbers = measure(keras, Path(name), case, options.repeats)
                 content["cases"][f"{case[0]} {case[1]}, {case[2]} px"] = numbers
-                write("keras", content, report(content))  # of each case: a run that is cut off leaves some
+                # After each case: a run that is cut off leaves some.
+                write(f"keras-{precisions()[-1]}", content, report(content))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median, median_high
 from typing import Any
 
+from fdl.training.device import autocast_bfloat16
+
 RESULTS = Path(__file__).parent / "results"
 Timed = Callable[[], float]  # does the work, returns its CPU seconds
 
@@ -82,7 +84,13 @@ def _processor() -> str:
         return platform.processor()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line for line in lines if line.startswith("flags")), "")
-    return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in flags.split())
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
+    return f"{name} ({', '.join(known)})" if known else name
+
+
+def precisions() -> list[str]:
+    """What this processor multiplies natively; the files of results are named by the last."""
+    return ["float32", "bfloat16"] if autocast_bfloat16("auto", "cpu") else ["float32"]
 
 
 def write(name: str, content: Mapping[str, Any], text: str) -> None:

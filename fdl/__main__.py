@@ -2,4 +2,5 @@
 
 from fdl.cli import main
 
-main()
+if __name__ == "__main__":  # a process that `report` starts imports this, too
+    main()

@@ -25,6 +25,7 @@ from fdl.cli_options import (
 from fdl.errors import InputError
 from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
+from fdl.provenance import available_cores
 from fdl.reference.protocol import images_name
 
 app = typer.Typer(
@@ -193,6 +194,9 @@ def report(
     only: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only make this table or figure, such as accuracy.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Draw a large grid in at most so many; none: one per core.")
+    ] = None,
 ) -> None:
     """Make the tables, the figures and the page from runs.csv and the records."""
     from fdl.reporting import report as reporting
@@ -201,7 +205,11 @@ def report(
     if show:
         print(reporting.headline(resolved))
         return
-    for path in reporting.write_one(resolved, only) if only else reporting.write_report(resolved):
+    if only:
+        written = reporting.write_one(resolved, only)
+    else:
+        written = reporting.write_report(resolved, processes=processes or available_cores())
+    for path in written:
         print(path)
 
 

@@ -1,6 +1,5 @@
 """What a grid will take on this machine: the counts of `fdl.costs`, and how fast the machine is, measured for 20 s."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from fdl.currency import compare, require
 from fdl.errors import InputError
 from fdl.grid import Bundle, Cell
 from fdl.params import Params
+from fdl.provenance import available_cores
 from fdl.training.digests import PreparedImages
 
 SCHEMA_VERSION = 1
@@ -78,8 +78,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
 
     slots = gpu_slots() if params.device != "cpu" else []
     device = "cuda" if slots else "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = processes or (len(slots) if slots else max(1, cores // params.threads))
+    processes = processes or (len(slots) if slots else max(1, available_cores() // params.threads))
     images = PreparedImages(params)
     finished = {cell for cell in params.cells() if _is_trained(params, cell, images)}
     bundles = params.bundles()

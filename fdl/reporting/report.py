@@ -1,12 +1,19 @@
 """The verb `report`: tables, figures and one page, from what `collect` wrote."""
 
-from collections.abc import Mapping
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from math import sqrt
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from fdl import layout, records
+from fdl.errors import InputError
 from fdl.params import Cell, Params
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.table_formats import to_text
@@ -19,10 +26,14 @@ if TYPE_CHECKING:
     from fdl.reporting.site import Shown
 
 COMBINER = "soft"  # of the headline table
+_WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
-def write_report(params: Params) -> list[Path]:
+def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     """Write the files that `targets.report_files` names as `made`; return them.
+
+    Args:
+        processes: draw in at most so many; a small grid is drawn in one.
 
     Raises:
         InputError: `collect` has not run for these settings, or a record that a figure shows is damaged.
@@ -34,15 +45,53 @@ def write_report(params: Params) -> list[Path]:
     verdicts = claims.evaluate(params, results)
     written = claims.write_claims(params, verdicts)
     shown = []
-    for target in targets(params):
-        if target.maker != "claims":
-            paths, content = _write(results, target)
-            written += paths
-            shown.append(content)
+    others = [target for target in targets(params) if target.maker != "claims"]
+    worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
+    for paths, content in _write_all(results, others, min(processes, worth)):
+        written += paths
+        shown.append(content)
     page = site.page(results, shown, verdicts, summary=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
     records.write_atomically(written[-1], page.encode())
     return written + dvc_metrics.write_dvc_metrics(results)
+
+
+def _write_all(results: "Results", chosen: Sequence[Target], processes: int) -> "list[tuple[list[Path], Shown]]":
+    """`_write` of each, in order."""
+    if processes == 1:
+        return [_write(results, target) for target in chosen]
+    # Not forked: numpy's threads would not survive that.
+    workers = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(results,)
+    )
+    with workers:
+        try:
+            return list(workers.map(_write_here, chosen))
+        except BrokenProcessPool:
+            raise InputError(
+                "report: a process that draws was ended from outside, perhaps for want of memory; "
+                "run `python -m fdl report --processes 1`"
+            ) from None
+
+
+_results: "list[Results]" = []  # in a worker: what it draws from, sent once and not with every target
+
+
+def _start_worker(results: "Results") -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has got it, too, and says so once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _results.append(results)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _write_here(target: Target) -> "tuple[list[Path], Shown]":
+    return _write(_results[0], target)
 
 
 def write_one(params: Params, name: str) -> list[Path]:

@@ -23,8 +23,9 @@ rule report:
         "../../environment.yml"
     params:
         claims=PARAMS.claims.model_dump(mode="json"),
+    threads: 2
     shell:
-        'python -m fdl report --params "$FDL_PARAMS" > {log} 2>&1'
+        'python -m fdl report --params "$FDL_PARAMS" --processes {threads} > {log} 2>&1'
 
 
 rule track:
