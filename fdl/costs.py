@@ -150,8 +150,13 @@ class Bytes:
     records: int  # for good
 
 
-def space(params: Params, cells: list[Cell]) -> Bytes:
-    """Bytes of the cells of a bundle; a process trains one after the other on a CPU, all together on a GPU."""
+def space(params: Params, cells: list[Cell], *, fused: bool = False) -> Bytes:
+    """Bytes of the cells of a bundle.
+
+    Args:
+        params, cells: the settings, and which cells of theirs, all of one bundle.
+        fused: whether they are trained as one program, as on a GPU, not one after the other.
+    """
     each = [work(params, cell) for cell in cells]
     largest = max(each, key=lambda one: one.members * count(one.shape).parameters)
     net, batch = count(largest.shape), params.batch_size
@@ -168,7 +173,7 @@ def space(params: Params, cells: list[Cell]) -> Bytes:
     return Bytes(
         memory=state + step + images,
         gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
-        # One checkpoint and the one that replaces it; with heads the finished nets too.
-        scratch=2 * state + (rules * weights if heads else 0),
+        # A checkpoint and the one that replaces it; and finished nets that wait for their heads or their turn.
+        scratch=(len(cells) if fused else 1) * (2 * state + (rules * weights if heads or fused else 0)),
         records=len(cells) * (logits + kept),
     )

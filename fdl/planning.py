@@ -87,7 +87,9 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         for bundle, cells in bundles.items()
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
-    lines = [_line(params, bundle, bundles[bundle], works, paces) for bundle, works in due.items()]
+    lines = [
+        _line(params, bundle, bundles[bundle], works, paces, fused=device == "cuda") for bundle, works in due.items()
+    ]
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
     notes = []
     if device == "cuda":
@@ -127,8 +129,10 @@ def makespan(hours: Sequence[float], processes: int) -> float:
     return max(free)
 
 
-def _line(params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace]) -> Line:
-    space = costs.space(params, cells)
+def _line(
+    params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace], *, fused: bool
+) -> Line:
+    space = costs.space(params, cells, fused=fused)
     seconds = sum(
         one.trained * (pace := paces[one.shape]).trained + one.evaluated * pace.evaluated + one.mapped * pace.mapped
         for one in works

@@ -26,6 +26,7 @@ from fdl.training.engine import Diverged, Trained
 from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
+from fdl.training.room import check_room
 from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
 
@@ -179,6 +180,8 @@ def _opened(
         signals_wait_for_the_epoch(),
     ):
         set_up_torch(params, device)
+        new = [cell for cell in cells if not (layout.record_folder(params, cell) / "run.json").is_file()]
+        check_room(params, bundle, new, fused=_fuses(device), say=say)
         yield cells, BundleInputs(params, bundle, device, holder, progress or Throttle(say))
 
 

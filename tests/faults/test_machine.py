@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fdl.training import checkpoint
+from fdl.training import checkpoint, room
 from tests.faults.conftest import Call
 from tests.projects import ROOT, write_images, write_params
 
@@ -43,7 +44,28 @@ def small_disk(folder: str, size: str) -> AbstractContextManager[None]:
 
 
 @root
-def test_records_on_a_full_disk_end_with_one_line_and_are_made_when_there_is_room(drawn: Call) -> None:
+def test_a_disk_too_small_for_the_records_is_noticed_before_the_training(drawn: Call) -> None:
+    with small_disk("results", "64k"):
+        code, out, err = drawn("run")
+        assert (code, out) == (2, "")
+        assert err.startswith("fdl: bsd/alexnet/3shot: its records will take ")
+        assert "MiB below results/, where 0.1 MiB are free; make room" in err
+        assert len(err.splitlines()) == 1
+
+
+@root
+def test_a_disk_too_small_for_the_checkpoints_is_named_before_the_training(drawn: Call) -> None:
+    with small_disk("scratch", "64k"):
+        code, out, err = drawn("run")
+        assert (code, err) == (0, "")
+        assert re.match(r"bsd/alexnet/3shot: its checkpoints may take 0\.\d MiB below scratch/, where 0.1 MiB", out)
+
+
+@root
+def test_records_on_a_full_disk_end_with_one_line_and_are_made_when_there_is_room(
+    drawn: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_PLENTY", 0)  # as if others had filled it after the start
     with small_disk("results", "64k"):
         code, _, err = drawn("run")
         assert code == 1

@@ -173,3 +173,15 @@ def test_the_links_of_the_page_lead_somewhere(visit: Visit, address: str) -> Non
             assert visit.page.evaluate("id => document.getElementById(id) !== null", target[1:]), target
         else:
             assert (folder / target).is_file(), target
+
+
+def test_tables_that_are_closed_on_the_screen_are_open_on_paper(visit: Visit) -> None:
+    tables, navigation = visit.page.locator("details.printed table"), visit.page.get_by_role("navigation")
+    expect(tables.first).to_be_hidden()
+    visit.page.emulate_media(media="print")
+    visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")  # as the browser does before it prints
+    for table in tables.all():
+        expect(table).to_be_visible()
+    expect(navigation).to_be_hidden()
+    visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    expect(tables.first).to_be_hidden()

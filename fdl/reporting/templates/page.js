@@ -97,3 +97,13 @@ if (gallery) {
   gallery.hidden = false;
   show();
 }
+
+// On paper nothing can be opened.
+let opened = [];
+window.addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details.printed:not([open])")];
+  for (const one of opened) one.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const one of opened) one.open = false;
+});
