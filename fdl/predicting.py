@@ -193,16 +193,11 @@ def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
 
 def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
     """The image and its maps (M, H', W') side by side."""
-    from matplotlib import colormaps
-
-    from fdl.reporting.panels import ALPHA, COLOURS
+    from fdl.reporting.panels import enlarged, on_grey
 
     side = image.shape[0] * -(-_PANEL // image.shape[0])
-    shown = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-    grey = np.asarray(shown.convert("L"), np.float32)[..., None]
-    panels = [np.asarray(shown, np.float32)]
+    panels = [enlarged(image, side)]
     for cam in maps:
-        smooth = Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-        colours = colormaps[COLOURS](np.asarray(smooth))[..., :3] * 255
-        panels.append(ALPHA * colours + (1 - ALPHA) * grey if cam.any() else np.repeat(grey, 3, axis=-1))
-    return Image.fromarray(np.concatenate(panels, axis=1).round().astype(np.uint8))
+        grey = np.asarray(Image.fromarray(panels[0]).convert("L").convert("RGB"))
+        panels.append(on_grey(image, cam, side) if cam.any() else grey)
+    return Image.fromarray(np.concatenate(panels, axis=1))

@@ -250,21 +250,21 @@ def _font(size: float, bold: bool) -> "FreeTypeFont":
     return ImageFont.truetype(file, round(size * DPI / 72), layout_engine=ImageFont.Layout.BASIC)
 
 
-def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def enlarged(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
     """An image (H, W, 3) at the size of a panel, its pixels kept as squares."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST))
 
 
-def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A map in [0, 1] on the image in grey, (SIDE, SIDE, 3): so all colour is the map's."""
+def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating], side: int = SIDE) -> NDArray[np.uint8]:
+    """A map in [0, 1] on the image in grey, (side, side, 3): so all colour is the map's."""
     from matplotlib import colormaps
     from PIL import Image
 
-    smooth = Image.fromarray(values.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    smooth = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
     coloured = colormaps[COLOURS](np.clip(np.asarray(smooth), 0, 1))[..., :3]
-    grey = enlarged(pixels) @ np.array([0.299, 0.587, 0.114]) / 255
+    grey = enlarged(pixels, side) @ np.array([0.299, 0.587, 0.114]) / 255
     blended: NDArray[np.uint8] = (255 * (ALPHA * coloured + (1 - ALPHA) * grey[..., None])).round().astype(np.uint8)
     return blended
 

@@ -219,10 +219,17 @@ def _run_heads(
     run["heads"] = replace_heads(
         temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=inputs.progress
     )
+    _say_failed_heads(cell, run, say)
     run["digests"] |= {"heads": heads and heads.digest, "scores": SCORES_VERSION}
     records.publish(temporary, folder, run)
     checkpoint.remove()
     return run
+
+
+def _say_failed_heads(cell: Cell, run: dict[str, Any], say: Say) -> None:
+    for combiner, head in run["heads"].items():
+        if "failed" in head:
+            say(f"{cell.key}: {combiner}: {head['failed']}; left out")
 
 
 def _run_cell(
@@ -294,6 +301,7 @@ def _run_cell(
         run |= {"status": "failed", "failure": {"epoch": error.epoch, "reason": error.reason}, "selected": {}}
         say(f"{cell.key}: failed: {error}")
     else:
+        _say_failed_heads(cell, run, say)
         run |= {"status": "done", "failure": None, "selected": trained.selected}
         if trained.tuning:
             run["tuning"] = trained.tuning

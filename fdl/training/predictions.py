@@ -175,7 +175,6 @@ def _add_heads(
     for combiner, head in results.items():
         if not all(bool(torch.isfinite(logits).all()) for logits in head.logits.values()):
             block[combiner] = {"failed": f"not finite after epoch {len(head.history)}"}
-            say(f"{settings.method} seed {settings.seed}: {combiner}: {block[combiner]['failed']}; left out")
             continue
         block[combiner] = {"epoch": head.epoch}
         for split, logits in head.logits.items():

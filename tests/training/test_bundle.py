@@ -392,7 +392,10 @@ def test_a_head_that_diverges_is_left_out_and_said(ready, monkeypatch):
         return trained
 
     monkeypatch.setattr(predictions_module, "train_head", diverge)
-    run(tiny(**HEADS))
+    said: list[str] = []
+    run_bundle(tiny(**HEADS, seeds=[0]), BUNDLE, say=said.append)
+    left_out = [line for line in said if line.endswith("fusion-tuned: not finite after epoch 1; left out")]
+    assert len(left_out) == 2, said  # both cells, whatever the throttle lets through
     record = records.read_run(folder(ready))
     assert record["status"] == "done"
     assert record["heads"]["fusion-tuned"] == {"failed": "not finite after epoch 1"}
