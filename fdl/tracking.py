@@ -151,9 +151,10 @@ def _write_cell(client: "MlflowClient", experiment: str, parent: str, record: tr
     status = "FAILED" if record.run["status"] == "failed" else "FINISHED"
     values, curves = tracked.final(record) | tracked.costs(record), tracked.curves(record)
     run_id = create_run(client, experiment, record.cell.key, tracked.cell_tags(record, parent), record.start)
-    log(client, run_id, record.end, tracked.settings(record), values, curves)
-    client.log_inputs(run_id, [tracked.dataset_input(record, dataset)])
+    # The metrics come last: every other call reads all that the run has so far.
     with tempfile.TemporaryDirectory() as folder:
         write_files(record, Path(folder))
         client.log_artifacts(run_id, folder)
+    client.log_inputs(run_id, [tracked.dataset_input(record, dataset)])
+    log(client, run_id, record.end, tracked.settings(record), values, curves)
     client.set_terminated(run_id, status, end_time=record.end)
