@@ -231,9 +231,10 @@ def _refusal(params: Params, unusable: list[CellState], total: int) -> str:
             parts.append(f"{len(names)} {status} ({', '.join(names[:_NAMED])}{more})")
     scored = [state for state in unusable if state.status == "stale" and state.reason]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
+    without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
     return (
         f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
-        f"{again}`python -m fdl run --preset {params.preset}` trains just these, `collect --partial` leaves them out"
+        f"{again}`python -m fdl run --preset {params.preset}` trains just these{without}"
     )
 
 

@@ -52,7 +52,7 @@ def killed(folder: Path, victims: Sequence[str], chance: random.Random, **overri
         for victim in victims:
             command, seconds = VICTIMS[victim]
             _unlock(folder)  # what README.md says after a killed Snakemake
-            if victim == "report" and (folder / "data/splits").is_dir():  # else there is nothing to report on
+            if victim == "report" and any((folder / "results").glob("**/seed*/run.json")):  # else nothing to report on
                 _done(folder, (*FDL, "collect", "--partial"))
             process = _start(folder, command)
             started.append(process)

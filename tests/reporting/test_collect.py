@@ -93,13 +93,14 @@ def test_missing_records_are_named(project: Path) -> None:
     fabricate(params, skip={FIRST, SECOND})
     message = refused(params)
     assert f"2 of 8 records cannot be used: 2 missing ({FIRST}, {SECOND})" in message
-    assert "fdl run --preset demo" in message
+    assert "fdl run --preset demo` trains just these, `collect --partial` leaves them out" in message
     assert not layout.report_folder(params).exists()
 
 
 def test_a_long_refusal_names_three_and_counts_the_rest(project: Path) -> None:
     message = refused(small_grid())
     assert "8 of 8" in message
+    assert "--partial" not in message  # nothing would be left
     assert message.count("seed") == 3
 
 
