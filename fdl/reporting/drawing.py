@@ -62,10 +62,13 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
     """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return the files."""
     paths = []
     with house_style():
+        # Laid out once for all files; `savefig` would draw everything once more for it.
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         for ending in endings:
             content = io.BytesIO()
             figure.savefig(content, format=ending, metadata=_UNDATED[ending])
-            figure.set_layout_engine(None)  # it stays as it was laid out for the first file
             path = stem.with_name(f"{stem.name}.{ending}")
             records.write_atomically(path, content.getvalue())
             paths.append(path)

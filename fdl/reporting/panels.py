@@ -250,8 +250,8 @@ def _font(size: float, bold: bool) -> "FreeTypeFont":
     return ImageFont.truetype(file, round(size * DPI / 72), layout_engine=ImageFont.Layout.BASIC)
 
 
-def enlarged(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """An image (H, W, 3) at the size of a panel, its pixels kept as squares."""
+def enlarged(pixels: NDArray[Any], side: int = SIDE) -> NDArray[Any]:
+    """An image (H, W, 3), or (H, W) float32, at the size of a panel, its pixels kept as squares."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST))
@@ -263,9 +263,9 @@ def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating], side: int =
     from PIL import Image
 
     smooth = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-    coloured = colormaps[COLOURS](np.clip(np.asarray(smooth), 0, 1))[..., :3]
-    grey = enlarged(pixels, side) @ np.array([0.299, 0.587, 0.114]) / 255
-    blended: NDArray[np.uint8] = (255 * (ALPHA * coloured + (1 - ALPHA) * grey[..., None])).round().astype(np.uint8)
+    coloured = colormaps[COLOURS](np.asarray(smooth), bytes=True)[..., :3]
+    grey = enlarged(pixels @ np.array([0.299, 0.587, 0.114], np.float32), side)
+    blended: NDArray[np.uint8] = (np.float32(ALPHA) * coloured + (1 - ALPHA) * grey[..., None]).round().astype(np.uint8)
     return blended
 
 
