@@ -195,13 +195,16 @@ def report(
         str | None, typer.Option(metavar="NAME", help="Only make this table or figure, such as accuracy.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Draw a large grid in at most so many; none: one per core.")
+        int | None,
+        typer.Option(min=1, help="Draw in at most so many, and one per 300 cells; none: one per core."),
     ] = None,
 ) -> None:
     """Make the tables, the figures and the page from runs.csv and the records."""
     from fdl.reporting import report as reporting
 
     resolved = load(file, preset, set_, configfile)
+    if processes and (only or show):
+        raise InputError("--processes: only a whole report is drawn in several; leave it out")
     if show:
         print(reporting.headline(resolved))
         return

@@ -140,6 +140,9 @@ def count(shape: Shape) -> Net:
     return Net(flops, flops + more, parameters, sum(outputs), max(outputs))
 
 
+_SMALL_FILES = 60_000  # of a record: settings, history, scores, the maps that are shown
+
+
 @dataclass(frozen=True)
 class Bytes:
     """What a bundle needs."""
@@ -150,12 +153,13 @@ class Bytes:
     records: int  # for good
 
 
-def space(params: Params, cells: list[Cell], *, fused: bool = False) -> Bytes:
+def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: bool = False) -> Bytes:
     """Bytes of the cells of a bundle.
 
     Args:
         params, cells: the settings, and which cells of theirs, all of one bundle.
         fused: whether they are trained as one program, as on a GPU, not one after the other.
+        all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
     """
     each = [work(params, cell) for cell in cells]
     largest = max(each, key=lambda one: one.members * count(one.shape).parameters)
@@ -167,13 +171,17 @@ def space(params: Params, cells: list[Cell], *, fused: bool = False) -> Bytes:
     step = max(largest.members * batch * net.kept, 2 * EVALUATED * net.largest) + weights  # and gradients
     of = sizes(params, cells[0].dataset, cells[0].backbone)
     heads = head_settings(params, cells[0])
-    outputs = largest.members + len(heads.heads if heads else ()) * 2
-    logits = 4 * rules * outputs * of.classes * (of.validation + of.test)
+    train = cells[0].shots * of.classes
+    outputs = rules * largest.members * (train + of.validation + of.test)
+    outputs += len(heads.heads if heads else ()) * 2 * (of.validation + of.test)
+    logits = 4 * outputs * of.classes
+    overlaps = largest.members * (largest.members - 1) * of.test  # two bytes a pair of members
     kept = rules * weights if params.keep_weights else 0
+    waiting = len(cells) if fused or all_wait else 1 if heads else 0
     return Bytes(
         memory=state + step + images,
         gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
         # A checkpoint and the one that replaces it; and finished nets that wait for their heads or their turn.
-        scratch=(len(cells) if fused else 1) * (2 * state + (rules * weights if heads or fused else 0)),
-        records=len(cells) * (logits + kept),
+        scratch=(len(cells) if fused else 1) * 2 * state + waiting * rules * weights,
+        records=len(cells) * (logits + overlaps + kept + _SMALL_FILES),
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fdl import costs, layout, records
+from fdl import costs, layout, published_nets, records
 from fdl.costs import Shape, Work
 from fdl.currency import compare, require
 from fdl.errors import InputError
@@ -88,7 +88,15 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
     lines = [
-        _line(params, bundle, bundles[bundle], works, paces, fused=device == "cuda") for bundle, works in due.items()
+        _line(
+            params,
+            bundle,
+            bundles[bundle],
+            works,
+            paces,
+            fused=_is_fused(bundle, device),
+        )
+        for bundle, works in due.items()
     ]
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
     notes = []
@@ -119,6 +127,10 @@ def _is_trained(params: Params, cell: Cell, images: PreparedImages) -> bool:
         return run is not None and not compare(params, cell, require(run), images).changed
     except InputError:
         return False
+
+
+def _is_fused(bundle: Bundle, device: str) -> bool:
+    return device == "cuda" and not published_nets.parse(bundle.backbone)
 
 
 def makespan(hours: Sequence[float], processes: int) -> float:

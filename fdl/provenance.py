@@ -31,7 +31,7 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """How many this process may use: a container or a Slurm job may have fewer than the machine."""
+    """How many this process may use: a Slurm job, for example, may have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from math import sqrt
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -13,7 +14,6 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from fdl import layout, records
-from fdl.errors import InputError
 from fdl.params import Cell, Params
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.table_formats import to_text
@@ -24,6 +24,8 @@ from fdl.reporting.titles import SYNTHETIC, signed
 if TYPE_CHECKING:
     from fdl.reporting.results import Results
     from fdl.reporting.site import Shown
+
+    Written = tuple[list[Path], Shown]
 
 COMBINER = "soft"  # of the headline table
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
@@ -37,6 +39,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
     Raises:
         InputError: `collect` has not run for these settings, or a record that a figure shows is damaged.
+        ChildProcessError: one of several processes was ended from outside.
     """
     from fdl.reporting import claims, dvc_metrics, site
     from fdl.reporting.results import read_results
@@ -47,7 +50,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     shown = []
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    for paths, content in _write_all(results, others, min(processes, worth)):
+    for paths, content in _write_all(params, results, others, min(processes, worth)):
         written += paths
         shown.append(content)
     page = site.page(results, shown, verdicts, summary=_summary(results.collected, results.accuracy))
@@ -56,31 +59,45 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     return written + dvc_metrics.write_dvc_metrics(results)
 
 
-def _write_all(results: "Results", chosen: Sequence[Target], processes: int) -> "list[tuple[list[Path], Shown]]":
+def _write_all(params: Params, results: "Results", chosen: Sequence[Target], processes: int) -> "list[Written]":
     """`_write` of each, in order."""
     if processes == 1:
         return [_write(results, target) for target in chosen]
-    # Not forked: numpy's threads would not survive that.
+    # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
+    # than a pipe's buffer blocks for ever if a worker dies while it starts.
     workers = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(results,)
+        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,)
     )
     with workers:
         try:
-            return list(workers.map(_write_here, chosen))
+            with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
+                written = workers.map(_write_here, chosen)
+            return list(written)
         except BrokenProcessPool:
-            raise InputError(
+            raise ChildProcessError(
                 "report: a process that draws was ended from outside, perhaps for want of memory; "
                 "run `python -m fdl report --processes 1`"
             ) from None
 
 
-_results: "list[Results]" = []  # in a worker: what it draws from, sent once and not with every target
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep SIGINT until the block ends, and from processes that are started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(results: "Results") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has got it, too, and says so once
+_results: "list[Results]" = []  # in a worker: what it draws from
+
+
+def _start_worker(params: Params) -> None:
+    from fdl.reporting.results import read_results
+
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _results.append(results)
+    _results.append(read_results(params))
 
 
 def _end_with_parent() -> None:
@@ -90,7 +107,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_here(target: Target) -> "tuple[list[Path], Shown]":
+def _write_here(target: Target) -> "Written":
     return _write(_results[0], target)
 
 
@@ -109,7 +126,7 @@ def write_one(params: Params, name: str) -> list[Path]:
     return _write(results, target)[0]
 
 
-def _write(results: "Results", target: Target) -> "tuple[list[Path], Shown]":
+def _write(results: "Results", target: Target) -> "Written":
     """The files of a target, and what the page shows of it: a table itself, of a figure the caption."""
     from fdl.reporting import drawing, makers
     from fdl.reporting.panels import Sheet

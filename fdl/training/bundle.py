@@ -26,7 +26,7 @@ from fdl.training.engine import Diverged, Trained
 from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
-from fdl.training.room import check_room
+from fdl.training.room import is_plenty, warn_of_little_room
 from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
 
@@ -51,6 +51,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
     recorded: dict[str, dict[str, str]] = {}
     with _opened(params, bundle, say, progress) as (cells, inputs):
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
+        _look_for_room(params, bundle, cells, inputs, say)
         _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
             folder = layout.record_folder(params, cell)
@@ -82,6 +83,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     """
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say, progress) as (cells, inputs):
+        _look_for_room(params, bundle, cells, inputs, say, all_wait=True)
         fused = _train_together(params, cells, inputs, say)
         for number, cell in enumerate(cells, start=1):
             expected = inputs.training_digest(cell)
@@ -154,6 +156,17 @@ def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say
     return new
 
 
+def _look_for_room(
+    params: Params, bundle: Bundle, cells: list[Cell], inputs: BundleInputs, say: Say, *, all_wait: bool = False
+) -> None:
+    if is_plenty():
+        return
+    digests = {cell: inputs.training_digest(cell) for cell in cells}
+    due = {cell: expected for cell, expected in digests.items() if _is_due(params, cell, expected)}
+    fused = _fuses(inputs.device) and any(can_be_fused(inputs.settings(cell)) for cell in due)
+    warn_of_little_room(params, bundle, due, fused=fused, all_wait=all_wait, say=say)
+
+
 def _fuses(device: str) -> bool:
     return device == "cuda"
 
@@ -180,8 +193,6 @@ def _opened(
         signals_wait_for_the_epoch(),
     ):
         set_up_torch(params, device)
-        new = [cell for cell in cells if not (layout.record_folder(params, cell) / "run.json").is_file()]
-        check_room(params, bundle, new, fused=_fuses(device), say=say)
         yield cells, BundleInputs(params, bundle, device, holder, progress or Throttle(say))
 
 

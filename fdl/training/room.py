@@ -1,49 +1,60 @@
 """Whether the disk has room for what a bundle will write: better known before the training than after it."""
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from fdl import costs, layout
-from fdl.errors import InputError
 from fdl.live_lines import Say
 from fdl.params import Bundle, Cell, Params
 
 _PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle
 
 
-def check_room(params: Params, bundle: Bundle, cells: list[Cell], *, fused: bool, say: Say) -> None:
-    """Warn if the checkpoints of a bundle may not fit.
+def is_plenty() -> bool:
+    """Whether there is room for any bundle."""
+    return min(shutil.disk_usage(_existing(folder)).free for folder in (layout.RESULTS, layout.SCRATCH)) > _PLENTY
+
+
+def warn_of_little_room(
+    params: Params, bundle: Bundle, cells: Mapping[Cell, str], *, fused: bool, all_wait: bool, say: Say
+) -> None:
+    """Say so if the checkpoints and records of a bundle may not fit; it is tried all the same.
 
     Args:
         params, bundle: the settings, and which cells of theirs.
-        cells: those of the bundle that have no record yet.
-        fused: whether they are trained as one program, not one after the other.
+        cells: those that will be trained, and the digests of their trainings.
+        fused, all_wait: see `costs.space`.
         say: takes the warning.
-
-    Raises:
-        InputError: the records will not fit.
     """
-    free = {folder: _free(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
-    if not cells or min(free.values()) > _PLENTY:
+    if not cells:
         return
-    needed = costs.space(params, cells, fused=fused)
-    if needed.records > free[layout.RESULTS]:
-        raise InputError(
-            f"{bundle.key}: its records will take {_mib(needed.records)} below {layout.RESULTS}/, where "
-            f"{_mib(free[layout.RESULTS])} are free; make room and run the same command again"
-        )
-    if needed.scratch > free[layout.SCRATCH]:
-        say(
-            f"{bundle.key}: its checkpoints may take {_mib(needed.scratch)} below {layout.SCRATCH}/, where "
-            f"{_mib(free[layout.SCRATCH])} are free; what is interrupted then starts again"
-        )
+    folders = {folder: _existing(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
+    needed = costs.space(params, list(cells), fused=fused, all_wait=all_wait)
+    there = sum(_size(layout.SCRATCH / digest) for digest in cells.values())  # of an attempt that was interrupted
+    amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - there)}
+    disks: Counter[int] = Counter()
+    for name, folder in folders.items():
+        disks[folder.stat().st_dev] += amounts[name]
+    for name, folder in folders.items():
+        free, wanted = shutil.disk_usage(folder).free, disks.pop(folder.stat().st_dev, 0)
+        if wanted > free:
+            say(
+                f"{bundle.key}: little room on the disk of {name}/: {_mib(free)} are free, needed are about "
+                f"{_mib(amounts[layout.SCRATCH])} in {layout.SCRATCH}/ while it trains and "
+                f"{_mib(amounts[layout.RESULTS])} in {layout.RESULTS}/ for good"
+            )
 
 
-def _free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+def _existing(folder: Path) -> Path:
+    """The folder, or the one in which it will be made."""
+    folder = folder.absolute()
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _mib(size: int) -> str:

@@ -57,7 +57,7 @@ def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Param
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    with pytest.raises(InputError, match="ended from outside"):
+    with pytest.raises(ChildProcessError, match="ended from outside"):
         write_report(params, processes=2)
     killer.join()
 

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from fdl import layout, records
 from fdl.combine.scores import rescore, score
+from fdl.costs import space
 from fdl.currency import has_todays_scores
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
@@ -19,9 +20,10 @@ from fdl.evaluation.metrics import METRICS
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell
 from fdl.training import bundle as bundle_module
+from fdl.training import checkpoint as checkpoint_module
 from fdl.training import predictions as predictions_module
 from fdl.training.bundle import map_bundle, run_bundle, train_bundle
-from fdl.training.checkpoint import Interrupted
+from fdl.training.checkpoint import Checkpoint, Interrupted
 from fdl.training.engine import Diverged
 from tests.projects import tiny, write_images
 
@@ -110,6 +112,27 @@ def test_a_cell_trained_twice_is_bit_identical_and_does_not_depend_on_its_neighb
     (folder(ready) / "run.json").unlink()
     assert run(alone) == ["fdl seed 0"]
     assert results(folder(ready)) == together
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"keep_weights": True, "selections": ["last", "own"], "evaluate_every": 1}], ids=str
+)
+def test_what_a_bundle_writes_is_about_what_was_forecast(ready, monkeypatch, fields):
+    params, checkpoints = tiny(**fields), []
+    save = Checkpoint.save
+
+    def weigh(self, state, stage):
+        save(self, state, stage)
+        checkpoints.append(self._file(stage).stat().st_size)
+
+    monkeypatch.setattr(checkpoint_module, "SECONDS", 0)
+    monkeypatch.setattr(Checkpoint, "save", weigh)
+    run(params)
+    forecast = space(params, params.cells())
+    written = sum(path.stat().st_size for path in layout.results_folder(params).rglob("seed*/*"))
+    assert written / 2 < forecast.records < 2 * written
+    largest = 2 * max(checkpoints)  # it and the one that replaces it
+    assert largest / 1.5 < forecast.scratch < 1.5 * largest
 
 
 def test_a_new_seed_or_method_trains_only_its_own_cells(ready):

@@ -1,5 +1,5 @@
 "use strict";
-// Without this script everything stays readable: it sorts, filters, enlarges and picks.
+// Without this script everything stays readable: it sorts, filters, enlarges, picks, and opens the tables for paper.
 
 /** What a cell is sorted by: its first number, or its text; null where it says nothing. */
 function sortValue(cell) {
