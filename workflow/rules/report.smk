@@ -21,9 +21,9 @@ rule report:
         f"logs/report/{PARAMS.preset}.log",
     conda:
         "../../environment.yml"
+    threads: 2
     params:
         claims=PARAMS.claims.model_dump(mode="json"),
-    threads: 2
     shell:
         'python -m fdl report --params "$FDL_PARAMS" --processes {threads} > {log} 2>&1'
 
