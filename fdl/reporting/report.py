@@ -68,16 +68,17 @@ def _write_all(params: Params, results: "Results", chosen: Sequence[Target], pro
     workers = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,)
     )
-    with workers:
-        try:
-            with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
-                written = workers.map(_write_here, chosen)
-            return list(written)
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "report: a process that draws was ended from outside, perhaps for want of memory; "
-                "run `python -m fdl report --processes 1`"
-            ) from None
+    try:
+        with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
+            written = workers.map(_write_here, chosen)
+        return list(written)
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "report: a process that draws was ended from outside, perhaps for want of memory; "
+            "run `python -m fdl report --processes 1`"
+        ) from None
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 @contextmanager
