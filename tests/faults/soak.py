@@ -52,7 +52,9 @@ def killed(folder: Path, victims: Sequence[str], chance: random.Random, **overri
         for victim in victims:
             command, seconds = VICTIMS[victim]
             _unlock(folder)  # what README.md says after a killed Snakemake
-            if victim == "report" and any((folder / "results").glob("**/seed*/run.json")):  # else nothing to report on
+            if victim == "report":
+                if not any((folder / "results").glob("**/seed*/run.json")):  # else there is nothing to report on
+                    _done(folder, (*SNAKEMAKE, "--", "runs"))
                 _done(folder, (*FDL, "collect", "--partial"))
             process = _start(folder, command)
             started.append(process)
@@ -131,7 +133,8 @@ def main() -> int:
     number = 0
     while total.total() < options.kills:
         number += 1
-        victims = chance.choices(options.victims, k=10)
+        # What is killed after a report finds no training left to kill.
+        victims = sorted(chance.choices(options.victims, k=10), key=lambda victim: victim in ("report", "track"))
         folder = options.folder / f"round{number}"
         total += killed(folder, victims, chance)
         if (folder / "reports/demo/runs.csv").read_bytes() != expected or leftovers(folder):
