@@ -96,14 +96,14 @@ def _scratch(params: Params) -> Iterator[Leftover]:
             why = "checkpoint of other images"
         else:
             continue
-        yield Leftover(begun.folder, why, _size(begun.folder), begun.bundle)
+        yield Leftover(begun.folder, why, records.size_on_disk(begun.folder), begun.bundle)
 
 
 def _resolved_settings(params: Params) -> Iterator[Leftover]:
     today = f"{params.hash()}.yaml"
     for path in sorted((layout.results_folder(params) / "params").glob("*.yaml")):
         if path.name != today:
-            yield Leftover(path, "resolved settings that are not today's", _size(path))
+            yield Leftover(path, "resolved settings that are not today's", records.size_on_disk(path))
 
 
 def _stale_records(params: Params) -> Iterator[Leftover]:
@@ -130,13 +130,7 @@ def _stale_records(params: Params) -> Iterator[Leftover]:
 
 
 def _leftover(params: Params, path: Path, why: str, parts: tuple[str, ...]) -> Leftover:
-    return Leftover(path, why, _size(path), "/".join(parts[:3]))
-
-
-def _size(path: Path) -> int:
-    """Bytes in a file or folder; links are not followed."""
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(file.lstat().st_size for file in files if not file.is_dir())
+    return Leftover(path, why, records.size_on_disk(path), "/".join(parts[:3]))
 
 
 def as_text(leftovers: Iterable[Leftover]) -> list[str]:

@@ -88,14 +88,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
     lines = [
-        _line(
-            params,
-            bundle,
-            bundles[bundle],
-            works,
-            paces,
-            fused=_is_fused(bundle, device),
-        )
+        _line(params, bundle, bundles[bundle], works, paces, fused=_is_fused(bundle, device))
         for bundle, works in due.items()
     ]
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]

@@ -196,8 +196,7 @@ def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
     from fdl.reporting.panels import enlarged, on_grey
 
     side = image.shape[0] * -(-_PANEL // image.shape[0])
-    panels = [enlarged(image, side)]
-    for cam in maps:
-        grey = np.asarray(Image.fromarray(panels[0]).convert("L").convert("RGB"))
-        panels.append(on_grey(image, cam, side) if cam.any() else grey)
-    return Image.fromarray(np.concatenate(panels, axis=1))
+    shown = enlarged(image, side)
+    grey = np.asarray(Image.fromarray(shown).convert("L").convert("RGB"))
+    panels = [on_grey(image, cam, side) if cam.any() else grey for cam in maps]
+    return Image.fromarray(np.concatenate([shown, *panels], axis=1))

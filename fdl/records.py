@@ -54,6 +54,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_on_disk(path: Path) -> int:
+    """Bytes in a file or folder; links are not followed."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in files if not file.is_dir())
+
+
 def fresh_folder(record: Path) -> Path:
     """An empty folder beside a record, for `publish` (same file system: files are renamed); leftovers of a kill go."""
     folder = record.with_name(f".{record.name}.partial")

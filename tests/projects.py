@@ -1,5 +1,7 @@
 """A throw-away project: a few images, the settings of a tiny grid."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,11 @@ def write_photographs(folder, counts, *, pool=""):
             pixels = generator.integers(0, 200, (40, 50 + number, 3), dtype=np.uint8)
             pixels[5 * label : 5 * label + 10, 10:20] = 255
             Image.fromarray(pixels).save(place / f"Foto {number}.png")
+
+
+def wait_for(true: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds; fail after some seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

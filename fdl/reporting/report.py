@@ -50,7 +50,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     shown = []
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    for paths, content in _write_all(params, results, others, min(processes, worth)):
+    for paths, content in _write_all(results, others, min(processes, worth)):
         written += paths
         shown.append(content)
     page = site.page(results, shown, verdicts, summary=_summary(results.collected, results.accuracy))
@@ -59,14 +59,14 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     return written + dvc_metrics.write_dvc_metrics(results)
 
 
-def _write_all(params: Params, results: "Results", chosen: Sequence[Target], processes: int) -> "list[Written]":
+def _write_all(results: "Results", chosen: Sequence[Target], processes: int) -> "list[Written]":
     """`_write` of each, in order."""
     if processes == 1:
         return [_write(results, target) for target in chosen]
     # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
     # than a pipe's buffer blocks for ever if a worker dies while it starts.
     workers = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,)
+        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(results.params,)
     )
     try:
         with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once

@@ -8,6 +8,7 @@ from pathlib import Path
 from fdl import costs, layout
 from fdl.live_lines import Say
 from fdl.params import Bundle, Cell, Params
+from fdl.records import size_on_disk
 
 _PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle
 
@@ -32,7 +33,8 @@ def warn_of_little_room(
         return
     folders = {folder: _existing(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
     needed = costs.space(params, list(cells), fused=fused, all_wait=all_wait)
-    there = sum(_size(layout.SCRATCH / digest) for digest in cells.values())  # of an attempt that was interrupted
+    begun = [layout.SCRATCH / digest for digest in cells.values()]
+    there = sum(size_on_disk(folder) for folder in begun if folder.is_dir())  # of an attempt that was interrupted
     amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - there)}
     disks: Counter[int] = Counter()
     for name, folder in folders.items():
@@ -51,10 +53,6 @@ def _existing(folder: Path) -> Path:
     """The folder, or the one in which it will be made."""
     folder = folder.absolute()
     return folder if folder.exists() else _existing(folder.parent)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _mib(size: int) -> str:

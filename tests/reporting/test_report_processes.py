@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from fdl.params import Params
 from fdl.reporting import report
 from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from tests.projects import wait_for
 from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
 
 
@@ -52,7 +52,7 @@ def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Param
     drawn = layout.report_folder(params) / "figures/accuracy_over_shots.png"
 
     def kill_one() -> None:
-        _wait(drawn.exists, "a figure")
+        wait_for(drawn.exists)
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
@@ -71,10 +71,10 @@ def test_no_process_outlives_a_report_that_is_killed(params: Params) -> None:
     environment = os.environ | {"PYTHONPATH": str(PARAMS_FILE.parent)}
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=environment)
     try:
-        _wait(lambda: len(_of_session(process.pid)) >= 3, "two workers")  # and perhaps one that watches over files
+        wait_for(lambda: len(_of_session(process.pid)) >= 3)  # with what watches over files
         process.kill()
         process.wait()
-        _wait(lambda: not _of_session(process.pid), "the end of all")
+        wait_for(lambda: not _of_session(process.pid))
     finally:
         for left in _of_session(process.pid):
             os.kill(left, signal.SIGKILL)
@@ -91,10 +91,3 @@ def _of_session(session: int) -> list[int]:
         if int(number) == session and state != "Z":
             found.append(int(folder.name))
     return found
-
-
-def _wait(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, f"no sign of {what}"
-        time.sleep(0.02)

@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.projects import ROOT, write_params
+from tests.projects import ROOT, wait_for, write_params
 from tests.slurm.cluster import cluster, jobs, why_not
 
 pytestmark = pytest.mark.skipif("FDL_TEST_SLURM" not in os.environ, reason="`make test-slurm` starts a Slurm here")
@@ -53,13 +53,6 @@ def undisturbed(project: Path, target: str) -> Path:
     return folder
 
 
-def wait_for(true: Callable[[], object], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.5)
-
-
 def test_a_grid_through_slurm_has_the_numbers_of_a_run_without_it(project: Path) -> None:
     settings(datasets=["bsd", "neu"], shots=[3, 5, 10], seeds=[0])
     before = set(jobs())
@@ -86,7 +79,7 @@ def test_a_cancelled_job_and_one_out_of_time_are_continued_by_the_next(project: 
     with Path("snakemake.out").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: log.exists() and "epoch" in log.read_text())
+            wait_for(lambda: log.exists() and "epoch" in log.read_text(), seconds=240)
             training = [number for number in jobs() if number not in before and jobs()[number]["JobState"] == "RUNNING"]
             subprocess.run(["scancel", *map(str, training)], check=True)
             while process.poll() is None:
