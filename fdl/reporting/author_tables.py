@@ -12,6 +12,7 @@ from fdl.reference.protocol import DATASETS
 from fdl.reporting.collect import DatasetFacts
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, spread
+from fdl.reporting.statistics import t_quantile
 from fdl.reporting.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
 
 LEVEL = 0.95  # of the prediction interval
@@ -155,11 +156,9 @@ def _line(
 
 def prediction_interval(ours: Spread, level: float = LEVEL) -> tuple[float, float] | None:
     """Bounds between which one new run like ours falls with this probability; None below two runs."""
-    from scipy.stats import t
-
     if ours.mean is None or ours.std is None:
         return None
-    half = float(t.ppf((1 + level) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
+    half = float(t_quantile((1 + level) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
     return ours.mean - half, ours.mean + half
 
 

@@ -90,7 +90,8 @@ def gallery(results: Results) -> Gallery:
 def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Picture]) -> Strip:
     record = rows.records[0]
     pixels = image_shown(record, image)
-    picture = pictures.setdefault(pixels.tobytes(), _picture(f"picture{len(pictures)}", pixels))
+    picture = pictures.get(key := pixels.tobytes()) or _picture(f"picture{len(pictures)}", pixels)
+    pictures[key] = picture
     names = results.collected.datasets[rows.cells[0].dataset].classes
     lines = [
         (method_title(cell.method), [_panel(arm, member, image, names) for member in range(len(arm["maps_predicted"]))])

@@ -69,12 +69,10 @@ class Interval:
 
 def bundle_interval(differences: Sequence[float]) -> Interval:
     """Of one bundle: t interval over its seeds."""
-    from scipy.stats import t
-
     of = spread(differences)
     if of.std is None:
         return Interval(fmean(differences), np.nan, np.nan, of.n)
-    half = float(t.ppf((1 + LEVEL) / 2, of.n - 1)) * of.std / sqrt(of.n)
+    half = float(statistics.t_quantile((1 + LEVEL) / 2, of.n - 1)) * of.std / sqrt(of.n)
     return Interval(fmean(differences), fmean(differences) - half, fmean(differences) + half, of.n)
 
 

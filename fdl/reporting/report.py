@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from math import sqrt
@@ -45,40 +45,58 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     from fdl.reporting.results import read_results
 
     results = read_results(params)
-    verdicts = claims.evaluate(params, results)
-    written = claims.write_claims(params, verdicts)
-    shown = []
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    for paths, content in _write_all(results, others, min(processes, worth)):
-        written += paths
-        shown.append(content)
-    page = site.page(results, shown, verdicts, summary=_summary(results.collected, results.accuracy))
+    with _helpers(params, others, min(processes, worth) - 1) as begun:
+        verdicts = claims.evaluate(params, results)
+        written = claims.write_claims(params, verdicts)
+        metrics, parts = dvc_metrics.write_dvc_metrics(results), site.read_parts(results)
+        shown = []
+        for paths, content in _write_all(results, others, begun):
+            written += paths
+            shown.append(content)
+    page = site.page(results, shown, verdicts, parts, summary=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
     records.write_atomically(written[-1], page.encode())
-    return written + dvc_metrics.write_dvc_metrics(results)
+    return written + metrics
 
 
-def _write_all(results: "Results", chosen: Sequence[Target], processes: int) -> "list[Written]":
-    """`_write` of each, in order."""
-    if processes == 1:
-        return [_write(results, target) for target in chosen]
+@contextmanager
+def _helpers(params: Params, chosen: Sequence[Target], count: int) -> "Iterator[list[Future[Written]]]":
+    """`_write` of each in processes beside this one, in order; nothing where `count` is 0.
+
+    They end with the block.
+    """
+    if not count:
+        yield []
+        return
     # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
     # than a pipe's buffer blocks for ever if a worker dies while it starts.
-    workers = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(results.params,)
-    )
+    workers = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,))
     try:
         with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
-            written = workers.map(_write_here, chosen)
-        return list(written)
+            begun = [workers.submit(_write_here, target) for target in chosen]
+        yield begun
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _write_all(results: "Results", chosen: Sequence[Target], begun: "Sequence[Future[Written]]") -> "list[Written]":
+    """`_write` of each, in order; where helpers have begun, from the last one on, until all that is left is theirs."""
+    if not begun:
+        return [_write(results, target) for target in chosen]
+    here = {
+        target: _write(results, target)
+        for target, future in zip(reversed(chosen), reversed(begun), strict=True)
+        if future.cancel()
+    }
+    try:
+        return [here.get(target) or future.result() for target, future in zip(chosen, begun, strict=True)]
     except BrokenProcessPool:
         raise ChildProcessError(
             "report: a process that draws was ended from outside, perhaps for want of memory; "
             "run `python -m fdl report --processes 1`"
         ) from None
-    finally:
-        workers.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -169,9 +187,9 @@ def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
         return f"None of {total} cells has a value."
     interval = ""
     if n > 1:
-        from scipy.stats import t
+        from fdl.reporting.statistics import t_quantile
 
-        half = t.ppf(0.975, n - 1) * stdev(above) / sqrt(n)
+        half = float(t_quantile(0.975, n - 1)) * stdev(above) / sqrt(n)
         interval = f"95 % t interval {signed(fmean(above) - half)} to {signed(fmean(above) + half)}; "
     return (
         f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance "

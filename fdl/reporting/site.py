@@ -12,7 +12,7 @@ from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
 from fdl.reporting.collect import DatasetFacts
-from fdl.reporting.gallery import gallery
+from fdl.reporting.gallery import Gallery, gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, report_files, target_named
@@ -52,17 +52,30 @@ class FigureSection:
     downloads: Sequence[str]
 
 
-def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], *, summary: str) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """What the page shows of the records, besides tables and figures."""
+
+    details: Details
+    gallery: Gallery
+
+
+def read_parts(results: Results) -> Parts:
+    """Read them, which takes a while; raises `InputError` as `read_details` and `gallery`."""
+    return Parts(read_details(results), gallery(results))
+
+
+def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], parts: Parts, *, summary: str) -> str:
     """The page as a whole; texts of data and users are escaped.
 
     Args:
         results: of the preset.
         shown: tables and figures, in order; the figures' files are read.
         verdicts: as `claims.evaluate` gave them.
+        parts: as `read_parts` gave them.
         summary: the sentence that it begins with.
     """
-    params, collected = results.params, results.collected
-    details = read_details(results)
+    params, collected, details = results.params, results.collected, parts.details
     figures = [_figure_section(results, one) for one in shown if one.target.kind == "figure"]
     section = render(
         "report.html",
@@ -75,7 +88,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], *,
         claims=_claims_section(results, verdicts),
         figures=[figure for figure in figures if figure.address],
         linked=[figure for figure in figures if not figure.address],
-        gallery=gallery(results),
+        gallery=parts.gallery,
         cells=[(cell, _cell_texts(cell)) for cell in details.cells],
         made=_made(results, details),
         common=details.common,

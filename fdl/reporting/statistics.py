@@ -20,6 +20,20 @@ MARGIN = 2.0  # percentage points; less is no difference that matters
 _MOST_SEEDS = 1000  # beyond these, more seeds are no plan
 
 
+def t_quantile(p: float, df: ArrayLike) -> Array:
+    """Quantile of Student's t; as `scipy.stats.t.ppf`, whose module takes seconds to import."""
+    from scipy.special import stdtrit
+
+    return np.asarray(stdtrit(df, p))
+
+
+def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:
+    """Probability beyond a distance; as `scipy.stats.t.sf`."""
+    from scipy.special import stdtr
+
+    return np.asarray(stdtr(df, -np.asarray(distance)))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """An estimate with its t distribution; the four arrays have one shape, () for a single estimate.
@@ -34,22 +48,16 @@ class Estimate:
 
     def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
         """Lower and upper bound."""
-        from scipy.stats import t
-
-        half = t.ppf((1 + level) / 2, self.df) * np.sqrt(self.variance)
+        half = t_quantile((1 + level) / 2, self.df) * np.sqrt(self.variance)
         return self.value - half, self.value + half
 
     def p_difference(self) -> Array:
         """Two-sided p value of no difference: below 0.05 where the 95 % interval is off 0."""
-        from scipy.stats import t
-
-        return np.asarray(2 * t.sf(np.abs(self._standardised(self.value)), self.df))
+        return np.asarray(2 * _t_tail(np.abs(self._standardised(self.value)), self.df))
 
     def p_equivalence(self, margin: float = MARGIN) -> Array:
         """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± margin."""
-        from scipy.stats import t
-
-        return np.asarray(t.sf(self._standardised(margin - np.abs(self.value)), self.df))
+        return np.asarray(_t_tail(self._standardised(margin - np.abs(self.value)), self.df))
 
     def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
         """Seeds per dataset at which a 90 % interval around 0 would lie inside ± margin.
@@ -59,13 +67,11 @@ class Estimate:
         Returns:
             None where 1,000 seeds would not do, or one seed tells nothing of the spread.
         """
-        from scipy.stats import t
-
         if seeds < 2:
             return None
         n = np.arange(2, _MOST_SEEDS + 1)
         variance = (self.variance - self.image_variance) * seeds / n + self.image_variance
-        half = t.ppf(1 - ALPHA, self.df * (n - 1) / (seeds - 1)) * np.sqrt(variance)
+        half = t_quantile(1 - ALPHA, self.df * (n - 1) / (seeds - 1)) * np.sqrt(variance)
         enough = n[half < margin]
         return int(enough[0]) if len(enough) else None
 
