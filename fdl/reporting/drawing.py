@@ -5,7 +5,7 @@ Readable in grey and by the colour-blind; the same bytes for the same results. A
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +36,7 @@ _STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
+    "axes.titley": 1.0,  # where it would be put anyway, after all ticks have been measured for it
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,6 +48,7 @@ _STYLE: dict[str, Any] = {
     "savefig.dpi": DPI,
 }
 _UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+_OPTIONS: dict[str, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": _COMPRESSION}}, "pdf": {}}
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
             figure.set_layout_engine(None)
         for ending in endings:
             content = io.BytesIO()
-            figure.savefig(content, format=ending, metadata=_UNDATED[ending])
+            figure.savefig(content, format=ending, metadata=_UNDATED[ending], **_OPTIONS[ending])
             path = stem.with_name(f"{stem.name}.{ending}")
             records.write_atomically(path, content.getvalue())
             paths.append(path)
@@ -150,12 +152,21 @@ def look(methods: Sequence[str], method: str) -> dict[str, Any]:
     return {"color": of["palette"][title], "linestyle": (0, dashes) if dashes else "-"}
 
 
-def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str) -> None:
-    """Name the axes once: x below the last row, y at the side."""
+def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str, also: Sequence["Axes"] = ()) -> None:
+    """Name the axes once: x below the last row, and below those in `also`; y at the side."""
     for one in axes:  # no supxlabel: the legend would be put on top of it
         place = one.get_subplotspec()
-        one.set(xlabel=x if place is not None and place.is_last_row() else "", ylabel="")
+        lowest = one in also or (place is not None and place.is_last_row())
+        one.set(xlabel=x if lowest else "", ylabel="")
+    place_no_empty_labels(axes)
     figure.supylabel(y, fontsize=8)
+
+
+def place_no_empty_labels(axes: Iterable["Axes"]) -> None:
+    """Spare the layout the labels without text: for the place of one the ticks of all its neighbours are measured."""
+    for axis in (axis for one in axes for axis in (one.xaxis, one.yaxis)):
+        if not axis.label.get_text():
+            axis.set_label_coords(0, 0)
 
 
 def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str] = ()) -> None:

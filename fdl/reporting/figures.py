@@ -98,12 +98,22 @@ def _facet(
         axes.axhline(100 * facts.chance, color="black", linestyle=":", linewidth=1, label="chance", zorder=1)
     if not here.empty:
         order = list(of["palette"])
-        common = {"data": here, "x": "at", "y": "percent", "hue": "method", "style": "method", "ax": axes}
-        common |= {"hue_order": order, "style_order": order, "palette": of["palette"], "markers": of["markers"]}
-        sns.scatterplot(**common, s=10, alpha=0.35, linewidth=0, legend=False, zorder=2)
+        for title in order:
+            one = here[here["method"] == title]
+            look = {"color": of["palette"][title], "marker": of["markers"][title], "alpha": 0.35, "linewidth": 0}
+            axes.scatter(one["at"], one["percent"], s=10, zorder=2, **look)
         sns.lineplot(
-            **common,
+            here,
+            x="at",
+            y="percent",
+            hue="method",
+            style="method",
+            hue_order=order,
+            style_order=order,
+            palette=of["palette"],
+            markers=of["markers"],
             dashes=of["dashes"],
+            ax=axes,
             errorbar="sd",
             err_style="bars",
             err_kws={"capsize": 2, "elinewidth": 0.9, "capthick": 0.9},

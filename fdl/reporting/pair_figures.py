@@ -94,9 +94,7 @@ def paired_differences(results: Results) -> "Figure":
         for one, net in zip(axes, results.nets, strict=False):
             _forest(one, results, found, net, shots)
         _overall(axes[-1], results, found)
-        label_axes(figure, axes, x="Δ test accuracy (points)", y="training images per class")
-        for one in axes[-4:]:
-            one.set_xlabel("Δ test accuracy (points)")
+        label_axes(figure, axes, x="Δ test accuracy (points)", y="training images per class", also=axes[-4:])
         legend_below(figure, axes)
         warn(figure, results.collected)
     return figure

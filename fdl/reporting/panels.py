@@ -251,7 +251,7 @@ def _font(size: float, bold: bool) -> "FreeTypeFont":
 
 
 def enlarged(pixels: NDArray[Any], side: int = SIDE) -> NDArray[Any]:
-    """An image (H, W, 3), or (H, W) float32, at the size of a panel, its pixels kept as squares."""
+    """An image (H, W, 3) at the size of a panel, its pixels kept as squares."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST))
@@ -259,14 +259,22 @@ def enlarged(pixels: NDArray[Any], side: int = SIDE) -> NDArray[Any]:
 
 def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating], side: int = SIDE) -> NDArray[np.uint8]:
     """A map in [0, 1] on the image in grey, (side, side, 3): so all colour is the map's."""
-    from matplotlib import colormaps
     from PIL import Image
 
-    smooth = Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-    coloured = colormaps[COLOURS](np.asarray(smooth), bytes=True)[..., :3]
-    grey = enlarged(pixels @ np.array([0.299, 0.587, 0.114], np.float32), side)
-    blended: NDArray[np.uint8] = (np.float32(ALPHA) * coloured + (1 - ALPHA) * grey[..., None]).round().astype(np.uint8)
-    return blended
+    smooth = np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
+    coloured = Image.fromarray((smooth * 255).round().astype(np.uint8))
+    coloured.putpalette(_palette())
+    grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST)
+    return np.asarray(Image.blend(grey.convert("RGB"), coloured.convert("RGB"), ALPHA))
+
+
+@cache
+def _palette() -> bytes:
+    """Red, green and blue of 256 values."""
+    from matplotlib import colormaps
+
+    colours: bytes = colormaps[COLOURS](np.arange(256), bytes=True)[:, :3].tobytes()
+    return colours
 
 
 def _title(sheet: Sheet, collected: Collected, dataset: str, title: str) -> None:

@@ -23,6 +23,7 @@ from fdl.reporting.drawing import (
     look,
     looks,
     net_title,
+    place_no_empty_labels,
     say_nothing_there,
     warn,
 )
@@ -56,6 +57,7 @@ def training_curves(results: Results, dataset: str) -> "Figure":
             line[0].set_ylabel(backbone_title(net[1]) + (f"\n{shots} per class" if shots else ""))
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
+        place_no_empty_labels(grid.flat)
         legend_below(figure, list(grid.flat))
         warn(figure, results.collected)
     return figure

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Written = tuple[list[Path], Shown]
 
 COMBINER = "soft"  # of the headline table
+_TURNS = {"cam": 1, "descriptors": 1, "training": 2}  # by what makes a target; all else comes first
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
@@ -42,19 +43,21 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
         ChildProcessError: one of several processes was ended from outside.
     """
     from fdl.reporting import claims, dvc_metrics, site
-    from fdl.reporting.results import read_results
+    from fdl.reporting.results import Results
 
-    results = read_results(params)
+    collected = read_collected(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
+    # What takes longest at both ends, where helpers and this process begin.
+    in_turn = sorted(others, key=lambda target: _TURNS.get(target.maker, 0))
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    with _helpers(params, others, min(processes, worth) - 1) as begun:
+    with _helpers(params, in_turn, min(processes, worth) - 1) as begun:
+        results = Results(params, collected, read_runs(params))
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
         metrics, parts = dvc_metrics.write_dvc_metrics(results), site.read_parts(results)
-        shown = []
-        for paths, content in _write_all(results, others, begun):
-            written += paths
-            shown.append(content)
+        drawn = dict(zip(in_turn, _write_all(results, in_turn, begun), strict=True))
+    written += [path for target in others for path in drawn[target][0]]
+    shown = [drawn[target][1] for target in others]
     page = site.page(results, shown, verdicts, parts, summary=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
     records.write_atomically(written[-1], page.encode())
