@@ -1,12 +1,12 @@
 """Time of a first and of a second pass of `fdl track` over 1,296 fabricated records.
 
-    python -m benchmarks.mlflow_sync FOLDER
+    python -m benchmarks.mlflow_sync
 
-The records have 120 epochs of 13 curves and 20 final numbers, and are written into FOLDER, which must not exist.
+The records have 120 epochs of 13 curves and 20 final numbers; they are invented and go to a temporary folder.
 """
 
 import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,16 +19,16 @@ GRID = {"shots": [3, 5, 10, 20, 50, 100], "seeds": list(range(6)), "selections":
 
 def main() -> None:
     """Write the records, mirror them twice, print the seconds (and those of this process's processor time)."""
-    folder = Path(sys.argv[1]).resolve()
-    folder.mkdir(parents=True)
     params = load(PARAMS_FILE, preset="demo", overrides=GRID)
-    os.chdir(folder)
-    write_records(params)
-    for _ in range(2):
-        start, busy = time.monotonic(), time.process_time()
-        counts = track(params, uri="sqlite:///mlflow.db")
-        print(counts, f"{time.monotonic() - start:.0f} s, {time.process_time() - busy:.0f} s of processor time")
-    print(f"mlflow.db: {Path('mlflow.db').stat().st_size / 1e6:.0f} MB")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_records(params)
+        for _ in range(2):
+            start, busy = time.monotonic(), time.process_time()
+            counts = track(params, uri="sqlite:///mlflow.db")
+            print(counts, f"{time.monotonic() - start:.0f} s, {time.process_time() - busy:.0f} s of processor time")
+        print(f"mlflow.db: {Path('mlflow.db').stat().st_size / 1e6:.0f} MB")
+        os.chdir(PARAMS_FILE.parent)
 
 
 if __name__ == "__main__":

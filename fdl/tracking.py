@@ -5,8 +5,8 @@ the digest of the record it shows: a pass skips what is equal, replaces what cha
 written, and touches nothing else. No training waits for MLflow; everything here can be made again.
 What is being trained is shown by `fdl.live_runs`.
 
-With SQLite a first pass over 1,296 records of 120 epochs takes some five minutes of a slow core, 0.23 s each, a
-second pass eight seconds (`python -m benchmarks.mlflow_sync`, docs/performance.md).
+With SQLite a first pass over 1,296 records of 120 epochs takes some four and a half minutes of a slow core, 0.21 s
+each, a second pass ten seconds (`python -m benchmarks.mlflow_sync`, docs/performance.md).
 """
 
 import tempfile
