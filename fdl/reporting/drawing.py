@@ -36,7 +36,7 @@ _STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
-    "axes.titley": 1.0,  # where it would be put anyway, after all ticks have been measured for it
+    "axes.titley": 1.0,  # where it would be put, after all ticks have been measured for it: none stands above
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,8 +47,10 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "savefig.dpi": DPI,
 }
-_UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-_OPTIONS: dict[str, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": _COMPRESSION}}, "pdf": {}}
+_OPTIONS: dict[str, dict[str, Any]] = {  # of files; without dates
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": _COMPRESSION}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
             figure.set_layout_engine(None)
         for ending in endings:
             content = io.BytesIO()
-            figure.savefig(content, format=ending, metadata=_UNDATED[ending], **_OPTIONS[ending])
+            figure.savefig(content, format=ending, **_OPTIONS[ending])
             path = stem.with_name(f"{stem.name}.{ending}")
             records.write_atomically(path, content.getvalue())
             paths.append(path)

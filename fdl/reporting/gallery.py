@@ -90,14 +90,15 @@ def gallery(results: Results) -> Gallery:
 def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Picture]) -> Strip:
     record = rows.records[0]
     pixels = image_shown(record, image)
-    picture = pictures.get(key := pixels.tobytes()) or _picture(f"picture{len(pictures)}", pixels)
-    pictures[key] = picture
+    key = pixels.tobytes()
+    if key not in pictures:
+        pictures[key] = _picture(f"picture{len(pictures)}", pixels)
     names = results.collected.datasets[rows.cells[0].dataset].classes
     lines = [
         (method_title(cell.method), [_panel(arm, member, image, names) for member in range(len(arm["maps_predicted"]))])
         for cell, arm in zip(rows.cells, rows.records, strict=True)
     ]
-    return Strip(picture.style, names[int(record["labels"][image])], lines)
+    return Strip(pictures[key].style, names[int(record["labels"][image])], lines)
 
 
 def _panel(record: Record, member: int, image: int, names: tuple[str, ...]) -> MapPanel:

@@ -3,8 +3,9 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from math import sqrt
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     Written = tuple[list[Path], Shown]
 
 COMBINER = "soft"  # of the headline table
-_TURNS = {"cam": 1, "descriptors": 1, "training": 2}  # by what makes a target; all else comes first
+# Helpers begin with all else, this process with the curves; they meet at the maps, which are short and many.
+_TURNS = {"cam": 1, "descriptors": 1, "training": 2}
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
@@ -47,15 +49,16 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
     collected = read_collected(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
-    # What takes longest at both ends, where helpers and this process begin.
-    in_turn = sorted(others, key=lambda target: _TURNS.get(target.maker, 0))
+    left = deque(sorted(others, key=lambda target: _TURNS.get(target.maker, 0)))
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    with _helpers(params, in_turn, min(processes, worth) - 1) as begun:
+    with _helpers(params, left, min(processes, worth) - 1) as helped:  # they draw from here on
         results = Results(params, collected, read_runs(params))
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
-        metrics, parts = dvc_metrics.write_dvc_metrics(results), site.read_parts(results)
-        drawn = dict(zip(in_turn, _write_all(results, in_turn, begun), strict=True))
+        parts, metrics = site.read_parts(results), dvc_metrics.write_dvc_metrics(results)
+        drawn = _draw(left.pop, lambda target: _write(results, target))
+        for helper in helped:
+            drawn |= helper.result()
     written += [path for target in others for path in drawn[target][0]]
     shown = [drawn[target][1] for target in others]
     page = site.page(results, shown, verdicts, parts, summary=_summary(results.collected, results.accuracy))
@@ -65,10 +68,11 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
 
 @contextmanager
-def _helpers(params: Params, chosen: Sequence[Target], count: int) -> "Iterator[list[Future[Written]]]":
-    """`_write` of each in processes beside this one, in order; nothing where `count` is 0.
+def _helpers(params: Params, left: deque[Target], count: int) -> "Iterator[list[Future[dict[Target, Written]]]]":
+    """Processes that draw what is left, from the front, until the block ends; each with what it has drawn.
 
-    They end with the block.
+    Raises:
+        ChildProcessError: one of them was ended from outside.
     """
     if not count:
         yield []
@@ -76,30 +80,33 @@ def _helpers(params: Params, chosen: Sequence[Target], count: int) -> "Iterator[
     # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
     # than a pipe's buffer blocks for ever if a worker dies while it starts.
     workers = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,))
-    try:
-        with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
-            begun = [workers.submit(_write_here, target) for target in chosen]
-        yield begun
-    finally:
-        workers.shutdown(cancel_futures=True)
+    # A thread for each, which hands it one target at a time: those still to be drawn are anybody's.
+    with workers, ThreadPoolExecutor(count) as threads:
+        try:
+            with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
+                begun = [
+                    threads.submit(_draw, left.popleft, lambda target: workers.submit(_write_here, target).result())
+                    for _ in range(count)
+                ]
+            yield begun
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "report: a process that draws was ended from outside, perhaps for want of memory; "
+                "run `python -m fdl report --processes 1`"
+            ) from None
+        finally:
+            left.clear()
 
 
-def _write_all(results: "Results", chosen: Sequence[Target], begun: "Sequence[Future[Written]]") -> "list[Written]":
-    """`_write` of each, in order; where helpers have begun, from the last one on, until all that is left is theirs."""
-    if not begun:
-        return [_write(results, target) for target in chosen]
-    here = {
-        target: _write(results, target)
-        for target, future in zip(reversed(chosen), reversed(begun), strict=True)
-        if future.cancel()
-    }
-    try:
-        return [here.get(target) or future.result() for target, future in zip(chosen, begun, strict=True)]
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "report: a process that draws was ended from outside, perhaps for want of memory; "
-            "run `python -m fdl report --processes 1`"
-        ) from None
+def _draw(take: Callable[[], Target], write: "Callable[[Target], Written]") -> "dict[Target, Written]":
+    """Write what can be taken, until there is nothing."""
+    drawn: dict[Target, Written] = {}
+    while True:
+        try:
+            target = take()
+        except IndexError:
+            return drawn
+        drawn[target] = write(target)
 
 
 @contextmanager

@@ -61,7 +61,11 @@ class Parts:
 
 
 def read_parts(results: Results) -> Parts:
-    """Read them, which takes a while; raises `InputError` as `read_details` and `gallery`."""
+    """Read them from the records.
+
+    Raises:
+        InputError: a record is damaged, or not the one that was collected.
+    """
     return Parts(read_details(results), gallery(results))
 
 

@@ -39,8 +39,9 @@ def test_two_processes_write_the_same_bytes_as_one(params: Params) -> None:
     assert {path: path.read_bytes() for path in write_report(params, processes=2)} == alone
 
 
-def test_what_is_wrong_with_a_record_is_said_as_by_one_process(params: Params) -> None:
-    layout.record_folder(params, params.cells()[0]).joinpath("cam.npz").write_bytes(b"PK damaged")
+def test_what_is_wrong_with_a_record_is_said_as_by_one_process(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_TURNS", {"reliability": -1})  # it is the first that the helper draws
+    layout.record_folder(params, params.cells()[-1]).joinpath("correct.npz").write_bytes(b"PK damaged")
     with pytest.raises(InputError) as alone:
         write_report(params)
     with pytest.raises(InputError) as together:
@@ -48,15 +49,16 @@ def test_what_is_wrong_with_a_record_is_said_as_by_one_process(params: Params) -
     assert str(together.value) == str(alone.value)
 
 
-def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Params) -> None:
+@pytest.mark.parametrize("helpers", [1, 2])
+def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Params, helpers: int) -> None:
     def kill_one() -> None:
-        wait_for(multiprocessing.active_children)
+        wait_for(lambda: len(multiprocessing.active_children()) == helpers)
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(ChildProcessError, match="ended from outside"):
-        write_report(params, processes=2)
+        write_report(params, processes=1 + helpers)
     killer.join()
 
 
