@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fdl import layout, records
 from fdl.params import Cell
-from fdl.reporting.results import Results, read_history, spread
+from fdl.reporting.results import Results, spread
 from fdl.reporting.targets import DVC
 
 _POINTS = 100  # of a training curve
@@ -80,7 +80,7 @@ def _name(results: Results, dataset: str) -> str:
 
 def _cross_entropy(results: Results, cell: Cell) -> NDArray[np.float64]:
     """Mean over the members, (epochs,)."""
-    history = read_history(results.params, cell)
+    history = results.history(cell)
     members = [name for name in history.columns.astype(str) if name.startswith("cross_entropy_")]
     mean: NDArray[np.float64] = history[members].to_numpy().mean(axis=1)
     return mean

@@ -1,6 +1,6 @@
 """A method against the classical ensemble, pair by pair: the differences, and what diversity has to do with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
@@ -107,12 +107,13 @@ def _forest(axes: "Axes", results: Results, found: dict[str, list[Difference]], 
     widest = 1.0
     for place, method in enumerate(found):
         offset = (place - (len(found) - 1) / 2) * 0.7 / len(found)
-        for row, count in enumerate(shots):
-            here = [d.accuracy for d in found[method] if (*net, count) == (*_net(d.cell), d.cell.shots)]
-            if here:
-                interval = bundle_interval(here)
-                _draw(axes, results, method, row + offset, interval, here)
-                widest = max([widest, *map(abs, here)])
+        single: dict[float, list[float]] = {}
+        for difference in found[method]:
+            if _net(difference.cell) == net:
+                single.setdefault(shots.index(difference.cell.shots) + offset, []).append(difference.accuracy)
+        if single:
+            _draw(axes, results, method, {y: bundle_interval(of) for y, of in single.items()}, single)
+            widest = max(widest, *(abs(x) for of in single.values() for x in of))
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, 1.35 * widest)
@@ -127,20 +128,30 @@ def _overall(axes: "Axes", results: Results, found: dict[str, list[Difference]])
     for row, method in enumerate(found):
         if found[method]:
             interval = overall_interval(found[method])
-            _draw(axes, results, method, row, interval, [])
+            _draw(axes, results, method, {row: interval}, {})
             widest = max(widest, *(abs(x) for x in (interval.mean, interval.low, interval.high) if np.isfinite(x)))
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, 1.1 * widest)
 
 
-def _draw(axes: "Axes", results: Results, method: str, y: float, interval: Interval, single: Sequence[float]) -> None:
+def _draw(
+    axes: "Axes",
+    results: Results,
+    method: str,
+    intervals: Mapping[float, Interval],
+    single: Mapping[float, Sequence[float]],
+) -> None:
+    """A method's marks, by their y."""
     of, title = looks(results.methods), method_title(method)
     colour, marker = of["palette"][title], of["markers"][title]
-    if np.isfinite(interval.low):
-        axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt", zorder=2)
-    axes.plot(single, [y] * len(single), "|", color="black", markersize=5, markeredgewidth=0.7, alpha=0.6, zorder=3)
-    (mark,) = axes.plot([interval.mean], [y], marker, color=colour, markersize=5, label=title, zorder=4)
+    known = [(y, interval.low, interval.high) for y, interval in intervals.items() if np.isfinite(interval.low)]
+    if known:
+        axes.hlines(*zip(*known, strict=True), color=colour, linewidth=1.3, capstyle="butt", zorder=2)
+    x, y = [x for of_y in single.values() for x in of_y], [y for y, of_y in single.items() for _ in of_y]
+    axes.plot(x, y, "|", color="black", markersize=5, markeredgewidth=0.7, alpha=0.6, zorder=3)
+    means = [interval.mean for interval in intervals.values()]
+    (mark,) = axes.plot(means, list(intervals), marker, color=colour, markersize=5, label=title, zorder=4)
     mark.set(markeredgecolor="white", markeredgewidth=0.6)
 
 

@@ -27,7 +27,7 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
-from fdl.reporting.results import Results, read_arrays, read_history
+from fdl.reporting.results import Results, read_arrays
 from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def training_curves(results: Results, dataset: str) -> "Figure":
 
 def _mean_curves(results: Results, cells: Sequence[Cell]) -> dict[str, tuple[Floats, Floats]]:
     """Mean over seeds (epochs,) and range (2, epochs) of every curve of `_CURVES`."""
-    histories = [read_history(results.params, cell) for cell in cells]
+    histories = [results.history(cell) for cell in cells]
     names = [list(map(str, history.columns)) for history in histories]
     epochs = min(map(len, histories))
     curves = {}

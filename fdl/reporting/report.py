@@ -1,5 +1,6 @@
 """The verb `report`: tables, figures and one page, from what `collect` wrote."""
 
+import gc
 import os
 import signal
 import threading
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 COMBINER = "soft"  # of the headline table
 # Helpers begin with all else, this process with the curves; they meet at the maps, which are short and many.
 _TURNS = {"cam": 1, "descriptors": 1, "training": 2}
+_OBJECTS = (
+    20_000  # between collections: a figure has many thousands, and looking at them again takes a tenth of the time
+)
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
@@ -47,6 +51,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     from fdl.reporting import claims, dvc_metrics, site
     from fdl.reporting.results import Results
 
+    gc.set_threshold(_OBJECTS)
     collected = read_collected(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
     left = deque(sorted(others, key=lambda target: _TURNS.get(target.maker, 0)))
@@ -126,6 +131,7 @@ def _start_worker(params: Params) -> None:
     from fdl.reporting.results import read_results
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.set_threshold(_OBJECTS)
     _results.append(read_results(params))
 
 

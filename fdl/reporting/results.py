@@ -128,6 +128,17 @@ class Results:
         finished = [cells for cells in twins.values() if self.done.issuperset(cells)]
         return dict(zip(methods, map(list, zip(*finished, strict=True)), strict=True)) if finished else {}
 
+    def history(self, cell: Cell) -> "DataFrame":
+        """The epochs of a cell, one row each; errors as in `read_history`."""
+        if cell not in self._histories:
+            self._histories[cell] = read_history(self.params, cell)
+        return self._histories[cell]
+
+    @cached_property
+    def _histories(self) -> "dict[Cell, DataFrame]":
+        """Those that were asked for: the figures and DVC's plots show the same."""
+        return {}
+
     @property
     def nets(self) -> list[tuple[str, str]]:
         """(dataset, backbone) pairs of the grid; a dataset's pairs stand together."""

@@ -12,7 +12,7 @@ from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
 from fdl.reporting.collect import DatasetFacts
-from fdl.reporting.gallery import Gallery, gallery
+from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, report_files, target_named
@@ -57,7 +57,8 @@ class Parts:
     """What the page shows of the records, besides tables and figures."""
 
     details: Details
-    gallery: Gallery
+    gallery: str  # HTML
+    cells: str  # HTML
 
 
 def read_parts(results: Results) -> Parts:
@@ -66,7 +67,13 @@ def read_parts(results: Results) -> Parts:
     Raises:
         InputError: a record is damaged, or not the one that was collected.
     """
-    return Parts(read_details(results), gallery(results))
+    details = read_details(results)
+    cells = [(cell, _cell_texts(cell)) for cell in details.cells]
+    return Parts(
+        details,
+        gallery=render("gallery.html", gallery=gallery(results)),
+        cells=render("cells.html", cells=cells, metric=metric_title("accuracy")),
+    )
 
 
 def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], parts: Parts, *, summary: str) -> str:
@@ -93,7 +100,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         figures=[figure for figure in figures if figure.address],
         linked=[figure for figure in figures if not figure.address],
         gallery=parts.gallery,
-        cells=[(cell, _cell_texts(cell)) for cell in details.cells],
+        cells=parts.cells,
         made=_made(results, details),
         common=details.common,
         data=[_data_texts(name, facts) for name, facts in collected.datasets.items()],
