@@ -14,6 +14,7 @@ import pytest
 from tests.projects import ROOT, write_images, write_params
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2")
+BIN = Path(sys.executable).parent
 
 
 def snakemake(*arguments, **variables):
@@ -70,20 +71,20 @@ def test_from_images_to_the_table(project):
 
     # A new seed: its cells, and no other.
     write_params(project / "params.yaml", seeds=[0, 1])
-    done("runs")
+    done()
     second = records()
     assert len(second) == 4
     assert {name: second[name] for name in first} == first
 
     # What decides no number trains nothing.
     write_params(project / "params.yaml", seeds=[0, 1], threads=2)
-    assert "Nothing to be done" in done("runs")
+    assert "Nothing to be done" in done()
 
     # What was deleted is made again, and nothing else.
     deleted = Path("results/demo/bsd/alexnet/3shot/fdl/seed1")
     shutil.rmtree(deleted)
     shutil.rmtree("data/prepared")
-    done("runs")
+    done()
     assert Path("data/prepared/local/bsd-32/dataset.json").exists()
     third = records()
     assert third.keys() == second.keys()
@@ -95,6 +96,20 @@ def test_from_images_to_the_table(project):
     done()
     assert records() == second
     assert {row["method"] for row in runs()} == {"classical"}
+
+    # DVC finds Snakemake's work done and trains nothing, and then finds its own.
+    shutil.copytree(ROOT / "fdl", "fdl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "workflow", "workflow")
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copy(ROOT / ".dvcignore", ".")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for expected in ("Running stage 'report'", "Data and pipelines are up to date"):
+        dvc = subprocess.run(["dvc", "repro"], env=environment, capture_output=True, text=True)
+        assert dvc.returncode == 0, dvc.stdout + dvc.stderr
+        assert expected in dvc.stdout
+    assert records() == second
 
 
 def test_a_failing_bundle_costs_no_finished_one_and_is_named(project):
@@ -111,7 +126,7 @@ def test_a_failing_bundle_costs_no_finished_one_and_is_named(project):
     first = records()
     assert [name.split("/")[4] for name in sorted(first)] == ["3shot", "3shot"]
     draw.write_bytes(good)
-    done("runs")
+    done()
     second = records()
     assert len(second) == 4
     assert {name: second[name] for name in first} == first
