@@ -208,6 +208,7 @@ def report(
     if show:
         print(reporting.headline(resolved))
         return
+    reporting.collect_garbage_seldom()
     if only:
         written = reporting.write_one(resolved, only)
     else:

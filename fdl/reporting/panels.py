@@ -262,10 +262,11 @@ def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating], side: int =
     from PIL import Image
 
     smooth = np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
-    coloured = Image.fromarray((smooth * 255).round().astype(np.uint8))
+    coloured = Image.fromarray((smooth.clip(0, 1) * 255).round().astype(np.uint8))
     coloured.putpalette(_palette())
-    grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST)
-    return np.asarray(Image.blend(grey.convert("RGB"), coloured.convert("RGB"), ALPHA))
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST))
+    blended = np.float32(ALPHA) * np.asarray(coloured.convert("RGB")) + np.float32(1 - ALPHA) * grey[..., None]
+    return blended.round().astype(np.uint8)  # Pillow's own blending cuts off
 
 
 @cache

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 COMBINER = "soft"  # of the headline table
 # Helpers begin with all else, this process with the curves; they meet at the maps, which are short and many.
 _TURNS = {"cam": 1, "descriptors": 1, "training": 2}
-_OBJECTS = (
-    20_000  # between collections: a figure has many thousands, and looking at them again takes a tenth of the time
-)
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
+
+
+def collect_garbage_seldom() -> None:
+    """For a process that draws: a figure is many thousands of objects, and to look at all again takes a tenth of it."""
+    gc.set_threshold(20_000)
 
 
 def write_report(params: Params, *, processes: int = 1) -> list[Path]:
@@ -51,7 +53,6 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     from fdl.reporting import claims, dvc_metrics, site
     from fdl.reporting.results import Results
 
-    gc.set_threshold(_OBJECTS)
     collected = read_collected(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
     left = deque(sorted(others, key=lambda target: _TURNS.get(target.maker, 0)))
@@ -131,7 +132,7 @@ def _start_worker(params: Params) -> None:
     from fdl.reporting.results import read_results
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    gc.set_threshold(_OBJECTS)
+    collect_garbage_seldom()
     _results.append(read_results(params))
 
 

@@ -140,8 +140,8 @@ def test_maps_lie_on_their_image_on_one_scale_and_empty_ones_say_so(project: Pat
     for line, top in ((0, 1.0), (1, 0.5)):
         maps = panel(sheet, "member 0", line)
         corner, far = ALPHA * np.array(colormaps[COLOURS](top)[:3]), ALPHA * np.array(colormaps[COLOURS](0.0)[:3])
-        assert maps[0, 0] == pytest.approx(255 * (corner + (1 - ALPHA) * grey[0, 0]), abs=2)
-        assert maps[-1, -1] == pytest.approx(255 * (far + (1 - ALPHA) * grey[-1, -1]), abs=2)
+        assert maps[0, 0] == pytest.approx(255 * (corner + (1 - ALPHA) * grey[0, 0]), abs=1)
+        assert maps[-1, -1] == pytest.approx(255 * (far + (1 - ALPHA) * grey[-1, -1]), abs=1)
     assert texts(sheet).count("empty") == 2 * 2  # member 1, of two images and two methods
     assert {text.x for text in sheet.texts if text.text == "empty"} == {
         text.x for text in sheet.texts if text.text == "member 1"

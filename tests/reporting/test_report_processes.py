@@ -39,9 +39,12 @@ def test_two_processes_write_the_same_bytes_as_one(params: Params) -> None:
     assert {path: path.read_bytes() for path in write_report(params, processes=2)} == alone
 
 
-def test_what_is_wrong_with_a_record_is_said_as_by_one_process(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("file", "cell"), [("cam.npz", 0), ("correct.npz", -1)])
+def test_what_is_wrong_with_a_record_is_said_as_by_one_process(
+    params: Params, monkeypatch: pytest.MonkeyPatch, file: str, cell: int
+) -> None:
     monkeypatch.setattr(report, "_TURNS", {"reliability": -1})  # it is the first that the helper draws
-    layout.record_folder(params, params.cells()[-1]).joinpath("correct.npz").write_bytes(b"PK damaged")
+    layout.record_folder(params, params.cells()[cell]).joinpath(file).write_bytes(b"PK damaged")
     with pytest.raises(InputError) as alone:
         write_report(params)
     with pytest.raises(InputError) as together:
