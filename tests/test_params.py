@@ -31,6 +31,7 @@ def test_presets_have_the_announced_sizes():
         "lite": (60, 6),
         "lite-selection": (40, 4),
         "lite-moving": (30, 3),
+        "lite-float32": (40, 4),
         "authors": (200, 20),
         "paper": (1080, 108),
     }
@@ -79,6 +80,7 @@ def test_the_authors_grids_are_of_the_published_images():
         "lite": "local",
         "lite-selection": "local",
         "lite-moving": "local",
+        "lite-float32": "local",
         "authors": "official",
         "paper": "official",
     }

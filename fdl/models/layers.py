@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fdl.training.randomness import Key, absorb, uniform
+from fdl.training.randomness import Key, absorb, kept, uniform
 
 # Keras' batch norm: 0.99 is its momentum for the moving averages, where torch counts from the other end.
 MOMENTUM, _EPSILON = 0.01, 1e-3
@@ -91,8 +91,7 @@ class Dropout(nn.Module):
             return x
         if self.key is None:
             return functional.dropout(x, self.p)
-        keep = uniform(self.key, tuple(x.shape), x.device) >= self.p
-        return x * keep / (1 - self.p)
+        return x * kept(self.key, x, self.p) / (1 - self.p)
 
 
 def set_dropout_key(model: nn.Module, key: Key | None) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdl.training.randomness import PURPOSES, absorb, bits, derive, normal, permutation, uniform
+from fdl.training.randomness import PURPOSES, absorb, bits, derive, kept, normal, permutation, uniform
 
 words = st.integers(0, 2**63 - 1)
 
@@ -39,6 +39,31 @@ def test_a_vector_of_keys_equals_its_keys_one_by_one(seed, samples):
 def test_purposes_words_and_their_order_matter():
     keys = [derive(1, purpose, 2, 3) for purpose in PURPOSES] + [derive(1, "order", 3, 2), derive(2, "order", 1, 3)]
     assert len(set(keys)) == len(keys)
+
+
+@given(
+    words,
+    st.lists(st.integers(1, 9), min_size=2, max_size=4) | st.just([3, 40, 30, 33]),  # the last: several blocks
+    st.floats(0, 0.9999),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.booleans(),
+)
+def test_what_a_dropout_keeps_is_where_the_uniform_numbers_reach_its_probability(key, shape, p, dtype, channels_last):
+    x = torch.zeros(shape, dtype=dtype)
+    if channels_last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    ones = kept(key, x, p)
+    assert ones.dtype == dtype
+    assert torch.equal(ones, (uniform(key, tuple(shape)) >= p).to(dtype))
+    assert torch.equal(ones, kept(torch.tensor(key), x, p))
+
+
+def test_a_number_that_equals_the_probability_is_kept():
+    numbers = uniform(3, (1, 2**16))
+    edge = numbers[0, 0].item()
+    ones = kept(3, torch.zeros(1, 2**16), edge)
+    assert ones[numbers == edge].all()
+    assert torch.equal(ones, (numbers >= edge).float())
 
 
 def test_uniform_and_normal_numbers_are_what_they_say():
