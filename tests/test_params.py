@@ -32,6 +32,7 @@ def test_presets_have_the_announced_sizes():
         "lite-selection": (40, 4),
         "lite-moving": (30, 3),
         "lite-float32": (40, 4),
+        "lite-cosine": (45, 3),
         "authors": (200, 20),
         "paper": (1080, 108),
     }
@@ -81,6 +82,7 @@ def test_the_authors_grids_are_of_the_published_images():
         "lite-selection": "local",
         "lite-moving": "local",
         "lite-float32": "local",
+        "lite-cosine": "local",
         "authors": "official",
         "paper": "official",
     }
