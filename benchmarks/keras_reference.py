@@ -27,9 +27,16 @@ from fdl.training.device import set_up_cpu
 
 
 class Keras:
-    """The process on the other side."""
+    """The process on the other side.
 
-    def __init__(self, python: str) -> None:
+    Args:
+        python: its interpreter.
+        threads: of TensorFlow.
+    """
+
+    def __init__(self, python: str, threads: int = 1) -> None:
+        if not Path(python).is_file():
+            sys.exit(f"keras_reference: {python}: no such interpreter; see {REQUIREMENTS}")
         side = Path(__file__).with_name("keras_side.py")
         self.process = subprocess.Popen(
             [python, str(side)],
@@ -37,7 +44,7 @@ class Keras:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""},
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
@@ -71,8 +78,8 @@ def same_terms(keras: Keras, folder: Path) -> None:
             sys.exit(f"keras_reference: the {name} term is {theirs[name]} there and {float(value)} here")
 
 
-def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int) -> dict[str, Any]:
-    """Medians of CPU seconds, and how many times faster than Keras with the authors' batches of ten."""
+def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> int:
+    """Build the five nets there, with the images of our side; the number of parameters of one net."""
     dataset, backbone, size = case
     all_images, protocol = images(size), DATASETS[dataset]
     pixels = (all_images.pixels.permute(0, 2, 3, 1).float() / 255).numpy()
@@ -92,16 +99,22 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
         learning_rate=1e-4,
         images=str(file),
     )
+    return int(built["parameters"])
+
+
+def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int) -> dict[str, Any]:
+    """Medians of CPU seconds, and how many times faster than Keras with the authors' batches of ten."""
+    there = build(keras, folder, case)
     train: dict[str, Timed] = {"Keras": keras.seconds("train")}
     evaluation: dict[str, Timed] = {
         "Keras": keras.seconds("evaluate", batch=10),
         "Keras, batches of 100": keras.seconds("evaluate", batch=100),
     }
     for name in precisions():
-        step, evaluate, nets = ours(dataset, backbone, size, name == "bfloat16")
+        step, evaluate, nets = ours(*case, name == "bfloat16")
         parameters = sum(value.numel() for key, value in nets[0].state_dict().items() if "num_batches" not in key)
-        if parameters != built["parameters"]:
-            sys.exit(f"keras_reference: {backbone} has {built['parameters']} parameters there and {parameters} here")
+        if parameters != there:
+            sys.exit(f"keras_reference: {case[1]} has {there} parameters there and {parameters} here")
         train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
     return {"train step": compared(train, repeats, "Keras"), "evaluation": compared(evaluation, repeats, "Keras")}
 
@@ -129,8 +142,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
     options = parser.parse_args()
-    if not Path(options.python).is_file():
-        sys.exit(f"keras_reference: {options.python}: no such interpreter; see {REQUIREMENTS}")
     torch.set_num_threads(1)
     set_up_cpu()
     keras = Keras(options.python)

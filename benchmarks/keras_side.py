@@ -160,8 +160,9 @@ def main():
     """Answer until the requests end. What TensorFlow prints goes to stderr: stdout is for answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
     side = Side()
     for line in sys.stdin:
         request = json.loads(line)

@@ -54,9 +54,9 @@ def compared(works: Mapping[str, Timed], repeats: int, base: str) -> dict[str, d
     return {"seconds": middle, "times faster": ratios(seconds, base)}
 
 
-def table(cases: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> list[str]:
+def table(cases: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], unit: str = "CPU ms") -> list[str]:
     """Lines of a Markdown table: by case and kind of work what `compared` gave."""
-    lines = ["| net | what | | CPU ms | times faster |", "|---|---|---|---:|---:|"]
+    lines = [f"| net | what | | {unit} | times faster |", "|---|---|---|---:|---:|"]
     for case, kinds in cases.items():
         for kind, numbers in kinds.items():
             for name, seconds in numbers["seconds"].items():

@@ -7,6 +7,7 @@ from fdl.params import Bundle, Cell
 from fdl.reporting.collect import CELL_COLUMNS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.reporting.statistics import half_width
 from fdl.reporting.titles import (
     BASELINE,
     SYNTHETIC,
@@ -14,9 +15,10 @@ from fdl.reporting.titles import (
     combiner_title,
     dataset_title,
     method_title,
-    signed,
+    signed_interval,
 )
 
+_DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")
 _HEADINGS = (Column("Dataset"), Column("Backbone"), Column("Shots", number=True), Column("Method"))
 
@@ -47,9 +49,9 @@ def ablation_table(results: Results) -> Listing:
         f"Methods, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
         "Test accuracy in %, soft vote, mean ± standard deviation over seeds; Δ: difference to classical in points, "
-        "paired by seed (same images, initial weights and batches).",
+        "paired by seed (same images, initial weights and batches), with its 95 % t interval over seeds.",
         (*_HEADINGS, Column("Accuracy", number=True), Column("Δ", number=True), Column("Seeds", number=True)),
-        (*_KEYS, "mean", "std", "n", "difference_mean", "difference_std", "difference_n", "expected"),
+        (*_KEYS, "mean", "std", "n", *_DIFFERENCE, "difference_n", "expected"),
         lines,
         _remarks(results, "all: mean over the bundles with a value of both; Seeds counts these bundles there."),
     )
@@ -57,7 +59,7 @@ def ablation_table(results: Results) -> Listing:
 
 def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, expected: int) -> Line:
     raw = dict(zip(_KEYS, labels, strict=True)) | {"mean": score.mean, "std": score.std, "n": score.n}
-    raw |= {"difference_mean": difference.mean, "difference_std": difference.std, "difference_n": difference.n}
+    raw |= _difference_columns(difference) | {"difference_n": difference.n}
     return Line(
         [*labels, _score(score), _difference(difference), f"{score.n} of {expected}"], raw | {"expected": expected}
     )
@@ -158,7 +160,8 @@ def selection_table(results: Results) -> Listing:
             gain = spread(gains if rule != reference else [])
             raw: dict[str, str | float | int | None] = dict(zip((*_KEYS, "selection"), labels, strict=True))
             raw |= {"mean": score.mean, "std": score.std, "n": score.n, "validation_mean": seen.mean}
-            raw |= {"reference": reference, "difference_mean": gain.mean, "difference_std": gain.std}
+            raw["reference"] = reference
+            raw |= _difference_columns(gain)
             texts = [*labels, _score(score, expected=len(cells)), _difference(gain), _score(seen)]
             lines.append(Line(texts, raw))
     return Listing(
@@ -167,7 +170,7 @@ def selection_table(results: Results) -> Listing:
         SYNTHETIC if results.collected.synthetic else "",
         "Accuracy in %, soft vote, mean ± standard deviation over seeds, by the rule that picks the epoch; Δ: "
         f"difference on test from {' or '.join(dict.fromkeys(reference_of.values()))}, of the same trainings, in "
-        "points.",
+        "points, with its 95 % t interval over seeds.",
         (
             *_HEADINGS,
             Column("Selection"),
@@ -175,7 +178,7 @@ def selection_table(results: Results) -> Listing:
             Column("Δ", number=True),
             Column("Validation", number=True),
         ),
-        (*_KEYS, "selection", "mean", "std", "n", "validation_mean", "reference", "difference_mean", "difference_std"),
+        (*_KEYS, "selection", "mean", "std", "n", "validation_mean", "reference", *_DIFFERENCE),
         lines,
         _remarks(
             results,
@@ -228,7 +231,18 @@ def _score(score: Spread, expected: int | None = None, digits: int = 1) -> str:
 def _difference(difference: Spread) -> str:
     if difference.mean is None:
         return "–"
-    return signed(difference.mean) + (f" ± {difference.std:.1f}" if difference.std is not None else "")
+    return signed_interval(difference.mean, _half_width(difference))
+
+
+def _half_width(difference: Spread) -> float | None:
+    return None if difference.std is None else half_width(difference.std, difference.n)
+
+
+def _difference_columns(difference: Spread) -> dict[str, float | None]:
+    """Mean, standard deviation and bounds of the 95 % t interval over seeds, for the CSV."""
+    mean, half = difference.mean, _half_width(difference)
+    low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
+    return dict(zip(_DIFFERENCE, (mean, difference.std, low, high), strict=True))
 
 
 def _remarks(results: Results, *first: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -72,7 +71,7 @@ def bundle_interval(differences: Sequence[float]) -> Interval:
     of = spread(differences)
     if of.std is None:
         return Interval(fmean(differences), np.nan, np.nan, of.n)
-    half = float(statistics.t_quantile((1 + LEVEL) / 2, of.n - 1)) * of.std / sqrt(of.n)
+    half = statistics.half_width(of.std, of.n)
     return Interval(fmean(differences), fmean(differences) - half, fmean(differences) + half, of.n)
 
 

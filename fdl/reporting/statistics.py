@@ -6,6 +6,7 @@ order) and the test images. The arrays here know nothing of files.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,11 @@ def t_quantile(p: float, df: ArrayLike) -> Array:
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(df, p))
+
+
+def half_width(std: float, n: int, level: float = LEVEL) -> float:
+    """Half of the t interval of a mean: of n ≥ 2 independent values with this standard deviation."""
+    return float(t_quantile((1 + level) / 2, n - 1)) * std / sqrt(n)
 
 
 def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:

@@ -7,9 +7,10 @@ from itertools import groupby
 from textwrap import fill
 
 from fdl.reporting.pages import render
-from fdl.reporting.tables import Column, Row, Table
+from fdl.reporting.tables import Column, Entry, Row, Table
 
-_PANEL_SHOTS = 3  # numbers of shots side by side on a page
+_PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
+_LATEX_SHOTS = 2  # on paper
 _TERMINAL = 120  # characters
 
 # The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
@@ -43,7 +44,7 @@ _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~$"} | {"&": "
 
 
 def to_csv(table: Table) -> str:
-    """One line per row; mean, std, n and failed of every column as plain numbers, in percent."""
+    """One line per row; mean, std, n and failed of every column (differences: the interval) as plain numbers, in %."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -56,14 +57,22 @@ def to_csv(table: Table) -> str:
         for column in table.columns:
             entry = row.entries[column]
             asked = bool(entry.expected)
-            line += [_number(entry.mean), _number(entry.std), entry.n if asked else ""]
+            line += [_number(entry.mean), _number(entry.std)]
+            if column.difference:
+                line += [_number(bound) for bound in _bounds(entry)]
+            line.append(entry.n if asked else "")
             line += [] if column.difference else [entry.failed if asked else ""]
         writer.writerow([*line, "; ".join(table.notes[number - 1] for number in row.notes)])
     return text.getvalue()
 
 
 def _parts(column: Column) -> tuple[str, ...]:
-    return ("mean", "std", "n") if column.difference else ("mean", "std", "n", "failed")
+    return ("mean", "std", "low", "high", "n") if column.difference else ("mean", "std", "n", "failed")
+
+
+def _bounds(entry: Entry) -> tuple[float | None, float | None]:
+    half = entry.half_width
+    return (None, None) if entry.mean is None or half is None else (entry.mean - half, entry.mean + half)
 
 
 def _number(value: float | None) -> str:
@@ -96,7 +105,7 @@ def markdown_text(text: str) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Plain text at most 120 characters wide; as many numbers of shots side by side as fit."""
+    """Plain text at most 120 characters wide, without intervals; as many numbers of shots side by side as fit."""
     counts = len(_by_shots(table.columns))
     for shots in range(counts, 0, -1):
         blocks = [_text_panel(table, columns, rows) for columns, rows in table.panels(shots)]
@@ -117,7 +126,7 @@ def _text_panel(table: Table, columns: list[Column], rows: list[Row]) -> str:
     for row in rows:
         marks = "".join(f" [{number}]" for number in row.notes)
         label = [row.dataset + marks, row.backbone, *_chance(table, row)]
-        body.append([*label, *(row.entries[column].text for column in columns)])
+        body.append([*label, *(row.entries[column].brief for column in columns)])
     widths = [max(map(len, column)) for column in zip(shots, names, *body, strict=True)]
     lines = []
     for line in (shots, names, ["-" * width for width in widths], *body):
@@ -134,12 +143,12 @@ def _chance(table: Table, row: Row) -> list[str]:
 
 
 def to_latex(table: Table) -> str:
-    """A `table*` with booktabs rules, panels of at most three numbers of shots below each other.
+    """A `table*` with booktabs rules, panels of at most two numbers of shots below each other.
 
     Needs `\\usepackage{booktabs}` and, for pdfLaTeX before 2020, `\\usepackage{textcomp}`.
     """
     labels = 2 + table.has_chance
-    panels = table.panels(_PANEL_SHOTS)
+    panels = table.panels(_LATEX_SHOTS)
     warning = rf"\textbf{{{latex_text(table.warning)}}} " if table.warning else ""
     widest = max(len(columns) for columns, _ in panels)
     lines = [

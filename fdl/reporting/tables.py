@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from fdl.controls import CONTROLS
 from fdl.params import Cell, Params
 from fdl.reporting.collect import CellState, Collected
+from fdl.reporting.statistics import half_width
 from fdl.reporting.titles import (
     BASELINE,
     SYNTHETIC,
@@ -19,7 +20,7 @@ from fdl.reporting.titles import (
     dataset_title,
     method_title,
     metric_title,
-    signed,
+    signed_interval,
 )
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -58,14 +59,30 @@ class Entry:
     difference: bool = False
 
     @property
+    def half_width(self) -> float | None:
+        """Half the 95 % t interval of a difference over the seeds; None of a score, and below two seeds."""
+        return half_width(self.std, self.n) if self.difference and self.std is not None else None
+
+    @property
     def text(self) -> str:
-        """What a reader sees: `41.2 ± 1.3`, `+1.2`, `–` where nothing is known, empty where nothing was asked."""
+        """What a reader sees.
+
+        `41.2 ± 1.3`, `+1.2 [−0.3, +2.7]`, `–` where nothing is known, empty where nothing was asked.
+        """
+        return self._text(self.half_width)
+
+    @property
+    def brief(self) -> str:
+        """The same without the interval."""
+        return self._text(None)
+
+    def _text(self, half_width: float | None) -> str:
         if not self.expected:
             return ""
         if self.mean is None:
             return "failed†" if self.failed else "–"
         if self.difference:
-            text = signed(self.mean)
+            text = signed_interval(self.mean, half_width)
         else:
             text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
         if self.n < self.expected:
@@ -223,8 +240,9 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
     remarks = []
     if any(column.difference for row in rows for column in row.entries):
         remarks.append(
-            "Δ: mean over seeds of the difference to classical in points, paired by seed "
-            "(same images, initial weights and batches); no test of significance."
+            "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
+            "and batches), in brackets its 95 % t interval over the seeds; each by itself and with the test images "
+            "held fixed, so no interval decides a claim."
         )
     methods = dict.fromkeys(state.cell.method for state in collected.cells)
     controls = [f"{method_title(name)}: {CONTROLS[name].remark}" for name in methods if name in CONTROLS]

@@ -40,6 +40,13 @@ def signed(points: float) -> str:
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
+def signed_interval(points: float, half_width: float | None) -> str:
+    """`+1.2 [−0.3, +2.7]`; without a half width the points alone."""
+    if half_width is None:
+        return signed(points)
+    return f"{signed(points)} [{signed(points - half_width)}, {signed(points + half_width)}]"
+
+
 def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
     """A dataset's printed name; synthetic twins never go under the real name."""
     title = DATASETS[dataset].title if dataset in DATASETS else dataset

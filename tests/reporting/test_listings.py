@@ -74,9 +74,9 @@ def test_methods_and_their_paired_differences_by_hand(project: Path) -> None:
     found = rows(ablation_table(results_of(small_grid())))
     assert [(r["Method"], r["Accuracy"], r["Δ"], r["Seeds"]) for r in found] == [
         ("classical", "42.0 ± 2.8", "–", "2 of 2"),
-        ("FDL", "46.0 ± 1.4", "+4.0 ± 1.4", "2 of 2"),
+        ("FDL", "46.0 ± 1.4", "+4.0 [−8.7, +16.7]", "2 of 2"),  # 5 and 3: half width 12.706 · √2 / √2
         ("classical", "50.0 ± 0.0", "–", "2 of 2"),
-        ("FDL", "55.0 ± 7.1", "+5.0 ± 7.1", "2 of 2"),
+        ("FDL", "55.0 ± 7.1", "+5.0 [−58.5, +68.5]", "2 of 2"),
         ("FDL", "50.5", "+4.5", "2 of 2"),  # over both bundles
     ]
     assert found[-1]["Dataset"] == "all (synthetic)"
