@@ -27,6 +27,9 @@ class Claim:
     level: float
     df: float | None
     p: float | None  # of C2: adjusted over the family
+    p_equivalence: float | None  # the same of equivalence; None where ± 2 points mean nothing
+    low_equivalence: float | None  # 90 % interval, which equivalence asks to be inside ± 2 points
+    high_equivalence: float | None
     seeds: int  # the fewest that any bundle has
     found: int  # cells with a value
     cells: int  # of the frozen grid
@@ -40,10 +43,19 @@ class Claim:
 
     @property
     def reading(self) -> str:
-        """The verdict as it is printed."""
+        """The verdict as it is printed, with what it rests on."""
         if self.verdict is None or self.verdict == "undecided":
             return f"{self.verdict or 'no verdict'} ({self.reason})"
-        return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid"
+        return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid ({self.reason})"
+
+    @property
+    def estimate_text(self) -> str:
+        """`−1.68 [−2.82, −0.54] points`, and what is printed beside it."""
+        if self.estimate is None:
+            return "–"
+        interval = f" [{signed(self.low)}, {signed(self.high)}]" if self.low is not None else ""
+        beside = f"; {self.beside}" if self.beside else ""
+        return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -51,7 +63,7 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
         [
             f"{claim.id} {claim.text}",
             claim.slice,
-            _estimate_text(claim),
+            claim.estimate_text,
             _without_text(claim),
             str(claim.seeds),
             f"{claim.found} of {claim.cells}",
@@ -61,23 +73,16 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
     ]
 
 
-def _estimate_text(claim: Claim) -> str:
-    if claim.estimate is None:
-        return "–"
-    interval = f" [{_signed(claim.low)}, {_signed(claim.high)}]" if claim.low is not None else ""
-    beside = f"; {claim.beside}" if claim.beside else ""
-    return f"{_signed(claim.estimate)}{interval} {claim.unit}{beside}"
-
-
 def _without_text(claim: Claim) -> str:
     known = sorted((value, name) for name, value in claim.without.items() if value is not None)
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{_signed(low)} ({dataset_title(first)}) to {_signed(high)} ({dataset_title(last)})"
+    return f"{signed(low)} ({dataset_title(first)}) to {signed(high)} ({dataset_title(last)})"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Two decimals, with a true minus sign."""
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 

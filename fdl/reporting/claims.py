@@ -17,7 +17,7 @@ from fdl.reporting import claim_tables, statistics
 from fdl.reporting.claim_quantities import INACTIVE, Frozen, Quantity, activity, families, read_frozen
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.results import Results, read_results
-from fdl.reporting.statistics import LEVEL, MARGIN, Array, Estimate, holm
+from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Estimate, holm
 from fdl.reporting.titles import SYNTHETIC
 
 SCHEMA_VERSION = 1
@@ -36,7 +36,7 @@ CLAIMS = {
 _UNITS = {"C3": "logit per ln shots", "C4": "cosine", "C7": "ratio"}  # of the others: percentage points
 _BELOW = ("C3", "C4")  # values below 0 are in favour of these
 _LEVEL = f"{100 * LEVEL:.0f} %"
-_NAMED = 5  # failed cells that a reason names
+_NAMED = 5  # cells that a reason names
 
 
 def evaluate(params: Params, results: Results | None = None) -> list[Claim]:
@@ -93,7 +93,8 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
         f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {_LEVEL} t "
         "intervals, of C1, C2 and C6 by seed and test image, of C3 to C5 by seed with the test images held fixed. "
         "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
-        "C2: verdicts by Holm's method over all slices."
+        "C2: verdicts by Holm's method over all slices; one that is the whole grid, as that of its only backbone, repeats "
+        "C1 under this correction."
     )
 
 
@@ -132,6 +133,7 @@ def _claim(
     if unit != "points":
         p_equivalence = np.nan  # ± 2 points mean nothing
     low, high = estimate.interval() if estimate else (np.nan, np.nan)
+    inside = estimate.interval(1 - 2 * ALPHA) if estimate and unit == "points" else (np.nan, np.nan)
     datasets = sorted({cell.dataset for cell in quantity.cells})
     without = {name: _estimate(quantity, name) for name in datasets if len(datasets) > 1}
     claim = Claim(
@@ -145,12 +147,19 @@ def _claim(
         level=LEVEL,
         df=_number(estimate.df) if estimate else None,
         p=_number(p_difference) if estimate else None,
+        p_equivalence=_number(p_equivalence) if estimate else None,
+        low_equivalence=_number(inside[0]),
+        high_equivalence=_number(inside[1]),
         seeds=seeds,
         found=sum(cell in quantity.measured for cell in quantity.cells),
         cells=len(quantity.cells),
         failed=tuple(cell.key for cell in quantity.cells if frozen.states[cell].status == "failed"),
         without={name: _number(other.value) if other else None for name, other in without.items()},
-        seeds_for_equivalence=estimate.seeds_for_equivalence(seeds) if estimate and unit == "points" else None,
+        seeds_for_equivalence=(
+            estimate.seeds_for_equivalence(seeds)
+            if estimate and unit == "points" and quantity.claim != "C2"  # of slices: not at their adjusted level
+            else None
+        ),
         beside=quantity.beside,
         verdict=None,
         reason="",
@@ -195,15 +204,23 @@ def _reason(claim: Claim, verdict: str) -> str:
     """What the verdict rests on."""
     side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
     family = f", adjusted p = {claim.p:.3f}" if claim.id == "C2" else ""
+    equivalent = f"90 % interval {_interval(claim.low_equivalence, claim.high_equivalence)} inside ± {MARGIN:g} points"
     if verdict.startswith(("supported", "contradicted")):
-        inside = f", the 90 % interval inside ± {MARGIN:g} points" if "," in verdict else ""
+        inside = f", the {equivalent}" if "," in verdict else ""
         return f"{_LEVEL} interval {side} 0{inside}{family}"
     if verdict == "equivalent":
-        return f"90 % interval inside ± {MARGIN:g} points{family}"
+        adjusted = f", adjusted p of equivalence = {claim.p_equivalence:.3f}" if claim.id == "C2" else ""
+        return equivalent + adjusted
     if claim.unit != "points":
         return f"{_LEVEL} interval holds 0"
+    if claim.id == "C2":  # how many seeds equivalence takes depends on the other slices too
+        return f"neither a difference nor equivalence{family}"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
-    return f"neither a difference nor equivalence{family}; at an estimate of 0 equivalence takes {needed} seeds"
+    return f"neither a difference nor equivalence; at an estimate of 0 equivalence takes {needed} seeds"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return f"[{claim_tables.signed(low)}, {claim_tables.signed(high)}]"
 
 
 def _activity(quantity: Quantity) -> tuple[str, str]:
@@ -212,7 +229,9 @@ def _activity(quantity: Quantity) -> tuple[str, str]:
     if not inactive:
         return "supported", f"ratio below {INACTIVE:g} in all {len(quantity.values)} pairs"
     verdict = "contradicted" if len(inactive) == len(quantity.values) else "undecided"
-    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {', '.join(inactive)}"
+    more = f" and {len(inactive) - _NAMED} more" if len(inactive) > _NAMED else ""
+    named = f"{', '.join(inactive[:_NAMED])}{more}"
+    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {named}"
 
 
 def _number(value: float | Array) -> float | None:

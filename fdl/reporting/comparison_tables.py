@@ -100,8 +100,9 @@ _DIVERSITY = (
     ("Cosine sum", "test", "cosine_sum"),
     ("Gaussian sum", "test", "gaussian_sum"),
     ("Overlap of maps", "test", "cam_overlap"),
+    ("Pairs left out", "test", "cam_left_out"),
 )
-_SHARES = ("disagreement", "oracle_accuracy")  # in percent
+_SHARES = ("disagreement", "oracle_accuracy", "cam_left_out")  # in percent
 
 
 def diversity_table(results: Results) -> Listing:
@@ -135,9 +136,22 @@ def diversity_table(results: Results) -> Listing:
             "information, in nats: 0 if all members say the same. Q: Yule's, 1 if they are right on the same images, 0 "
             "if independently. Cosine and Gaussian sum: what the distance loss drives down, over all pairs. Overlap of "
             "maps: mean cosine of two members' class activation maps of the true class, without pairs of which one is "
-            "empty: each ensemble by itself, so compare methods by claim C4.",
+            "empty (pairs left out: % of them): each ensemble by itself, so compare methods by claim C4.",
+            *_without_train(results, values["train", "disagreement"]),
         ),
     )
+
+
+def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str]:
+    """That records of before 25 November 2026 hold no predictions of the training images, where there are such."""
+    done = [state.cell for state in results.collected.of("done")]
+    without = sum(cell not in measured for cell in done)
+    if not without:
+        return []
+    return [
+        f"Train: {without} of {len(done)} records have no value, since they were made before predictions of the "
+        "training images were kept; a mean with n is over the others."
+    ]
 
 
 def selection_table(results: Results) -> Listing:

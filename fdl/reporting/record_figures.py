@@ -5,7 +5,9 @@ of shots that has a seed with both; all such seeds.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,34 +145,48 @@ def cam_overlap(results: Results) -> "Figure":
     )
 
 
-def _draw_overlap(axes: "Axes", results: Results, net: Net) -> None:
-    for method, overlaps in image_overlaps(results, net).items():
-        if len(overlaps):
-            ordered = np.sort(overlaps)
+def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
+    found = image_overlaps(results, net)
+    for method, overlaps in found.items():
+        if len(overlaps.means):
+            ordered = np.sort(overlaps.means)
             share = np.arange(1, len(ordered) + 1) / len(ordered)
             axes.plot(ordered, share, **look(results.methods, method), linewidth=1.3, label=method_title(method))
     if not axes.lines:
         say_nothing_there(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    # Of methods with other pairs of members, the one that keeps the fewest.
+    left_out = max((overlaps.left_out for overlaps in found.values()), default=0.0)
+    return f"{100 * left_out:.0f} % of pairs left out" if found else ""
 
 
-def image_overlaps(results: Results, net: Net) -> dict[str, Floats]:
-    """Mean overlap of the pairs of members on every test image, seeds behind each other, by method.
+@dataclass(frozen=True)
+class Overlaps:
+    """Of one method, seeds behind each other."""
+
+    means: Floats  # mean overlap of the pairs of members, of every test image that has a pair
+    left_out: float  # share of all pairs and images
+
+
+def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
+    """Overlap of the pairs of members on the test images, by method.
 
     A pair with an empty map in one method is left out of both (docs/claims.md, C4); images without a pair too.
     """
     from fdl.evaluation.overlap import left_out, overlap
 
     compared = results.compared(*net)
-    found: dict[str, list[Floats]] = {method: [] for method in compared}
+    means: dict[str, list[Floats]] = {method: [] for method in compared}
+    shares: dict[str, list[float]] = {method: [] for method in compared}
     for cells in zip(*compared.values(), strict=True):
         arms = [read_arrays(results.params, cell, "cam.npz", "cosines", "empty") for cell in cells]
         paired = len({arm["cosines"].shape for arm in arms}) == 1  # a single net has no pairs to leave out
         for cell, arm in zip(cells, arms, strict=True):
             without = reduce(np.logical_or, map(left_out, arms)) if paired else left_out(arm)
-            mean, pairs, _ = overlap(arm["cosines"], without)
-            found[cell.method].append(mean[pairs > 0])
-    return {method: np.concatenate(of) for method, of in found.items() if of}
+            mean, pairs, share = overlap(arm["cosines"], without)
+            means[cell.method].append(mean[pairs > 0])
+            shares[cell.method].append(share)
+    return {method: Overlaps(np.concatenate(of), fmean(shares[method])) for method, of in means.items() if of}
 
 
 def cam_overlap_caption(results: Results) -> str:
@@ -178,8 +194,10 @@ def cam_overlap_caption(results: Results) -> str:
     return caption(
         results.collected,
         "Share of test images on which two members' class activation maps of the true class overlap at most so much "
-        "(cosine, mean over pairs of members; a pair with an empty map in one method is left out of both); a line "
-        f"further left: members that look at more different places. {_seeds(results, results.nets)}",
+        "(cosine, mean over pairs of members; a pair with an empty map in one method is left out of both, and an image "
+        "without a pair too); a line further left: members that look at more different places. Where more than 10 % "
+        "of the pairs are left out, those that remain are a choice, and claim C4 is not decided. "
+        f"{_seeds(results, results.nets)}",
     )
 
 
@@ -188,9 +206,9 @@ def _facets_of_methods(results: Results, draw: Any, *, x: str, y: str, legend_la
         figure, axes = facets(results.nets, share="all")
         for one, net in zip(axes, results.nets, strict=True):
             compared = results.compared(*net)
-            draw(one, results, net)
+            note = draw(one, results, net)
             shots = f" · {next(iter(compared.values()))[0].shots}" if compared else ""
-            one.set_title(net_title(results.collected, net) + shots)
+            one.set_title("\n".join(filter(None, [net_title(results.collected, net) + shots, note])))
             if not compared:
                 say_nothing_there(one)
         label_axes(figure, axes, x=x, y=y)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from math import sqrt
+from math import isfinite
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fdl import layout, records
 from fdl.params import Cell, Params
@@ -196,19 +198,18 @@ def headline(params: Params) -> str:
 
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
-    """Mean accuracy over all cells, all methods together, against chance."""
+    """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
+    from fdl.reporting.statistics import jackknife, weighted_mean
+
     chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
     above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]
     n, total = len(above), len(collected.cells)
     if not above:
         return f"None of {total} cells has a value."
-    interval = ""
-    if n > 1:
-        from fdl.reporting.statistics import t_quantile
-
-        half = float(t_quantile(0.975, n - 1)) * stdev(above) / sqrt(n)
-        interval = f"95 % t interval {signed(fmean(above) - half)} to {signed(fmean(above) + half)}; "
+    datasets, seeds = ([getattr(cell, name) for cell in accuracy] for name in ("dataset", "seed"))
+    low, high = map(float, jackknife(weighted_mean, np.array(above)[:, None], datasets, seeds).interval())
+    interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
     return (
         f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance "
-        f"({interval}n = {n} of {total} cells as if independent)."
+        f"({interval * isfinite(low)}n = {n} of {total} cells)."
     )

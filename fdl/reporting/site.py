@@ -20,7 +20,7 @@ from fdl.reporting.titles import SYNTHETIC, dataset_title, metric_title
 
 # Figures of maps stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
 _LINKED = ("cam", "descriptors")
-_HEAD_CLAIMS = ("C1", "C3", "C4", "C5", "C7")  # of the summary; the others have many lines each
+_NOT_IN_SUMMARY = ("C2",)  # a line per slice: in the table of claims alone
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         title=f"fdl: preset {params.preset}",
         summary=summary,
         counts=_counts(results),
-        verdicts=[claim for claim in verdicts if claim.id in _HEAD_CLAIMS],
+        verdicts=[claim for claim in verdicts if claim.id not in _NOT_IN_SUMMARY],
         no_verdicts=claims.claims_caption(params, verdicts) if not verdicts else "",
         tables=[_table_section(results, one) for one in shown if one.target.kind == "table"],
         claims=_claims_section(results, verdicts),

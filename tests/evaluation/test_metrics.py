@@ -1,14 +1,30 @@
-"""Metrics against scikit-learn's, and on cases worked out by hand."""
+"""Metrics against torchmetrics' and scikit-learn's, and on cases worked out by hand."""
 
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, log_loss
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
 
-from fdl.evaluation.metrics import PROBABILITY_METRICS, accuracy, accuracy_balanced, brier, ece, f1_weighted, nll
+from fdl.evaluation.metrics import (
+    ECE_BINS,
+    PROBABILITY_METRICS,
+    accuracy,
+    accuracy_balanced,
+    brier,
+    ece,
+    f1_macro,
+    f1_weighted,
+    nll,
+)
 
 CLASSES = st.lists(st.integers(0, 4), min_size=1, max_size=40)
 
@@ -69,6 +85,21 @@ def test_nll_and_brier_equal_scikit_learns(seed):
 def test_a_class_held_impossible_costs_the_logarithm_of_epsilon(dtype):
     probabilities = np.array([[1, 0], [1, 0]], dtype)
     assert nll(probabilities, np.array([0, 1])) == pytest.approx(-np.log(np.finfo(dtype).eps) / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_accuracy_and_f1_equal_torchmetrics(seed):
+    probabilities, labels = some_probabilities(seed, images=400)
+    predicted, given, truth = probabilities.argmax(1), torch.tensor(probabilities), torch.tensor(labels)
+    theirs = {
+        ece(probabilities, labels): multiclass_calibration_error(given, truth, 4, n_bins=ECE_BINS, norm="l1"),
+        accuracy(predicted, labels): multiclass_accuracy(given, truth, 4, average="micro"),
+        accuracy_balanced(predicted, labels): multiclass_accuracy(given, truth, 4, average="macro"),
+        f1_macro(predicted, labels): multiclass_f1_score(given, truth, 4, average="macro"),
+        f1_weighted(predicted, labels): multiclass_f1_score(given, truth, 4, average="weighted"),
+    }
+    assert len(theirs) == 5
+    assert {ours: float(value) for ours, value in theirs.items()} == pytest.approx({ours: ours for ours in theirs})
 
 
 def test_brier_by_hand():

@@ -16,6 +16,7 @@ from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_captio
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.drawing import DPI, save_picture
 from fdl.reporting.panels import ALPHA, COLOURS, IMAGES, SIDE, Rows, Sheet, Text, _font, enlarged, read_rows
+from fdl.reporting.record_figures import cam_overlap
 from fdl.reporting.results import Results
 from fdl.reporting.targets import targets
 from tests.reporting.fabricate import invented, small_grid
@@ -210,6 +211,8 @@ def test_the_caption_gives_the_overlap_without_what_either_method_leaves_out(pro
     _, caption = draw(params)
     assert "over 4 test images: classical 0.60, FDL 0.57; 66.7 % of pairs left out" in caption
     assert "5 training images per class, seed 0. A test image of each class;" in caption
+    distribution = cam_overlap(Results(params, collected(params), DataFrame()))
+    assert distribution.axes[0].get_title().splitlines()[1] == "67 % of pairs left out"
 
 
 def test_without_any_pair_the_caption_gives_no_overlap(project: Path) -> None:

@@ -41,7 +41,12 @@ def test_c1_is_the_mean_paired_difference_of_the_soft_vote(project: Path, points
     assert c1.estimate == pytest.approx(np.mean(list(by_dataset.values())), abs=1e-5)
     assert c1.without == pytest.approx({"bsd": by_dataset["neu"], "neu": by_dataset["bsd"]}, abs=1e-5)
     assert (c1.verdict, c1.seeds, c1.found, c1.cells) == (verdict, 5, 40, 40)
-    assert c1.reading == f"{verdict} on this grid"
+    assert c1.reading == f"{verdict} on this grid ({c1.reason})"
+    assert c1.p is not None
+    assert c1.p_equivalence is not None
+    # What the reason says is what was tested.
+    assert ("90 % interval" in c1.reason, c1.p_equivalence < 0.05) == ((verdict == "equivalent"),) * 2
+    assert ("above 0" in c1.reason, "below 0" in c1.reason) == (verdict == "supported", verdict == "contradicted")
 
 
 def test_c1_clusters_by_seed_and_by_image(project: Path) -> None:
@@ -75,7 +80,11 @@ def test_a_small_gain_is_called_small(project: Path) -> None:
     c1 = claim(evaluate(params), "C1")
     assert c1.low is not None
     assert c1.low > 0
-    assert c1.reading == "supported, below 2 points, on this grid"
+    assert c1.reading.startswith("supported, below 2 points, on this grid (95 % interval above 0, the 90 % interval [")
+    assert c1.low_equivalence is not None
+    assert c1.high_equivalence is not None
+    assert c1.estimate is not None
+    assert c1.low < c1.low_equivalence < c1.estimate < c1.high_equivalence < 2
 
 
 def test_synthetic_images_never_get_a_verdict(project: Path) -> None:

@@ -17,6 +17,7 @@ MEASURES = {
     ("test", "q_statistic"): 0.5,
     ("test", "cosine_sum"): 4.0,
     ("test", "gaussian_sum"): 6.5,
+    ("test", "cam_left_out"): 0.4,
 }
 
 
@@ -44,8 +45,8 @@ def test_a_line_per_method_of_the_headline_rule() -> None:
         ["3", "FDL", "13.0 ± 1.4", "36.0 ± 1.4", "86.0 ± 1.4"],
     ]
     assert [line.texts[7:] for line in table.lines[:2]] == [
-        ["0.14 ± 0.01", "0.51 ± 0.01", "4.01 ± 0.01", "6.51 ± 0.01", "–"],
-        ["0.23 ± 0.01", "0.61 ± 0.01", "4.11 ± 0.01", "6.61 ± 0.01", "–"],
+        ["0.14 ± 0.01", "0.51 ± 0.01", "4.01 ± 0.01", "6.51 ± 0.01", "–", "41.0 ± 1.4"],
+        ["0.23 ± 0.01", "0.61 ± 0.01", "4.11 ± 0.01", "6.61 ± 0.01", "–", "51.0 ± 1.4"],
     ]
     assert table.lines[0].raw["test_cosine_sum_mean"] == pytest.approx(4.01)
     assert table.lines[0].raw["train_disagreement_n"] == 2
@@ -54,3 +55,5 @@ def test_a_line_per_method_of_the_headline_rule() -> None:
 def test_records_without_predictions_on_the_training_images_leave_that_column_empty() -> None:
     table = diversity_table(results(without=("classical", "train")))
     assert [line.texts[4] for line in table.lines[:2]] == ["–", "13.0 ± 1.4"]
+    assert [remark for remark in table.remarks if remark.startswith("Train: 4 of 8 records have no value")]
+    assert not [remark for remark in diversity_table(results()).remarks if remark.startswith("Train:")]
