@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -27,6 +28,14 @@ from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.provenance import available_cores
 from fdl.reference.protocol import images_name
+
+
+class CamScore(StrEnum):
+    """Of `fdl cam --score`."""
+
+    probability = "probability"
+    logit = "logit"
+
 
 app = typer.Typer(
     help=__doc__ and "A fair test of the feature distance loss (arXiv 2205.11606).",
@@ -116,6 +125,7 @@ def cam(
     configfile: ConfigfileOption = None,
     set_: SetOption = None,
     overlap: Annotated[bool, flag("--overlap", "Also their overlap over all test images; it takes longer.")] = False,
+    score: Annotated[CamScore, typer.Option(help="Whose gradient the maps are made of.")] = CamScore.probability,
 ) -> None:
     """Make the class activation maps of finished cells again, from weights kept by `keep_weights`."""
     resolved = load(file, preset, set_, configfile)
@@ -123,7 +133,7 @@ def cam(
     from fdl.training.bundle import map_bundle
 
     for bundle in asked:
-        counts = map_bundle(resolved, bundle, overlap=overlap, say=plain)
+        counts = map_bundle(resolved, bundle, overlap=overlap, score=score.value, say=plain)
         print(f"{bundle.key}: {_counted(counts)}")
 
 

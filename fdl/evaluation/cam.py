@@ -159,7 +159,7 @@ def shown_record(
         `descriptors` (M, n, H', W') float16: channel means of the feature maps;
         `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
         `predicted` (M, n), `voted` (n,), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the
-        same images; `voted` is the class of the soft vote.
+        same images; `voted` is the class of the soft vote; `score` (): whose gradient the maps are made of.
     """
     positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
     shown = to_input(pixels[positions])
@@ -182,4 +182,5 @@ def shown_record(
         "positions": positions,
         "pixels": pixels[positions].permute(0, 2, 3, 1),
     }
-    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in record.items()}
+    arrays = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in record.items()}
+    return arrays | {"score": np.array(score)}

@@ -40,11 +40,17 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
         return _NOTHING
     height, width = rows.records[0]["maps_predicted"].shape[2:]
     caption = (
-        f"{_synthetic(collected, rows)}Grad-CAM of the class that the member predicts at the feature map of the "
+        f"{_synthetic(collected, rows)}Grad-CAM of the {_score(rows)} of the class that the member predicts, at the "
+        "feature map of the "
         f"distance loss ({height} × {width} cells, interpolated), its positive part divided by its maximum, empty "
         f"where nothing is positive; {which_images(collected, rows)}"
     )
     return caption + _overlaps(rows)
+
+
+def _score(rows: Rows) -> str:
+    """Whose gradient the maps are made of; older records do not say that it is the authors'."""
+    return " and ".join(sorted({str(record.get("score", "probability")) for record in rows.records}))
 
 
 def _overlaps(rows: Rows) -> str:

@@ -93,8 +93,8 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
         f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {_LEVEL} t "
         "intervals, of C1, C2 and C6 by seed and test image, of C3 to C5 by seed with the test images held fixed. "
         "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
-        "C2: verdicts by Holm's method over all slices; one that is the whole grid, as that of its only backbone, repeats "
-        "C1 under this correction."
+        "C2: verdicts by Holm's method over all slices; one that is the whole grid, as that of its only backbone, "
+        "repeats C1 under this correction."
     )
 
 

@@ -94,7 +94,7 @@ def facets(
 
     Args:
         nets: (dataset, backbone) pairs, in order.
-        share: which facets share their y axis; "row": where a row is a dataset.
+        share: which facets share their y axis; "row": those of a dataset, where each has a row.
         extra: facets more, at the end.
 
     Returns:
@@ -103,13 +103,13 @@ def facets(
     from matplotlib.figure import Figure
 
     rows, columns = _shape(nets)
-    aligned = rows * columns == len(nets)
+    row_each = rows == len({dataset for dataset, _ in nets}) and rows * columns == len(nets)
     if extra:
         rows = -(-(len(nets) + extra) // columns)
     large = 1.6 if rows * columns == 1 else 1.0
     size = max(large * _FACET[0] * columns, 3.4) + 0.4, large * _FACET[1] * rows + 0.6
     figure = Figure(figsize=size, layout="constrained")
-    sharey: Any = "all" if share == "all" else "row" if share == "row" and aligned else False
+    sharey: Any = "all" if share == "all" else "row" if share == "row" and row_each else False
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for unused in axes[len(nets) + extra :]:
         unused.set_axis_off()

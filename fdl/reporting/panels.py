@@ -45,6 +45,12 @@ class Rows:
         """Which images of the records to show, see `shown_images`."""
         return shown_images(self.records, classes)
 
+    def agreed(self, image: int) -> bool:
+        """Whether all soft votes get an image right; older records hold no votes, and their rule asks for none."""
+        return all(
+            "voted" not in record or record["voted"][image] == record["labels"][image] for record in self.records
+        )
+
 
 def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
     """Positions of an image per class, of the first classes, in records that hold maps of the same images.
@@ -143,14 +149,15 @@ def draw_maps(
     size = _column(members), _TOP + len(rows.shown()) * block + _BOTTOM
     sheet = Sheet(max(size[0], _WIDTH), size[1])
     cell = rows.cells[0]
-    title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class"
+    title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class · seed {cell.seed}"
     _title(sheet, collected, cell.dataset, title)
     for number, image in enumerate(rows.shown()):
         pixels, label = image_shown(rows.records[0], image), rows.records[0]["labels"][image]
         for row, line in enumerate(lines):
             top = _TOP + number * block + row * height
             if row == 0:
-                sheet.panel(pixels, 0, top, _fitting(classes[label], bold=True), bold=True)
+                name = f"{classes[label]}{' *' * (not rows.agreed(image))}"
+                sheet.panel(pixels, 0, top, _fitting(name, bold=True), bold=True)
             sheet.text(line.label, _column(0) - 0.1, top + _PANEL / 2, upwards=True)
             for member, maps in enumerate(line.maps):
                 predicted = line.record["predicted"][member, image]
@@ -312,7 +319,7 @@ def which_images(collected: Collected, rows: Rows) -> str:
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     labels = rows.records[0]["labels"]
     tried = int(np.unique(labels, return_counts=True)[1].max())
-    rule = f" Of each the first among at most {tried} that all soft votes here get right, or else the first."
+    rule = f" Of each the first among at most {tried} that all soft votes here get right, or else (*) the first."
     return (
         f"{cell.shots} training images per class, seed {cell.seed}. A test image of each {which}; below each panel the "
         f"member's prediction (✓ right, ✗ wrong).{rule if tried > 1 else ' It is the first of its class.'}"

@@ -13,6 +13,7 @@ import torch
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
 from fdl.errors import InputError
+from fdl.evaluation.cam import Score
 from fdl.head_settings import HeadSettings, head_settings
 from fdl.live_lines import Say
 from fdl.locks import bundle_lock
@@ -107,12 +108,14 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     return counts
 
 
-def map_bundle(params: Params, bundle: Bundle, *, overlap: bool = False, say: Say = print) -> dict[str, int]:
+def map_bundle(
+    params: Params, bundle: Bundle, *, overlap: bool = False, score: Score = "probability", say: Say = print
+) -> dict[str, int]:
     """Make the class activation maps of a bundle's records again, from their kept weights.
 
     Args:
         params, bundle, say: as in `run_bundle`.
-        overlap: also those of all test images, not only of the ones that are shown.
+        overlap, score: see `predictions.replace_maps`.
 
     Returns:
         Numbers of cells: "made", and "without weights": failed, not trained, or trained without `keep_weights`.
@@ -131,7 +134,7 @@ def map_bundle(params: Params, bundle: Bundle, *, overlap: bool = False, say: Sa
             say(f"{cell.key}: class activation maps")
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
-            replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap)
+            replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap, score=score)
             run["digests"]["scores"] = SCORES_VERSION  # they were made again, too
             records.publish(temporary, folder, run)
             counts["made"] += 1

@@ -11,7 +11,7 @@ from torch import nn
 
 from fdl.combine.heads import TrainedHead, train_head
 from fdl.combine.scores import HEAD_COMBINERS, write_scores
-from fdl.evaluation.cam import overlap_record, shown_record
+from fdl.evaluation.cam import Score, overlap_record, shown_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.head_settings import HeadSettings
 from fdl.live_lines import Say
@@ -103,13 +103,22 @@ def replace_heads(
 
 
 def replace_maps(
-    folder: Path, record: Path, settings: CellSettings, data: CellData, *, device: str, overlap: bool
+    folder: Path,
+    record: Path,
+    settings: CellSettings,
+    data: CellData,
+    *,
+    device: str,
+    overlap: bool,
+    score: Score = "probability",
 ) -> None:
     """Make the class activation maps of a record again from its kept weights.
 
     Args:
         folder, record, settings, data, device: as in `replace_heads`.
-        overlap: also those of all test images, which takes longer than predicting these.
+        overlap: also those of all test images, which takes longer than predicting these; always of the probability,
+            as claim C4 has it.
+        score: of the maps that are shown, see `fdl.evaluation.cam.grad_cam`.
     """
     for path in record.iterdir():
         if path.name != "run.json":
@@ -123,7 +132,7 @@ def replace_maps(
             overlaps = {name: stored[name] for name in ("cosines", "empty")}
     with np.load(record / "predictions.npz", allow_pickle=False) as stored:
         logits = stored[f"{settings.selections[0]}/test/logits"]
-    _write_maps(folder, nets, data, overlaps, logits)
+    _write_maps(folder, nets, data, overlaps, logits, score)
     write_scores(folder, folder)
 
 
@@ -137,9 +146,10 @@ def _write_maps(
     data: CellData,
     overlaps: dict[str, NDArray[Any]],
     logits: NDArray[np.float32],
+    score: Score = "probability",
 ) -> None:
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
-    shown = shown_record(nets, *_of_test(data), predicted, to_input=to_input)
+    shown = shown_record(nets, *_of_test(data), predicted, to_input=to_input, score=score)
     np.savez_compressed(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
 
 

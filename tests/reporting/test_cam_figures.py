@@ -159,16 +159,16 @@ def test_a_few_images_at_most_and_long_names_are_cut(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("votes", "expected"),
+    ("votes", "expected", "none_agreed"),
     [
-        ({"classical": [0, 0, 1, 1], "fdl": [0, 0, 1, 1]}, [0, 2]),
-        ({"classical": [1, 0, 0, 1], "fdl": [0, 0, 1, 1]}, [1, 3]),
-        ({"classical": [0, 1, 0, 0], "fdl": [1, 0, 1, 0]}, [0, 2]),  # no image that both know: the first
-        ({"classical": [1, 0, 0, 1]}, [0, 2]),  # an older record beside it, without votes
+        ({"classical": [0, 0, 1, 1], "fdl": [0, 0, 1, 1]}, [0, 2], False),
+        ({"classical": [1, 0, 0, 1], "fdl": [0, 0, 1, 1]}, [1, 3], False),
+        ({"classical": [0, 1, 0, 0], "fdl": [1, 0, 1, 0]}, [0, 2], True),  # no image that both know: the first
+        ({"classical": [1, 0, 0, 1]}, [0, 2], True),  # an older record beside it, without votes
     ],
 )
 def test_the_first_image_of_a_class_that_all_methods_get_right(
-    project: Path, votes: dict[str, list[int]], expected: list[int]
+    project: Path, votes: dict[str, list[int]], expected: list[int], none_agreed: bool
 ) -> None:
     params = small_grid()
     arms = {}
@@ -180,7 +180,9 @@ def test_the_first_image_of_a_class_that_all_methods_get_right(
     sheet, caption = draw(params)
     for line, image in zip((0, 2), expected, strict=True):
         assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
-    assert "Of each the first among at most 2 that all soft votes here get right, or else the first." in caption
+    assert "Of each the first among at most 2 that all soft votes here get right, or else (*) the first." in caption
+    marked = [text.text.endswith(" *") for text in sheet.texts if text.bold][1:]
+    assert marked == [none_agreed] * 2
 
 
 def test_of_an_older_record_with_fewer_images_those_of_both_are_shown(project: Path) -> None:
@@ -250,8 +252,8 @@ def test_synthetic_images_are_marked(project: Path) -> None:
     sheet, caption = draw(params, synthetic=True)
     assert WARNING in texts(sheet)
     assert WARNING in caption
-    assert "NEU (synthetic) · AlexNet · 5 images per class" in texts(sheet)
-    assert lines(draw(params)[0])[0] == ["NEU · AlexNet · 5 images per class"]
+    assert "NEU (synthetic) · AlexNet · 5 images per class · seed 0" in texts(sheet)
+    assert lines(draw(params)[0])[0] == ["NEU · AlexNet · 5 images per class · seed 0"]
 
 
 def test_without_results_the_figure_says_so() -> None:

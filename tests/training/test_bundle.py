@@ -305,6 +305,7 @@ def test_maps_are_made_again_from_kept_weights(ready, overlap):
     params = tiny(keep_weights=True)
     run(params)
     expected = dict(np.load(folder(params) / "cam.npz"))
+    assert expected.pop("score") == "probability"
     np.savez(folder(params) / "cam.npz", **{name: array * 0 for name, array in expected.items()})
     record = records.read_run(folder(params))
     record["files"]["cam.npz"] = records.file_hash(folder(params) / "cam.npz")
@@ -314,10 +315,22 @@ def test_maps_are_made_again_from_kept_weights(ready, overlap):
         expected |= {name: expected[name] * 0 for name in ("cosines", "empty")}
     assert map_bundle(params, BUNDLE, overlap=overlap, say=quiet) == {"made": 4, "without weights": 0}
     made = np.load(folder(params) / "cam.npz")
-    assert {name: made[name].tobytes() for name in made} == {name: a.tobytes() for name, a in expected.items()}
+    assert {name: made[name].tobytes() for name in expected} == {name: a.tobytes() for name, a in expected.items()}
     record = records.read_run(folder(params))
     records.verify(folder(params), record)
     assert has_todays_scores(record)
+
+
+def test_maps_of_the_logit_are_others_and_say_so(ready):
+    params = tiny(keep_weights=True)
+    run(params)
+    before = dict(np.load(folder(params) / "cam.npz"))
+    assert map_bundle(params, BUNDLE, score="logit", say=quiet) == {"made": 4, "without weights": 0}
+    after = dict(np.load(folder(params) / "cam.npz"))
+    assert (before["score"], after["score"]) == ("probability", "logit")
+    assert {name for name in before if before[name].tobytes() != after[name].tobytes()} == {
+        "score", "maps_true", "maps_predicted"
+    }  # fmt: skip
 
 
 def test_without_weights_no_maps_are_made_again(ready):
