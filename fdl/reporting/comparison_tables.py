@@ -239,7 +239,7 @@ def _score(score: Spread, expected: int | None = None, digits: int = 1) -> str:
     if score.mean is None:
         return "–"
     text = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if score.std is not None else "")
-    return text + (f" (n={score.n})" if expected is not None and score.n < expected else "")
+    return text.replace("-", "−") + (f" (n={score.n})" if expected is not None and score.n < expected else "")
 
 
 def _difference(difference: Spread) -> str:

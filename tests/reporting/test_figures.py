@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 
 from fdl.params import Params, load
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
-from fdl.reporting.drawing import save
+from fdl.reporting.drawing import facets, save
 from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption
 from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, small_grid
 
@@ -164,3 +164,13 @@ def test_a_users_style_changes_nothing_and_stays(tmp_path: Path) -> None:
         theirs = save(draw(params)[0], tmp_path / "theirs")
         assert matplotlib.rcParams["font.size"] == 20
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
+
+
+def test_facets_of_a_dataset_share_their_scale_and_those_of_two_datasets_do_not() -> None:
+    for nets, shared in (
+        ([("bsd", "alexnet"), ("neu", "alexnet")], [(0, 1, False)]),
+        ([(d, b) for d in ("bsd", "neu") for b in ("alexnet", "vgg")], [(0, 1, True), (2, 3, True), (0, 2, False)]),
+    ):
+        _, axes = facets(nets, share="row")
+        for one, other, together in shared:
+            assert axes[0].get_shared_y_axes().joined(axes[one], axes[other]) is together
