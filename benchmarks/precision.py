@@ -83,11 +83,12 @@ def table(half: pd.DataFrame, full: pd.DataFrame) -> str:
             labels = [dataset_title(dataset), str(shots), method_title(method), title]
             lines.append(row(labels, cells[name], full.loc[cells.index, name]))
     lines += ["", f"| Dataset | Shots | FDL − classical | Seeds | {head}", "|---|--:|---|--:|--:|--:|--:|---|"]
-    effects = [frame["soft"].unstack("method") for frame in (half, full)]
+    effects = [frame["soft"].unstack("method").reindex(columns=["fdl", "classical"]) for frame in (half, full)]
     both = [(frame["fdl"] - frame["classical"]).dropna() for frame in effects]
     for (dataset, shots), effect in both[0].groupby(["dataset", "shots"]):
-        labels = [dataset_title(dataset), str(shots), "soft vote"]
-        lines.append(row(labels, effect, both[1].loc[effect.index]))
+        if len(effect) > 1:  # a mean of one seed has no interval
+            labels = [dataset_title(dataset), str(shots), "soft vote"]
+            lines.append(row(labels, effect, both[1].loc[effect.index]))
     return "\n".join(lines) + "\n"
 
 

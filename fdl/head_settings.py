@@ -18,7 +18,10 @@ HEADS_VERSION = 1
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How the heads of one cell are trained; they have a digest of their own, so that they retrain no members."""
+    """How the heads of one cell are trained.
+
+    They have a digest of their own: where the members' weights were kept, other settings train no members again.
+    """
 
     heads: Sequence[str]  # fusion, stacking
     epochs: int  # of the head alone

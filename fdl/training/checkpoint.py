@@ -20,7 +20,8 @@ import torch
 from fdl.live_lines import Say
 from fdl.unfinished import ProgressFile
 
-SECONDS = 60.0  # at most this often: a checkpoint of full-width nets takes a second or two
+SECONDS = 60.0  # at most this often
+CHEAP = 1.2  # seconds, 2 % of these; a checkpoint that takes longer is written so much more seldom
 
 
 class Interrupted(Exception):
@@ -44,6 +45,7 @@ class Checkpoint:
     def __init__(self, folder: Path, say: Say = print, progress: ProgressFile | None = None) -> None:
         self.folder, self.say, self.progress = folder, say, progress
         self.written = time.monotonic()
+        self.interval = SECONDS
         self.disabled = False
 
     def has(self, stage: str) -> bool:
@@ -63,7 +65,7 @@ class Checkpoint:
         return state
 
     def epoch_end(self, state: Callable[[], dict[str, Any]], stage: str = "checkpoint") -> None:
-        """Save the state if it is time to.
+        """Save the state if it is time to: every minute, or so seldom that saving takes 2 % of the time.
 
         Args:
             state: makes it; called only if it is saved.
@@ -73,9 +75,11 @@ class Checkpoint:
             Interrupted: a signal arrived since the last epoch; the state is saved.
         """
         number = _received[0] if _received else None
-        if number is not None or time.monotonic() - self.written >= SECONDS:
+        begun = time.monotonic()
+        if number is not None or begun - self.written >= self.interval:
             self.save(state(), stage)
             self.written = time.monotonic()
+            self.interval = SECONDS * max(1.0, (self.written - begun) / CHEAP)
         if number is not None:
             raise Interrupted(number)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -59,7 +59,8 @@ class Program:
     """
 
     def __init__(self, runs: Sequence[Run], device: str, say: Say = print) -> None:
-        self.runs, self.device, self.say = list(runs), device, say
+        # A graph that fails says so; the others fail alike, and one line is enough.
+        self.runs, self.device, self.say = list(runs), device, cache(say)
         self.settings, self.data = runs[0].settings, runs[0].data
         self.members = self.settings.members
         by_seed: dict[int, list[Run]] = {}
@@ -81,8 +82,8 @@ class Program:
         self.seconds = 0.0  # that all epochs took, those before a restart included
         self._place_images()
         self._place_losses()
-        self._full_step = Replay(self._step, device, say)
-        self._masked_step = Replay(partial(self._step, self._real), device, say)
+        self._full_step = Replay(self._step, device, self.say)
+        self._masked_step = Replay(partial(self._step, self._real), device, self.say)
         self._evaluations: dict[int, Replay] = {}
 
     def train(

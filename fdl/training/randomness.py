@@ -121,7 +121,7 @@ def kept(key: Key, x: Tensor, p: float) -> Tensor:
     With an integer key on a CPU it is made in the order in which channels-last memory is read and in blocks that
     stay in the cache, by fewer operations: numpy shifts logically, and the comparison is one of integers.
     """
-    if isinstance(key, Tensor) or x.device.type != "cpu":
+    if isinstance(key, Tensor) or x.device.type != "cpu" or x.dim() < 2 or not x.numel():
         return (uniform(key, tuple(x.shape), x.device) >= p).to(x.dtype)
     images, channels = x.shape[:2]
     cells = math.prod(x.shape[2:])

@@ -1,5 +1,6 @@
 """A CUDA graph around a function of tensors at fixed places."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -12,8 +13,8 @@ WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 class Replay:
     """Calls a function; on a GPU its kernels are captured after a few calls, and then replayed.
 
-    Call it inside one `torch.cuda.stream` that is not the default one. Without CUDA every call is a plain
-    call, and so it is where the capture fails, which is said once.
+    Call it inside one `torch.cuda.stream` that is not the default one. Without CUDA, or with `FDL_EAGER=1` in the
+    environment, every call is a plain call, and so it is where the capture fails, which is said.
 
     Args:
         function: reads and writes tensors that stay where they are; returns nothing.
@@ -25,7 +26,7 @@ class Replay:
         self.function, self.device, self.say = function, device, say
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.eager = device == "cpu"
+        self.eager = device == "cpu" or os.environ.get("FDL_EAGER") == "1"
 
     def __call__(self) -> None:
         """Do what the function does."""

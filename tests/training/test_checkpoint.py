@@ -1,5 +1,6 @@
 """Killed trainings: they go on, and end with the same bits."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -111,6 +112,27 @@ def test_a_full_disk_is_said_once_and_stops_no_training(tmp_path, monkeypatch):
     assert len(said) == 1
     assert "going on without checkpoints" in said[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "next_after"), [(1.0, 60), (3.0, 150)])
+def test_a_large_checkpoint_is_written_so_seldom_that_it_takes_two_percent(tmp_path, monkeypatch, seconds, next_after):
+    now, saved = [0.0], []
+    monkeypatch.setattr(module, "SECONDS", 60.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    checkpoint = Checkpoint(tmp_path)
+
+    def save(state, stage):
+        saved.append(now[0])
+        now[0] += seconds
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    for _ in range(400):
+        checkpoint.epoch_end(dict)
+        now[0] += 1
+    assert saved[0] == 60
+    waited = [after - before - seconds for before, after in itertools.pairwise(saved)]
+    assert waited == [next_after] * len(waited)
+    assert seconds / (seconds + next_after) < 0.02
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
