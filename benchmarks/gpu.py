@@ -110,21 +110,33 @@ def measure_fused(dataset: str, size: int, runs: int, precision: str) -> dict[st
 
 
 def forecast(cases: dict[str, Any], precision: str) -> float:
-    """Hours of the preset `paper` per seed, from the FLOP/s of the nearest measured size; 0: not all are measured."""
-    rates = {}
+    """Hours of the preset `paper` per seed, from the FLOP/s of the nearest measured size; 0: not all are measured.
+
+    What is not fused is taken at the rates of the naive loop: heads, and class activation maps. Predictions with the
+    finished nets, in larger batches, count as evaluations.
+    """
+    fused, naive = {}, {}
     for dataset, size in CASES:
-        numbers = cases.get(f"{dataset}, {size} px: 6 runs, {precision}")
-        if numbers is None:
-            return 0.0
         net = costs.count(Shape("alexnet", dataset, len(DATASETS[dataset].classes), size, 1.0))
-        rates[size] = 50 * net.training / numbers["step"], 5 * net.forward / numbers["evaluated image"]
-    params = load(Path(__file__).parents[1] / "params.yaml", preset="paper", overrides={"seeds": [0]})
+        for rates, case in ((fused, f"6 runs, {precision}"), (naive, "naive loop")):
+            numbers = cases.get(f"{dataset}, {size} px: {case}")
+            if numbers is None:
+                return 0.0
+            rates[size] = 50 * net.training / numbers["step"], 5 * net.forward / numbers["evaluated image"]
+    params, without = (
+        load(Path(__file__).parents[1] / "params.yaml", preset="paper", overrides={"seeds": [0], **heads})
+        for heads in ({}, {"heads": []})
+    )
     total = 0.0
     for cell in params.cells():
-        work = costs.work(params, cell)
-        train, evaluation = rates[min(rates, key=lambda size: abs(size - work.shape.image_size))]
-        net = costs.count(work.shape)
-        total += work.trained * net.training / train + (work.evaluated + work.mapped) * net.forward / evaluation
+        whole, members = costs.work(params, cell), costs.work(without, cell)
+        net, size = costs.count(whole.shape), min(fused, key=lambda size: abs(size - whole.shape.image_size))
+        heads = whole.trained - members.trained, whole.evaluated - members.evaluated
+        for (training, forward), trained, evaluated in (
+            (fused[size], members.trained, members.evaluated),
+            (naive[size], heads[0], heads[1] + whole.mapped),
+        ):
+            total += trained * net.training / training + evaluated * net.forward / forward
     return total / 3600
 
 

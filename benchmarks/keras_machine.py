@@ -10,7 +10,6 @@ time per train step, or per evaluation of an ensemble, of the whole machine, whi
 
 import argparse
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 from benchmarks.cpu import BATCH, CASES, EVALUATED, ours
 from benchmarks.keras_reference import Keras, build, same_terms
 from benchmarks.timing import Timed, compared, machine, precisions, table, write
+from fdl.provenance import available_cores
 from fdl.training.device import set_up_cpu
 
 STEPS = 5  # of a turn: so many that processes that start a little apart hardly count
@@ -98,15 +98,15 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
 
 def report(content: dict[str, Any]) -> str:
     """As Markdown."""
-    of, theirs = content["machine"], content["versions"]
+    of, theirs, cores = content["machine"], content["versions"], content["cores"]
     lines = [
         f"# One Keras process on all cores beside a process per core, {of['date']}",
         "",
-        f"{of['cpu']}, {of['cores']} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and "
-        f"{of['cores']} threads; torch {of['torch']}, {of['cores']} processes of one thread; load {of['load']} at the "
-        f"start. Five nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time "
-        f"of the machine per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median "
-        f"over the turns of the ratio to Keras.",
+        f"{of['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and {cores} "
+        f"threads; torch {of['torch']}, {cores} processes of one thread; load {of['load']} at the start. Five nets with "
+        f"the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time of the machine per step "
+        f"or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median over the turns of the "
+        "ratio to Keras.",
         "",
         *table(content["cases"], "wall ms"),
     ]
@@ -119,12 +119,13 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter of the environment with TensorFlow")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     keras = Keras(options.python, threads=cores)
     content: dict[str, Any] = {
         "machine": machine(),
         "versions": keras.ask("versions"),
         "repeats": options.repeats,
+        "cores": cores,
         "cases": {},
     }
     with tempfile.TemporaryDirectory() as name:

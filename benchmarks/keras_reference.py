@@ -36,7 +36,7 @@ class Keras:
 
     def __init__(self, python: str, threads: int = 1) -> None:
         if not Path(python).is_file():
-            sys.exit(f"keras_reference: {python}: no such interpreter; see {REQUIREMENTS}")
+            sys.exit(f"Keras: {python}: no such interpreter; see {REQUIREMENTS}")
         side = Path(__file__).with_name("keras_side.py")
         self.process = subprocess.Popen(
             [python, str(side)],
@@ -55,7 +55,7 @@ class Keras:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"keras_reference: {self.process.args[0]} ended at {do!r}; is {REQUIREMENTS} installed there?")  # type: ignore[index]
+            sys.exit(f"Keras: {self.process.args[0]} ended at {do!r}; is {REQUIREMENTS} installed there?")  # type: ignore[index]
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -75,11 +75,11 @@ def same_terms(keras: Keras, folder: Path) -> None:
     distance = feature_distance(list(torch.from_numpy(maps).permute(0, 1, 4, 2, 3)), 0, 0)
     for name, value in (("cosine", distance.cosine), ("gaussian", distance.gaussian)):
         if abs(theirs[name] - float(value)) > 1e-4 * abs(float(value)):
-            sys.exit(f"keras_reference: the {name} term is {theirs[name]} there and {float(value)} here")
+            sys.exit(f"Keras: the {name} term is {theirs[name]} there and {float(value)} here")
 
 
-def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> int:
-    """Build the five nets there, with the images of our side; the number of parameters of one net."""
+def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> None:
+    """Build the five nets there, with the images of our side; stop unless they have as many parameters as ours."""
     dataset, backbone, size = case
     all_images, protocol = images(size), DATASETS[dataset]
     pixels = (all_images.pixels.permute(0, 2, 3, 1).float() / 255).numpy()
@@ -99,22 +99,22 @@ def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> int:
         learning_rate=1e-4,
         images=str(file),
     )
-    return int(built["parameters"])
+    _, _, nets = ours(*case, False)
+    parameters = sum(value.numel() for key, value in nets[0].state_dict().items() if "num_batches" not in key)
+    if parameters != built["parameters"]:
+        sys.exit(f"Keras: {backbone} has {built['parameters']} parameters there and {parameters} here")
 
 
 def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int) -> dict[str, Any]:
     """Medians of CPU seconds, and how many times faster than Keras with the authors' batches of ten."""
-    there = build(keras, folder, case)
+    build(keras, folder, case)
     train: dict[str, Timed] = {"Keras": keras.seconds("train")}
     evaluation: dict[str, Timed] = {
         "Keras": keras.seconds("evaluate", batch=10),
         "Keras, batches of 100": keras.seconds("evaluate", batch=100),
     }
     for name in precisions():
-        step, evaluate, nets = ours(*case, name == "bfloat16")
-        parameters = sum(value.numel() for key, value in nets[0].state_dict().items() if "num_batches" not in key)
-        if parameters != there:
-            sys.exit(f"keras_reference: {case[1]} has {there} parameters there and {parameters} here")
+        step, evaluate, _ = ours(*case, name == "bfloat16")
         train[name], evaluation[name] = cpu_seconds(step), cpu_seconds(evaluate)
     return {"train step": compared(train, repeats, "Keras"), "evaluation": compared(evaluation, repeats, "Keras")}
 

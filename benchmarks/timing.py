@@ -14,7 +14,7 @@ from typing import Any
 from fdl.training.device import autocast_bfloat16
 
 RESULTS = Path(__file__).parent / "results"
-Timed = Callable[[], float]  # does the work, returns its CPU seconds
+Timed = Callable[[], float]  # does the work, returns its seconds: of the CPU, where nothing else is said
 
 
 def cpu_seconds(work: Callable[[], object]) -> Timed:
