@@ -103,10 +103,10 @@ def report(content: dict[str, Any]) -> str:
         f"# One Keras process on all cores beside a process per core, {of['date']}",
         "",
         f"{of['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and {cores} "
-        f"threads; torch {of['torch']}, {cores} processes of one thread; load {of['load']} at the start. Five nets with "
-        f"the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time of the machine per step "
-        f"or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median over the turns of the "
-        "ratio to Keras.",
+        f"threads; torch {of['torch']}, {cores} processes of one thread; load {of['load']} at the start. Five nets "
+        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time of the machine "
+        f"per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median over the turns "
+        "of the ratio to Keras.",
         "",
         *table(content["cases"], "wall ms"),
     ]
