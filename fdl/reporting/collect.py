@@ -11,9 +11,10 @@ the settings it is called with.
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl import layout, records
@@ -40,6 +41,14 @@ COST_COLUMNS = (
 SCHEMA_VERSION = 1
 
 _NAMED = 3  # cells that an error names
+# Between what a metric lies; the others are only finite. A sum of float32 probabilities may be off in its last places.
+_SHARES = ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted", "ece", "disagreement", "oracle_accuracy")
+_RANGES = dict.fromkeys((*_SHARES, "cam_left_out"), (0.0, 1.0)) | {
+    "brier": (0.0, 2.0),
+    "nll": (0.0, inf),
+    "q_statistic": (-1.0, 1.0),
+}
+_ROUNDING = 1e-6
 
 # stale: the record is of other settings; damaged: a file of it is missing or was changed.
 Status = Literal["done", "failed", "missing", "stale", "damaged"]
@@ -218,7 +227,23 @@ def _read(params: Params, cell: Cell) -> tuple[CellState, dict[str, Any] | None]
         state = CellState(cell, "failed", settings, training, epoch=failure["epoch"], reason=reason)
         return state, run | {"metrics": []}
     metrics = json.loads((folder / "metrics.json").read_bytes())
+    if problem := _impossible(metrics):
+        return CellState(cell, "damaged", settings, reason=f"{folder / 'metrics.json'}: {problem}"), None
     return CellState(cell, "done", settings, training), run | {"metrics": metrics}
+
+
+def _impossible(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What in the values of a record cannot be; empty if nothing: a wrong number is worse than a missing one."""
+    seen = set()
+    for row in metrics:
+        key, value = (row["selection"], row["split"], row["combiner"], row["metric"]), float(row["value"])
+        low, high = _RANGES.get(row["metric"], (-inf, inf))
+        if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
+            return f"{' '.join(key)} is {value}; `fdl combine`, or delete the record and run again"
+        if key in seen:
+            return f"{' '.join(key)} stands there twice; `fdl combine`, or delete the record and run again"
+        seen.add(key)
+    return ""
 
 
 def _refusal(params: Params, unusable: list[CellState], total: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl import layout
+from fdl import layout, records
 from fdl.errors import InputError
 from fdl.params import Params
 from fdl.provenance import SCORES_VERSION
@@ -122,6 +122,31 @@ def test_damaged_records_are_named(project: Path, harm: str) -> None:
         run = record(params, SECOND) / "run.json"
         run.write_bytes(run.read_bytes()[:100])
     assert f"1 of 8 records cannot be used: 1 damaged ({SECOND})" in refused(params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 1.25}, "accuracy is 1.25"),
+        ({"value": float("nan")}, "accuracy is nan"),
+        ({}, "accuracy stands there twice"),
+    ],
+)
+def test_values_that_cannot_be_are_no_results(project: Path, change: dict[str, float], message: str) -> None:
+    params = small_grid()
+    fabricate(params)
+    folder = record(params, SECOND)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (row,) = [r for r in metrics if (r["split"], r["combiner"], r["metric"]) == ("test", "soft", "accuracy")]
+    metrics.append(row | change)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    run = json.loads((folder / "run.json").read_text())
+    run["files"]["metrics.json"] = records.file_hash(folder / "metrics.json")  # written so, not damaged since
+    records.write_atomically(folder / "run.json", records.to_json(run))
+    assert f"1 damaged ({SECOND})" in refused(params)
+    (state,) = [state for state in collect(params, partial=True).cells if state.status == "damaged"]
+    assert state.reason is not None
+    assert message in state.reason
 
 
 def test_partial_leaves_out_what_cannot_be_used_and_says_so(project: Path) -> None:
