@@ -143,7 +143,7 @@ def diversity_table(results: Results) -> Listing:
 
 
 def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str]:
-    """That records of before 25 November 2026 hold no predictions of the training images, where there are such."""
+    """That records of older versions hold no predictions of the training images, where there are such."""
     done = [state.cell for state in results.collected.of("done")]
     without = sum(cell not in measured for cell in done)
     if not without:

@@ -156,7 +156,7 @@ def draw_maps(
         for row, line in enumerate(lines):
             top = _TOP + number * block + row * height
             if row == 0:
-                name = f"{classes[label]}{' *' * (not rows.agreed(image))}"
+                name = f"{'* ' * (not rows.agreed(image))}{classes[label]}"
                 sheet.panel(pixels, 0, top, _fitting(name, bold=True), bold=True)
             sheet.text(line.label, _column(0) - 0.1, top + _PANEL / 2, upwards=True)
             for member, maps in enumerate(line.maps):

@@ -241,8 +241,8 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
     if any(column.difference for row in rows for column in row.entries):
         remarks.append(
             "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
-            "and batches), in brackets its 95 % t interval over the seeds; each by itself and with the test images "
-            "held fixed, so no interval decides a claim."
+            "and batches); in the files of this table with its 95 % t interval over the seeds in brackets, each by "
+            "itself and with the test images held fixed, so that none decides a claim."
         )
     methods = dict.fromkeys(state.cell.method for state in collected.cells)
     controls = [f"{method_title(name)}: {CONTROLS[name].remark}" for name in methods if name in CONTROLS]

@@ -181,7 +181,7 @@ def test_the_first_image_of_a_class_that_all_methods_get_right(
     for line, image in zip((0, 2), expected, strict=True):
         assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
     assert "Of each the first among at most 2 that all soft votes here get right, or else (*) the first." in caption
-    marked = [text.text.endswith(" *") for text in sheet.texts if text.bold][1:]
+    marked = [text.text.startswith("* ") for text in sheet.texts if text.bold][1:]
     assert marked == [none_agreed] * 2
 
 
