@@ -31,7 +31,7 @@ def test_presets_have_the_announced_sizes():
         "lite": (60, 6),
         "lite-selection": (40, 4),
         "lite-moving": (30, 3),
-        "lite-float32": (40, 4),
+        "lite-float32": (60, 6),
         "lite-cosine": (45, 3),
         "authors": (200, 20),
         "paper": (1080, 108),
