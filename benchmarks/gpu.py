@@ -124,8 +124,8 @@ def forecast(cases: dict[str, Any], precision: str) -> float:
                 return 0.0
             rates[size] = 50 * net.training / numbers["step"], 5 * net.forward / numbers["evaluated image"]
     params, without = (
-        load(Path(__file__).parents[1] / "params.yaml", preset="paper", overrides={"seeds": [0], **heads})
-        for heads in ({}, {"heads": []})
+        load(Path(__file__).parents[1] / "params.yaml", preset="paper", overrides={"seeds": [0], **change})
+        for change in ({}, {"heads": []})
     )
     total = 0.0
     for cell in params.cells():

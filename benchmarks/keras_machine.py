@@ -42,7 +42,7 @@ def serve(connection: Connection, case: tuple[str, str, int], bf16: bool) -> Non
 
 
 class Ours:
-    """A process per core, each with five nets of its own; ended with the block."""
+    """A process per core, each with five nets of its own, until `end`."""
 
     def __init__(self, cores: int, case: tuple[str, str, int], bf16: bool) -> None:
         context = multiprocessing.get_context("spawn")

@@ -53,9 +53,9 @@ class Claim:
         """`−1.68 [−2.82, −0.54] points`, and what is printed beside it."""
         if self.estimate is None:
             return "–"
-        interval = f" [{signed(self.low)}, {signed(self.high)}]" if self.low is not None else ""
+        interval = f" {interval_text(self.low, self.high)}" if self.low is not None else ""
         beside = f"; {self.beside}" if self.beside else ""
-        return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
+        return f"{_signed(self.estimate)}{interval} {self.unit}{beside}"
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -78,11 +78,15 @@ def _without_text(claim: Claim) -> str:
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{signed(low)} ({dataset_title(first)}) to {signed(high)} ({dataset_title(last)})"
+    return f"{_signed(low)} ({dataset_title(first)}) to {_signed(high)} ({dataset_title(last)})"
 
 
-def signed(value: float | None) -> str:
-    """Two decimals, with a true minus sign."""
+def interval_text(low: float | None, high: float | None) -> str:
+    """`[−2.82, −0.54]`."""
+    return f"[{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 

@@ -15,7 +15,7 @@ from fdl import layout, records
 from fdl.params import Params
 from fdl.reporting import claim_tables, statistics
 from fdl.reporting.claim_quantities import INACTIVE, Frozen, Quantity, activity, families, read_frozen
-from fdl.reporting.claim_tables import Claim
+from fdl.reporting.claim_tables import Claim, interval_text
 from fdl.reporting.results import Results, read_results
 from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Estimate, holm
 from fdl.reporting.titles import SYNTHETIC
@@ -195,16 +195,23 @@ def _incomplete(frozen: Frozen, claim: Claim) -> str:
         # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
         done, asked = len(frozen.correct), len(frozen.states)
         return f"{done} of {asked} cells of the frozen grid" if done < asked else ""
-    more = f" and {len(claim.failed) - _NAMED} more" if len(claim.failed) > _NAMED else ""
-    failed = f"; diverged: {', '.join(claim.failed[:_NAMED])}{more}" if claim.failed else ""
+    failed = f"; diverged: {_some(claim.failed)}" if claim.failed else ""
     return f"{claim.seeds} seeds, {claim.found} of {claim.cells} cells{failed}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _reason(claim: Claim, verdict: str) -> str:
     """What the verdict rests on."""
     side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
     family = f", adjusted p = {claim.p:.3f}" if claim.id == "C2" else ""
-    equivalent = f"90 % interval {_interval(claim.low_equivalence, claim.high_equivalence)} inside ± {MARGIN:g} points"
+    equivalent = (
+        f"90 % interval {interval_text(claim.low_equivalence, claim.high_equivalence)} inside ± {MARGIN:g} points"
+    )
     if verdict.startswith(("supported", "contradicted")):
         inside = f", the {equivalent}" if "," in verdict else ""
         return f"{_LEVEL} interval {side} 0{inside}{family}"
@@ -219,19 +226,13 @@ def _reason(claim: Claim, verdict: str) -> str:
     return f"neither a difference nor equivalence; at an estimate of 0 equivalence takes {needed} seeds"
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return f"[{claim_tables.signed(low)}, {claim_tables.signed(high)}]"
-
-
 def _activity(quantity: Quantity) -> tuple[str, str]:
     """C7 has no interval: every cell counts."""
     inactive = [f"{bundle.key}/seed{seed}" for (bundle, seed), ratio in quantity.values.items() if ratio[0] >= INACTIVE]
     if not inactive:
         return "supported", f"ratio below {INACTIVE:g} in all {len(quantity.values)} pairs"
     verdict = "contradicted" if len(inactive) == len(quantity.values) else "undecided"
-    more = f" and {len(inactive) - _NAMED} more" if len(inactive) > _NAMED else ""
-    named = f"{', '.join(inactive[:_NAMED])}{more}"
-    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {named}"
+    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {_some(inactive)}"
 
 
 def _number(value: float | Array) -> float | None:

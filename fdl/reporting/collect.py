@@ -228,7 +228,8 @@ def _read(params: Params, cell: Cell) -> tuple[CellState, dict[str, Any] | None]
         return state, run | {"metrics": []}
     metrics = json.loads((folder / "metrics.json").read_bytes())
     if problem := _impossible(metrics):
-        return CellState(cell, "damaged", settings, reason=f"{folder / 'metrics.json'}: {problem}"), None
+        reason = f"{folder / 'metrics.json'}: {problem}; delete the record and run the bundle again"
+        return CellState(cell, "damaged", settings, reason=reason), None
     return CellState(cell, "done", settings, training), run | {"metrics": metrics}
 
 
@@ -239,9 +240,9 @@ def _impossible(metrics: Sequence[Mapping[str, Any]]) -> str:
         key, value = (row["selection"], row["split"], row["combiner"], row["metric"]), float(row["value"])
         low, high = _RANGES.get(row["metric"], (-inf, inf))
         if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
-            return f"{' '.join(key)} is {value}; `fdl combine`, or delete the record and run again"
+            return f"{' '.join(key)} is {value}"
         if key in seen:
-            return f"{' '.join(key)} stands there twice; `fdl combine`, or delete the record and run again"
+            return f"{' '.join(key)} stands there twice"
         seen.add(key)
     return ""
 

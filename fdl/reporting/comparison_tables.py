@@ -7,7 +7,6 @@ from fdl.params import Bundle, Cell
 from fdl.reporting.collect import CELL_COLUMNS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
-from fdl.reporting.statistics import half_width
 from fdl.reporting.titles import (
     BASELINE,
     SYNTHETIC,
@@ -245,18 +244,13 @@ def _score(score: Spread, expected: int | None = None, digits: int = 1) -> str:
 def _difference(difference: Spread) -> str:
     if difference.mean is None:
         return "–"
-    return signed_interval(difference.mean, _half_width(difference))
-
-
-def _half_width(difference: Spread) -> float | None:
-    return None if difference.std is None else half_width(difference.std, difference.n)
+    return signed_interval(difference.mean, difference.interval)
 
 
 def _difference_columns(difference: Spread) -> dict[str, float | None]:
     """Mean, standard deviation and bounds of the 95 % t interval over seeds, for the CSV."""
-    mean, half = difference.mean, _half_width(difference)
-    low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
-    return dict(zip(_DIFFERENCE, (mean, difference.std, low, high), strict=True))
+    values = difference.mean, difference.std, *(difference.interval or (None, None))
+    return dict(zip(_DIFFERENCE, values, strict=True))
 
 
 def _remarks(results: Results, *first: str) -> list[str]:

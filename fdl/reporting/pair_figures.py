@@ -68,11 +68,8 @@ class Interval:
 
 def bundle_interval(differences: Sequence[float]) -> Interval:
     """Of one bundle: t interval over its seeds."""
-    of = spread(differences)
-    if of.std is None:
-        return Interval(fmean(differences), np.nan, np.nan, of.n)
-    half = statistics.half_width(of.std, of.n)
-    return Interval(fmean(differences), fmean(differences) - half, fmean(differences) + half, of.n)
+    low, high = spread(differences).interval or (np.nan, np.nan)
+    return Interval(fmean(differences), low, high, len(differences))
 
 
 def overall_interval(differences: Sequence[Difference]) -> Interval:

@@ -47,9 +47,7 @@ class Rows:
 
     def agreed(self, image: int) -> bool:
         """Whether all soft votes get an image right; older records hold no votes, and their rule asks for none."""
-        return all(
-            "voted" not in record or record["voted"][image] == record["labels"][image] for record in self.records
-        )
+        return bool(_votes_right(self.records)[image])
 
 
 def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
@@ -60,9 +58,18 @@ def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
     """
     labels: NDArray[np.int64] = records[0]["labels"]
     voted = all("voted" in record for record in records)
-    right = np.all([record["voted"] == labels for record in records], axis=0) if voted else np.zeros(len(labels), bool)
+    right = _votes_right(records) if voted else np.zeros(len(labels), bool)
     of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)[:classes]]
     return [int([*images[right[images]], *images][0]) for images in of_class]
+
+
+def _votes_right(records: Sequence[Record]) -> NDArray[np.bool_]:
+    """Which images all soft votes get right, of the records that hold votes."""
+    right = np.ones(len(records[0]["labels"]), bool)
+    for record in records:
+        if "voted" in record:
+            right &= record["voted"] == record["labels"]
+    return right
 
 
 def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:

@@ -15,6 +15,7 @@ from fdl import layout, records
 from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params
 from fdl.reporting.collect import CELL_COLUMNS, CellState, Collected, of_headline_rule, read_collected, read_runs
+from fdl.reporting.statistics import t_interval
 from fdl.reporting.titles import BASELINE, COMBINERS, METHOD
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class Spread:
     mean: float | None  # None: no value
     std: float | None  # n − 1 in the denominator; None below two values
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % t interval of the mean; None below two values."""
+        return t_interval(self.mean, self.std, self.n)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -28,9 +28,12 @@ def t_quantile(p: float, df: ArrayLike) -> Array:
     return np.asarray(stdtrit(df, p))
 
 
-def half_width(std: float, n: int, level: float = LEVEL) -> float:
-    """Half of the t interval of a mean: of n ≥ 2 independent values with this standard deviation."""
-    return float(t_quantile((1 + level) / 2, n - 1)) * std / sqrt(n)
+def t_interval(mean: float | None, std: float | None, n: int) -> tuple[float, float] | None:
+    """The 95 % t interval of the mean of n independent values; None where their standard deviation is not known."""
+    if mean is None or std is None:
+        return None
+    half = float(t_quantile((1 + LEVEL) / 2, n - 1)) * std / sqrt(n)
+    return mean - half, mean + half
 
 
 def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:

@@ -7,7 +7,7 @@ from itertools import groupby
 from textwrap import fill
 
 from fdl.reporting.pages import render
-from fdl.reporting.tables import Column, Entry, Row, Table
+from fdl.reporting.tables import Column, Row, Table
 
 _PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
 _LATEX_SHOTS = 2  # on paper
@@ -59,7 +59,7 @@ def to_csv(table: Table) -> str:
             asked = bool(entry.expected)
             line += [_number(entry.mean), _number(entry.std)]
             if column.difference:
-                line += [_number(bound) for bound in _bounds(entry)]
+                line += [_number(bound) for bound in entry.interval or (None, None)]
             line.append(entry.n if asked else "")
             line += [] if column.difference else [entry.failed if asked else ""]
         writer.writerow([*line, "; ".join(table.notes[number - 1] for number in row.notes)])
@@ -68,11 +68,6 @@ def to_csv(table: Table) -> str:
 
 def _parts(column: Column) -> tuple[str, ...]:
     return ("mean", "std", "low", "high", "n") if column.difference else ("mean", "std", "n", "failed")
-
-
-def _bounds(entry: Entry) -> tuple[float | None, float | None]:
-    half = entry.half_width
-    return (None, None) if entry.mean is None or half is None else (entry.mean - half, entry.mean + half)
 
 
 def _number(value: float | None) -> str:

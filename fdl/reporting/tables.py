@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from fdl.controls import CONTROLS
 from fdl.params import Cell, Params
 from fdl.reporting.collect import CellState, Collected
-from fdl.reporting.statistics import half_width
+from fdl.reporting.statistics import t_interval
 from fdl.reporting.titles import (
     BASELINE,
     SYNTHETIC,
@@ -59,9 +59,9 @@ class Entry:
     difference: bool = False
 
     @property
-    def half_width(self) -> float | None:
-        """Half the 95 % t interval of a difference over the seeds; None of a score, and below two seeds."""
-        return half_width(self.std, self.n) if self.difference and self.std is not None else None
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % t interval of a difference over the seeds; None of a score, and below two seeds."""
+        return t_interval(self.mean, self.std, self.n) if self.difference else None
 
     @property
     def text(self) -> str:
@@ -69,20 +69,20 @@ class Entry:
 
         `41.2 ± 1.3`, `+1.2 [−0.3, +2.7]`, `–` where nothing is known, empty where nothing was asked.
         """
-        return self._text(self.half_width)
+        return self._text(self.interval)
 
     @property
     def brief(self) -> str:
         """The same without the interval."""
         return self._text(None)
 
-    def _text(self, half_width: float | None) -> str:
+    def _text(self, interval: tuple[float, float] | None) -> str:
         if not self.expected:
             return ""
         if self.mean is None:
             return "failed†" if self.failed else "–"
         if self.difference:
-            text = signed_interval(self.mean, half_width)
+            text = signed_interval(self.mean, interval)
         else:
             text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
         if self.n < self.expected:

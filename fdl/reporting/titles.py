@@ -40,11 +40,9 @@ def signed(points: float) -> str:
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
-def signed_interval(points: float, half_width: float | None) -> str:
-    """`+1.2 [−0.3, +2.7]`; without a half width the points alone."""
-    if half_width is None:
-        return signed(points)
-    return f"{signed(points)} [{signed(points - half_width)}, {signed(points + half_width)}]"
+def signed_interval(points: float, interval: tuple[float, float] | None) -> str:
+    """`+1.2 [−0.3, +2.7]`; without an interval the points alone."""
+    return signed(points) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
 
 
 def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
