@@ -165,7 +165,7 @@ class Spread:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of the mean; None below two values."""
+        """The 95 % t interval of the mean, see `t_interval`."""
         return t_interval(self.mean, self.std, self.n)
 
 

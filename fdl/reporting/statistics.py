@@ -18,6 +18,7 @@ Statistic = Callable[[Array, Array], float]
 LEVEL = 0.95  # of the printed intervals
 ALPHA = 0.05  # of a difference, two-sided, and of equivalence: a 90 % interval inside the margin
 MARGIN = 2.0  # percentage points; less is no difference that matters
+_ROUNDING = 1e-9  # what the difference of two shares may be off by, far less than an image
 _MOST_SEEDS = 1000  # beyond these, more seeds are no plan
 
 
@@ -29,8 +30,12 @@ def t_quantile(p: float, df: ArrayLike) -> Array:
 
 
 def t_interval(mean: float | None, std: float | None, n: int) -> tuple[float, float] | None:
-    """The 95 % t interval of the mean of n independent values; None where their standard deviation is not known."""
-    if mean is None or std is None:
+    """The 95 % t interval of the mean of n independent values.
+
+    None where they tell nothing of their spread: fewer than two, or all equal. Two seeds whose differences are the
+    same number of test images are no certainty.
+    """
+    if mean is None or std is None or std < _ROUNDING:
         return None
     half = float(t_quantile((1 + LEVEL) / 2, n - 1)) * std / sqrt(n)
     return mean - half, mean + half

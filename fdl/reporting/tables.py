@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of a difference over the seeds; None of a score, and below two seeds."""
+        """The 95 % t interval of a difference over the seeds, see `t_interval`; None of a score."""
         return t_interval(self.mean, self.std, self.n) if self.difference else None
 
     @property
