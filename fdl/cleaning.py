@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdl import layout, records
-from fdl.currency import compare, require
 from fdl.errors import InputError
 from fdl.locks import at_work, bundle_lock
 from fdl.params import Params
+from fdl.results.state import Judge
 from fdl.training.digests import PreparedImages
 from fdl.unfinished import unfinished
 
@@ -78,7 +78,12 @@ def check_idle(params: Params) -> None:
 def _partial(params: Params) -> Iterator[Leftover]:
     results = layout.results_folder(params)
     for folder in sorted(results.glob(f"{_BUNDLE}/*/.seed*.partial")):
-        yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
+        if not records.is_whole(folder):  # a whole one is put in place by the next run
+            yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
+    for top in (results, layout.report_folder(params)):
+        for folder in sorted(path for path in (top, *top.rglob("*")) if path.is_dir()):
+            for path in records.abandoned_files(folder):
+                yield Leftover(path, "file of a writer that was killed", records.size_on_disk(path))
 
 
 def _scratch(params: Params) -> Iterator[Leftover]:
@@ -107,20 +112,18 @@ def _resolved_settings(params: Params) -> Iterator[Leftover]:
 
 
 def _stale_records(params: Params) -> Iterator[Leftover]:
-    results, cells, images = layout.results_folder(params), {cell.key: cell for cell in params.cells()}, None
+    results, cells = layout.results_folder(params), {cell.key: cell for cell in params.cells()}
+    judge = Judge(params, running=False)
     for folder in sorted(path for path in results.glob(f"{_BUNDLE}/{_RECORD}") if path.is_dir()):
         key, parts = folder.relative_to(results).as_posix(), folder.relative_to(results).parts
         if key not in cells:
             yield _leftover(params, folder, "record of a cell that is not in the grid", parts)
             continue
-        images = images or PreparedImages(params)
-        try:
-            run = records.read_run(folder)
-            changed = compare(params, cells[key], require(run), images).changed if run else []
-        except InputError:  # a damaged record is trained again by `run`; it is not for `clean` to judge
-            continue
-        if changed:
-            yield _leftover(params, folder, f"stale record ({changed[0]}{', …' if changed[1:] else ''})", parts)
+        # A damaged record is trained again by `run`, one whose scores are old is scored again by `combine`.
+        state = judge.state(cells[key])
+        if state.run is not None and not (state.trained and state.has_heads):
+            more = ", …" if state.changed[1:] else ""
+            yield _leftover(params, folder, f"stale record ({state.changed[0]}{more})", parts)
     bundles = {bundle.key for bundle in params.bundles()}
     for path in sorted(results.glob(f"{_BUNDLE}/bundle.json")):
         if path.parent.relative_to(results).as_posix() not in bundles:

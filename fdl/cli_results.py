@@ -20,7 +20,7 @@ from fdl.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from fdl.status import CellStatus
+    from fdl.results.state import CellStatus
 
 app = typer.Typer()
 
@@ -55,7 +55,7 @@ def status(
         print(records.to_json(states.as_json(resolved, found)).decode(), end="")
     else:
         _print_table(found)
-    if any(state.status not in states.FINISHED for state in found):
+    if not all(state.finished for state in found):
         raise typer.Exit(1)
 
 
@@ -64,7 +64,8 @@ def _print_table(found: "list[CellStatus]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fdl.status import STATUSES, by_bundle, counts
+    from fdl.results.state import STATUSES
+    from fdl.status import by_bundle, counts
 
     table = Table("bundle", box=None, pad_edge=False)
     for name in STATUSES:

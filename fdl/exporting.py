@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from fdl import layout, records
-from fdl.currency import changed_settings, has_todays_scores
 from fdl.errors import InputError
-from fdl.params import Cell, Params
+from fdl.params import Params
+from fdl.results.state import CellStatus, Judge
 
 PACKED = ("history.parquet", "heads.parquet", "metrics.json", "correct.npz", "cam.npz")
 
@@ -28,7 +28,7 @@ class Exported:
     """What became of the cells of the grid."""
 
     packed: int
-    missing: int  # without a record, or with one of other settings or scores
+    missing: int  # without a current record
     size: int  # bytes of the archive
 
 
@@ -47,10 +47,10 @@ def export_records(params: Params, target: Path) -> Exported:
     entries: dict[str, bytes] = {}
     cells = sorted(params.cells(), key=lambda cell: cell.key)
     packed = 0
-    for cell in cells:
-        if content := _small_part(params, cell):
+    for state in Judge(params).states(cells):
+        if content := _small_part(params, state):
             packed += 1
-            folder = layout.record_folder(params, cell)
+            folder = layout.record_folder(params, state.cell)
             entries |= {str(folder / name): data for name, data in content.items()}
     if not packed:
         raise InputError(f"{layout.results_folder(params)}: no finished records of these settings; nothing to export")
@@ -58,19 +58,23 @@ def export_records(params: Params, target: Path) -> Exported:
     return Exported(packed, len(cells) - packed, target.stat().st_size)
 
 
-def _small_part(params: Params, cell: Cell) -> dict[str, bytes] | None:
+def _small_part(params: Params, state: CellStatus) -> dict[str, bytes] | None:
     """Files of a cell's record by name; None where there is no current one."""
-    folder = layout.record_folder(params, cell)
-    run = records.read_run(folder)
-    if run is None or changed_settings(params, cell, run) or not has_todays_scores(run):
+    if state.status == "damaged":
+        raise InputError(f"{state.cell.key}: {state.reason}")
+    if not state.finished or state.run is None:
         return None
-    records.verify(folder, run)
+    folder, run = layout.record_folder(params, state.cell), state.run
     content = {name: (folder / name).read_bytes() for name in PACKED if name in run["files"]}
     if "cam.npz" in content:
         content["cam.npz"] = _without_images(content["cam.npz"])
     left_out = sorted({*run.get("left_out", []), *run["files"]} - set(content))
-    files = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    return content | {"run.json": records.to_json(run | {"files": files, "left_out": left_out})}
+    about = {
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+        "sizes": {name: len(data) for name, data in content.items()},
+        "left_out": left_out,
+    }
+    return content | {"run.json": records.to_json({**run, **about})}
 
 
 def _without_images(maps: bytes) -> bytes:

@@ -2,16 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from fdl import layout, records
-from fdl.currency import compare, has_predictions, has_todays_scores, require
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
 from fdl.data.splits import Split
@@ -19,8 +20,12 @@ from fdl.errors import InputError
 from fdl.live_lines import Say
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
-from fdl.receipts import write_receipt
-from fdl.training.digests import PreparedImages
+from fdl.results.receipts import write_receipt
+from fdl.results.state import CellStatus, Judge
+
+_LINES = 10  # about records that are left out
+# What reading an array file of anybody's may raise.
+_UNREADABLE = (InputError, ValueError, KeyError, IndexError, TypeError, EOFError, BadZipFile, zlib.error)
 
 
 @dataclass
@@ -66,22 +71,30 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
         found = sorted(path.parent for path in folder.absolute().rglob("run.json") if path.parent.name[:1] != ".")
         if not found:
             raise InputError(f"{source}: holds no records (…/<dataset>/<backbone>/<k>shot/<method>/seed<s>/run.json)")
-        images = PreparedImages(params)
-        wanted: dict[Bundle, dict[Cell, tuple[Path, dict[str, Any]]]] = {}
+        judge, said = Judge(params, running=False), _SomeLines(say)
+        wanted: dict[Bundle, dict[Cell, tuple[Path, CellStatus]]] = {}
         for record in found:
             cell = cells.get("/".join(record.parts[-5:]))
             if cell is None:
                 counts.elsewhere += 1
                 continue
-            if run := _acceptable(params, cell, record, images, counts, say):
-                wanted.setdefault(cell.bundle, {})[cell] = record, run
-        for bundle, of_bundle in wanted.items():
+            state = judge.state_of(cell, record)
+            if state.run is not None and (problem := _unreadable(record, state.run["files"])):
+                state = replace(state, status="damaged", reason=problem, changed=())
+            rescorable = state.trained and state.has_heads and state.scores_due
+            if state.finished or (state.status == "stale" and rescorable):
+                wanted.setdefault(cell.bundle, {})[cell] = record, state
+                continue
+            counts.damaged += state.status == "damaged"
+            counts.stale += state.status == "stale"
+            said(f"left out: {state.note}" if state.status == "damaged" else f"left out: {record}: {state.note}")
+        for bundle, accepted in wanted.items():
             with bundle_lock(params.preset, bundle.key):
-                for cell, (record, run) in of_bundle.items():
-                    _put_in_place(params, cell, record, run, images, counts, dry_run=dry_run)
-                if not dry_run and (receipt := _receipt(params, bundle, images)):
-                    write_receipt(params, bundle, receipt)
+                for cell, (record, state) in accepted.items():
+                    _put_in_place(params, cell, record, state, judge, counts, said, dry_run=dry_run)
+                if not dry_run and write_receipt(params, bundle, judge.states(params.bundles()[bundle])):
                     counts.receipts.append(bundle.key)
+        said.end()
     return counts
 
 
@@ -101,64 +114,80 @@ def _opened(source: Path) -> Iterator[Path]:
         raise InputError(f"{source}: no such folder or archive")
 
 
-def _acceptable(
-    params: Params, cell: Cell, record: Path, images: PreparedImages, counts: Imported, say: Say
-) -> dict[str, Any] | None:
-    """The `run.json` of a record that may be taken; else it is counted, and None."""
-    try:
-        run = records.read_run(record)
-        require(run)
-        assert run is not None
-        if run["key"] != cell.key:
-            raise InputError(f"{record / 'run.json'}: of the cell {run['key']!r}, not of its folder's")
-        if any(Path(name).name != name for name in run["files"]):
-            raise InputError(f"{record / 'run.json'}: names files outside the record")
-        records.verify(record, run)
-    except InputError as error:
-        counts.damaged += 1
-        say(f"left out: {error}")
-        return None
-    changed = compare(params, cell, run, images).changed
-    if not has_todays_scores(run) and not has_predictions(run):
-        changed.append("scored by another version of the code, without the predictions to score again")
-    if changed:
-        counts.stale += 1
-        say(f"left out: {record}: {'; '.join(changed)}")
-        return None
-    return run
+def _unreadable(record: Path, files: Iterable[str]) -> str:
+    """What in the files of a record cannot be read, although their hashes fit; empty if nothing."""
+    from pyarrow import ArrowException, parquet
+
+    for name in files:
+        try:
+            if name.endswith(".parquet"):
+                parquet.read_table(record / name)
+            elif name.endswith(".npz"):
+                with np.load(record / name, allow_pickle=False) as arrays:
+                    for array in arrays.files:
+                        arrays[array]
+        except (*_UNREADABLE, OSError, ArrowException) as error:
+            return f"{record / name}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+    return ""
+
+
+class _SomeLines:
+    """Passes the first lines on, and at the end says how many more there were."""
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.count = say, 0
+
+    def __call__(self, line: str) -> None:
+        self.count += 1
+        if self.count <= _LINES:
+            self.say(line)
+
+    def end(self) -> None:
+        if self.count > _LINES:
+            self.say(f"left out: {self.count - _LINES} more")
 
 
 def _put_in_place(
     params: Params,
     cell: Cell,
     record: Path,
-    run: dict[str, Any],
-    images: PreparedImages,
+    state: CellStatus,
+    judge: Judge,
     counts: Imported,
+    say: Say,
     *,
     dry_run: bool,
 ) -> None:
     folder = layout.record_folder(params, cell)
-    if _current_run(params, cell, images):
+    if not dry_run:
+        records.finish_exchange(folder)
+    here = judge.state_of(cell, folder)
+    if here.finished:
         counts.same += 1
         return
-    if (folder / "run.json").exists():
-        counts.replaced += 1
-    else:
-        counts.new += 1
-    counts.unchecked += not images.are_there(cell)
-    if dry_run:
-        return
-    temporary = records.fresh_folder(folder)
-    for name in run["files"]:
-        shutil.copyfile(record / name, temporary / name)
-    if run["status"] == "done" and images.are_there(cell):
-        _put_images_back(temporary / "cam.npz", *images.of(cell))
-    records.publish(temporary, folder, run)
-    if not has_todays_scores(run):
-        from fdl.combine.scores import rescore_record  # torch takes two seconds
+    run = dict(state.run or {})
+    temporary = None
+    try:
+        if not dry_run:
+            temporary = records.fresh_folder(folder)
+            for name in run["files"]:
+                shutil.copyfile(record / name, temporary / name, follow_symlinks=False)
+            if run["status"] == "done" and state.checked:
+                _put_images_back(temporary / "cam.npz", *judge.images.of(cell))
+            records.publish(temporary, folder, run)
+            if state.scores_due:
+                from fdl.combine.scores import rescore_record  # torch takes two seconds
 
-        rescore_record(folder, run)
+                rescore_record(folder, run)
+    except _UNREADABLE as error:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        counts.damaged += 1
+        say(f"left out: {record}: {' '.join(str(error).split()) or type(error).__name__}")
+        return
+    counts.new += here.status == "missing"
+    counts.replaced += here.status != "missing"
+    counts.unchecked += not state.checked
 
 
 def _put_images_back(path: Path, split: Split, prepared: Prepared) -> None:
@@ -168,23 +197,3 @@ def _put_images_back(path: Path, split: Split, prepared: Prepared) -> None:
     if "pixels" not in maps:
         maps["pixels"] = prepared.rows(split.test[maps["positions"]])
         np.savez(path, allow_pickle=False, **maps)
-
-
-def _current_run(params: Params, cell: Cell, images: PreparedImages) -> dict[str, Any] | None:
-    """The `run.json` of the cell's record here, if it is whole and what today's settings ask for."""
-    folder = layout.record_folder(params, cell)
-    try:
-        run = records.read_run(folder)
-        if run is None or compare(params, cell, require(run), images).changed:
-            return None
-        records.verify(folder, run)
-    except InputError:
-        return None
-    return run
-
-
-def _receipt(params: Params, bundle: Bundle, images: PreparedImages) -> dict[str, dict[str, str]] | None:
-    """What the receipt of a bundle says of its cells; None while one has no current record."""
-    runs = {cell.key: _current_run(params, cell, images) for cell in params.bundles()[bundle]}
-    receipt = {key: {"digest": run["digests"]["training"], "status": run["status"]} for key, run in runs.items() if run}
-    return receipt if len(receipt) == len(runs) else None

@@ -7,6 +7,7 @@ from fdl.reference.protocol import DATASETS, images_name
 
 RAW, PREPARED, SPLITS = Path("data/raw"), Path("data/prepared"), Path("data/splits")
 RESULTS, REPORTS, SCRATCH = Path("results"), Path("reports"), Path("scratch")
+SNAKEMAKE = Path(".snakemake/fdl")  # what the workflow tells its jobs
 
 
 def dataset_name(params: Params, dataset: str, pool: int | None = None) -> str:

@@ -330,11 +330,11 @@ class Params(Strict):
         """Hash over all resolved values."""
         return digest(self.model_dump(mode="json"))[:12]
 
-    def write(self, results: Path) -> Path:
-        """Write the resolved settings below `results/<preset>/params/`, unless they are there; return the file."""
+    def write(self, folder: Path) -> Path:
+        """Write the resolved settings into a folder, unless they are there; return the file, named by their hash."""
         from fdl.records import write_atomically
 
-        path = results / self.preset / "params" / f"{self.hash()}.yaml"
+        path = folder / f"{self.hash()}.yaml"
         if not path.exists():
             text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomically(path, text.encode())

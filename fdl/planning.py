@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fdl import costs, layout, published_nets, records
+from fdl import costs, published_nets
 from fdl.costs import Shape, Work
-from fdl.currency import compare, require
-from fdl.errors import InputError
 from fdl.grid import Bundle, Cell
 from fdl.params import Params
 from fdl.provenance import available_cores
-from fdl.training.digests import PreparedImages
+from fdl.results.state import Judge
 
 SCHEMA_VERSION = 1
 SECONDS = 20.0  # of the calibration
@@ -79,8 +77,8 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     slots = gpu_slots() if params.device != "cpu" else []
     device = "cuda" if slots else "cpu"
     processes = processes or (len(slots) if slots else max(1, available_cores() // params.threads))
-    images = PreparedImages(params)
-    finished = {cell for cell in params.cells() if _is_trained(params, cell, images)}
+    states = Judge(params, running=False).states()
+    finished = {state.cell for state in states if state.trained and state.has_heads}  # whatever its scores
     bundles = params.bundles()
     due = {
         bundle: [costs.work(params, cell) for cell in cells if cell not in finished]
@@ -111,15 +109,6 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         records=sum(line.records for line in lines),
         notes=notes,
     )
-
-
-def _is_trained(params: Params, cell: Cell, images: PreparedImages) -> bool:
-    """Whether there is a record of today's training, whatever its scores."""
-    try:
-        run = records.read_run(layout.record_folder(params, cell))
-        return run is not None and not compare(params, cell, require(run), images).changed
-    except InputError:
-        return False
 
 
 def _is_fused(bundle: Bundle, device: str) -> bool:

@@ -14,8 +14,12 @@ from typing import Any
 # Raised by hand whenever a change alters the numbers of a training; the golden-trajectory test
 # (tests/training/test_golden.py) fails when they change without it.
 TRAINING_VERSION = 1
-# Raised whenever metrics, votes or their names change: records are then scored again from their predictions.
+# Raised whenever a metric or vote is added or changed: records are then scored again from their predictions.
+# Records without predictions stay as they are, and lack what is new.
 SCORES_VERSION = 3
+# Raised as well when a metric is corrected or means something else: scores of an older version are then wrong,
+# and records without predictions cannot be used any more.
+SCORES_VALID_SINCE = 3
 
 
 def provenance(device: str) -> dict[str, Any]:

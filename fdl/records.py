@@ -16,9 +16,13 @@ A record that came from an exported archive has no predictions, weights and imag
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +32,64 @@ SCHEMA_VERSION = 1
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by rename, so that no reader and no kill ever meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file by rename, so that no reader and no kill ever meets half of it.
+
+    What a writer that was killed left beside it goes. The file gets the permissions that the umask allows.
+
+    Raises:
+        OSError: named after `path`, not after the temporary file.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in abandoned_files(path.parent, path.name):
+            leftover.unlink(missing_ok=True)
+        temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.writing")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def abandoned_files(folder: Path, name: str = "*") -> list[Path]:
+    """Temporary files of `write_atomically` in a folder whose writers, processes of this machine, are gone.
+
+    Args:
+        folder: where to look.
+        name: of the file that was to be written; `*`: of any.
+    """
+    mark = re.compile(rf"\.(?P<name>.+)\.{re.escape(platform.node())}-(?P<process>\d+)-\d+\.writing")
+    matches = [(path, mark.fullmatch(path.name)) for path in folder.glob(".*.writing")]
+    return [
+        path
+        for path, match in matches
+        if match and name in ("*", match["name"]) and not _is_alive(int(match["process"]))
+    ]
+
+
+def _is_alive(process: int) -> bool:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system inside the block name this path: a full disk says which file it had no room for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def to_json(value: Any) -> bytes:
@@ -61,41 +110,119 @@ def size_on_disk(path: Path) -> int:
 
 
 def fresh_folder(record: Path) -> Path:
-    """An empty folder beside a record, for `publish` (same file system: files are renamed); leftovers of a kill go."""
-    folder = record.with_name(f".{record.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """An empty folder beside a record, for `publish`; an exchange that was interrupted is finished first."""
+    finish_exchange(record)
+    folder = partial_folder(record)
+    with naming(record):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     return folder
 
 
+def partial_folder(record: Path) -> Path:
+    """Where a record is written before it is put in place."""
+    return record.with_name(f".{record.name}.partial")
+
+
+def replaced_folder(record: Path) -> Path:
+    """Where the record that is being replaced waits until the new one is in place."""
+    return record.with_name(f".{record.name}.replaced")
+
+
 def publish(temporary: Path, folder: Path, run: dict[str, Any]) -> None:
-    """Put a finished record in place: the files of `temporary`, then `run.json` with their hashes, last.
+    """Put a finished record in place: whole, with `run.json`, which holds the hashes and sizes of its files.
+
+    Until the new record is in place the old one is kept, so that no kill between any two steps loses
+    either; `finish_exchange` completes what a kill interrupted.
 
     Args:
-        temporary: folder with the record's other files, on the same file system; it is used up.
+        temporary: of `fresh_folder`, with the record's other files; it is used up.
         folder: the record's folder; an older record in it is replaced.
-        run: content of `run.json`; its `schema_version` and `files` are set here.
+        run: content of `run.json`; its `schema_version`, `files` and `sizes` are set here.
     """
-    files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-    content = run | {"schema_version": SCHEMA_VERSION, "files": files}
-    folder.mkdir(parents=True, exist_ok=True)
-    # An old run.json would vouch for files that are being replaced.
-    (folder / "run.json").unlink(missing_ok=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name in files:
-        os.replace(temporary / name, folder / name)
-    write_atomically(folder / "run.json", to_json(content))
-    temporary.rmdir()
+    with naming(folder):
+        paths = sorted(temporary.iterdir())
+        files, sizes = (
+            {path.name: file_hash(path) for path in paths},
+            {path.name: path.stat().st_size for path in paths},
+        )
+        content = run | {"schema_version": SCHEMA_VERSION, "files": files, "sizes": sizes}
+        for path in paths:
+            _sync(path)
+        write_atomically(temporary / "run.json", to_json(content))
+        _exchange(temporary, folder)
+
+
+def finish_exchange(folder: Path) -> None:
+    """Complete what a kill interrupted in `publish`; the record's bundle must be locked.
+
+    A partial folder with a `run.json` is a whole record that was about to be put in place.
+    """
+    if is_whole(partial_folder(folder)):
+        _exchange(partial_folder(folder), folder)
+    elif not folder.exists() and is_whole(replaced_folder(folder)):
+        os.rename(replaced_folder(folder), folder)
+    elif folder.exists():
+        shutil.rmtree(replaced_folder(folder), ignore_errors=True)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a record to its last file."""
+    return (folder / "run.json").exists()
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Put `new` in the place of a record; at any moment one of them is whole, in its place or beside it."""
+    with signals_held():
+        if folder.exists():
+            shutil.rmtree(replaced_folder(folder), ignore_errors=True)
+            os.rename(folder, replaced_folder(folder))
+        os.rename(new, folder)
+        _sync(folder.parent)
+    shutil.rmtree(replaced_folder(folder), ignore_errors=True)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and termination wait until the block, of a few system calls, has ended."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none, or it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """`run.json` of a record; None where there is no finished record."""
+    """`run.json` of a record; None where there is no finished record.
+
+    Raises:
+        InputError: it is damaged, a link, or of another schema.
+    """
+    if (folder / "run.json").is_symlink():
+        raise InputError(f"{folder / 'run.json'}: a link; put the file itself there")
     try:
         run = json.loads((folder / "run.json").read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{folder / 'run.json'}: damaged ({error}); delete the folder and run the bundle again"
         ) from None
@@ -110,11 +237,37 @@ def verify(folder: Path, run: Mapping[str, Any], *names: str) -> None:
     """Compare the files of a record with the hashes in its `run.json`: those of these names, or all.
 
     Raises:
-        InputError: a file is missing or was changed.
+        InputError: a file is missing, a link, or was changed.
     """
     for name in names or run["files"]:
-        path, expected = folder / name, run["files"][name]
-        if not path.is_file():
-            raise InputError(f"{path}: missing from the record; delete {folder} and run the bundle again")
+        path, expected = _present(folder, name), run["files"][name]
         if file_hash(path) != expected:
-            raise InputError(f"{path}: differs from its hash in run.json; delete {folder} and run the bundle again")
+            raise _changed(path, folder)
+
+
+def glance(folder: Path, run: Mapping[str, Any]) -> None:
+    """Check that the files of a record are there and of the recorded sizes; errors as in `verify`.
+
+    A file that is newer than `run.json`, which is written last, was touched since: it is hashed.
+    """
+    sizes, written = run.get("sizes", {}), (folder / "run.json").stat().st_mtime_ns
+    for name in run["files"]:
+        path = _present(folder, name)
+        status = path.stat()
+        if status.st_size != sizes.get(name, status.st_size):
+            raise _changed(path, folder)
+        if status.st_mtime_ns > written:
+            verify(folder, run, name)
+
+
+def _present(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.is_symlink():
+        raise InputError(f"{path}: a link, which may show another file tomorrow; put the file itself there")
+    if not path.is_file():
+        raise InputError(f"{path}: missing from the record; delete {folder} and run the bundle again")
+    return path
+
+
+def _changed(path: Path, folder: Path) -> InputError:
+    return InputError(f"{path}: differs from its hash in run.json; delete {folder} and run the bundle again")

@@ -8,7 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from fdl import layout, records
+from fdl.errors import InputError
 from fdl.params import Cell, Params, digest
+from fdl.results.state import CellStatus
 
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all
 CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
@@ -32,13 +34,18 @@ class Record:
         return self.end - int(self.run["timings"]["seconds"] * 1000)
 
 
-def read(params: Params, cell: Cell) -> Record | None:
-    """The record of a cell; None where there is no finished one."""
-    folder = layout.record_folder(params, cell)
-    run = records.read_run(folder)
-    if run is None:
+def record_of(params: Params, state: CellStatus) -> Record | None:
+    """The record of a cell, if it is current: nothing else is shown.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if state.status == "damaged":
+        raise InputError(f"{state.cell.key}: {state.reason}")
+    if not state.finished or state.run is None:
         return None
-    return Record(cell, folder, run, digest(run), int((folder / "run.json").stat().st_mtime * 1000))
+    folder, run = layout.record_folder(params, state.cell), dict(state.run)
+    return Record(state.cell, folder, run, digest(run), int((folder / "run.json").stat().st_mtime * 1000))
 
 
 def data_tags(record: Record) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fdl.currency import has_predictions
+from fdl.results.state import has_predictions
 from fdl.tracked import Record, checked, headline
 
 _OF_THE_RECORD = ("run.json", "metrics.json")

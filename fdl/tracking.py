@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdl import layout, live_runs, tracked
-from fdl.currency import is_asked_for
 from fdl.mlflow_store import Store, create_run, log, opened
 from fdl.params import Bundle, Params, digest
+from fdl.results.state import Judge
 from fdl.tracked import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
 from fdl.tracked_files import write_files
 from fdl.unfinished import unfinished_cells
@@ -39,7 +39,7 @@ def track(params: Params, *, uri: str | None = None, live: bool = False) -> dict
 
     Returns:
         Numbers of cells: "new", "replaced", "same", "missing" for those without a record, "stale" for those
-        whose record is of other settings: it is not shown; and with `live` how many of the last two are "running".
+        whose record is not current: it is not shown; and with `live` how many of the last two are "running".
 
     Raises:
         InputError: the store cannot be reached, opened or written, or a record is damaged.
@@ -50,12 +50,8 @@ def track(params: Params, *, uri: str | None = None, live: bool = False) -> dict
 
 def mirrored(params: Params) -> dict[str, str]:
     """Training digests by key of the cells whose records a pass shows."""
-    found = [record for cell in params.cells() if (record := tracked.read(params, cell))]
-    return {
-        record.cell.key: record.run["digests"]["training"]
-        for record in found
-        if is_asked_for(params, record.cell, record.run)
-    }
+    states = Judge(params, contents=False, running=False).states()
+    return {state.cell.key: state.run["digests"]["training"] for state in states if state.finished and state.run}
 
 
 def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
@@ -67,13 +63,13 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
             client.set_experiment_tag(number, tag, value)
     known = _known_runs(client, number)
     begun = unfinished_cells(params) if live else {}
+    states = {state.cell: state for state in Judge(params, running=False).states()}
     for bundle, cells in params.bundles().items():
-        records = [record for cell in cells if (record := tracked.read(params, cell))]
-        found = [record for record in records if is_asked_for(params, record.cell, record.run)]
+        found = [record for cell in cells if (record := tracked.record_of(params, states[cell]))]
         recorded = {record.cell for record in found}
         unfinished = {cell: begun[cell] for cell in cells if cell in begun and cell not in recorded}
-        counts["missing"] += len(cells) - len(records)
-        counts["stale"] += len(records) - len(found)
+        for status in ("missing", "stale"):
+            counts[status] += sum(states[cell].status == status for cell in cells)
         # One that was stopped is looked at only if it is shown: as running, until now.
         if not found and not any(one.running or known.get(cell.key) for cell, one in unfinished.items()):
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl import method_sources
+from fdl import method_digest, method_sources
 from fdl.errors import InputError
 from fdl.method_sources import method_source
 from fdl.methods import METHODS
@@ -170,3 +170,88 @@ assert "torch" not in sys.modules
 """
     environment = {"PYTHONPATH": str(Path(method_sources.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.fixture
+def edited_loss(tmp_path, monkeypatch):
+    """Digests of the registered methods as they would be in a copy of `fdl` whose losses.py was edited so."""
+    import shutil
+
+    package = tmp_path / "copy" / "fdl"
+    shutil.copytree(Path(method_sources.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(method_sources, "_METHODS", package / "methods.py")
+    monkeypatch.setattr(method_digest, "_PACKAGE", package)
+    monkeypatch.syspath_prepend(str(package.parent))
+    losses = package / "losses.py"
+    text = losses.read_text()
+
+    def digests(old="", new=""):
+        assert old in text
+        losses.write_text(text.replace(old, new))
+        return {name: method_source(name).digest for name in METHODS}
+
+    return digests
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mean.detach() > threshold", "mean.detach() >= threshold"),  # descriptor
+        ("-(d[i] - d[j]).square()", "-2 * (d[i] - d[j]).square()"),  # pair_similarities
+        ("min=1e-12", "min=1e-6"),
+        ("gaussians.mean(dim=(-2, -1)).sum()", "gaussians.mean(dim=(-2, -1)).mean()"),  # feature_distance
+    ],
+)
+def test_an_edited_loss_changes_the_methods_that_use_it_and_no_other(edited_loss, old, new):
+    before, after = edited_loss(), edited_loss(old, new)
+    assert {name for name in before if before[name] != after[name]} == {"fdl", "fdl-cosine", "fdl-gaussian"}
+
+
+def test_prose_of_the_loss_changes_no_digest(edited_loss):
+    before = edited_loss()
+    assert before["fdl"] == "f88aa08321b88543", "the loss as it was when the stored records were written"
+    assert edited_loss("# `where`, not a product", "# not a product") == before
+    assert edited_loss("The loss and its two terms, 0-d tensors", "Three tensors") == before
+
+
+USER = {
+    "own.py": "from parts.terms import size as norm\n\n\ndef pull(maps, logits, inputs, labels, *, epoch):\n"
+    "    return norm(maps)\n",
+    "parts/__init__.py": "",
+    "parts/terms.py": "from . import scale\nfrom .deep.more import *\nimport json\n\n\ndef size(maps):\n"
+    "    return scale.FACTOR * maps[0].mean() + extra()\n\n\ndef unused():\n    return 1\n",
+    "parts/scale.py": "FACTOR = 2\n",
+    "parts/deep/more.py": "def extra():\n    from fdl.losses import descriptor\n\n    return descriptor\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("own.py", "norm(maps)", "2 * norm(maps)", True),
+        ("parts/terms.py", "maps[0].mean()", "maps[0].sum()", True),
+        ("parts/scale.py", "FACTOR = 2", "FACTOR = 3", True),
+        ("parts/deep/more.py", "return descriptor", "return descriptor(0)", True),
+        ("parts/deep/more.py", "descriptor", "feature_distance", True),
+        ("parts/terms.py", "return 1", "return 2", False),
+        ("parts/scale.py", "FACTOR = 2", "FACTOR = 2  # of what", False),
+    ],
+)
+def test_an_own_method_covers_the_modules_of_the_project_that_it_uses(project, file, old, new, counts):
+    for name, text in USER.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    before = method_source("own.pull").digest
+    assert old in USER[file]
+    (project / file).write_text(USER[file].replace(old, new))
+    assert (method_source("own.pull").digest != before) == counts
+
+
+def test_modules_that_import_each_other_are_read_once(project):
+    (project / "own.py").write_text(
+        "import other\n\n\ndef pull(maps, logits, inputs, labels, *, epoch):\n    return other.f()\n"
+    )
+    (project / "other.py").write_text("import own\n\n\ndef f():\n    return own.pull\n")
+    before = method_source("own.pull").digest
+    (project / "other.py").write_text("import own\n\n\ndef f():\n    return own.pull, 1\n")
+    assert method_source("own.pull").digest != before

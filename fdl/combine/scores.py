@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from fdl import layout, records
 from fdl.combine.voting import VOTES, softmax
-from fdl.currency import has_predictions, is_asked_for
 from fdl.errors import InputError
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
 from fdl.evaluation.overlap import left_out, overlap
 from fdl.locks import bundle_lock, holder_of
-from fdl.params import Cell, Params
+from fdl.params import Params
 from fdl.provenance import SCORES_VERSION
+from fdl.results.receipts import write_receipt
+from fdl.results.state import CellStatus, Judge, has_predictions
 
 # The trained combiners, in the order of tables (fdl.combine.heads).
 HEAD_COMBINERS = ("fusion", "fusion-tuned", "stacking", "stacking-tuned")
@@ -146,28 +147,34 @@ def rescore(params: Params) -> dict[str, int]:
         InputError: a record is damaged.
     """
     counts = dict.fromkeys(("rescored", "same", "missing", "without predictions", "stale", "in training"), 0)
+    judge = Judge(params, running=False)
     for bundle, cells in params.bundles().items():
         if holder_of(params.preset, bundle.key):
             counts["in training"] += len(cells)
             continue
         with bundle_lock(params.preset, bundle.key):
             for cell in cells:
-                counts[_rescore(params, cell)] += 1
+                records.finish_exchange(layout.record_folder(params, cell))
+            outcomes = [_rescore(params, state) for state in judge.states(cells)]
+            if "rescored" in outcomes:  # whatever is made of the records is to be made again
+                write_receipt(params, bundle, judge.states(cells))
+        for outcome in outcomes:
+            counts[outcome] += 1
     return counts
 
 
-def _rescore(params: Params, cell: Cell) -> str:
+def _rescore(params: Params, state: CellStatus) -> str:
     """Score a cell again if there is something to score; under which of the counts of `rescore` it falls."""
-    folder = layout.record_folder(params, cell)
-    run = records.read_run(folder)
-    if run is None or run["status"] != "done":
+    if state.status == "damaged":
+        raise InputError(f"{state.cell.key}: {state.reason}")
+    if state.run is None or state.run["status"] != "done":
         return "missing"
-    if not is_asked_for(params, cell, run):
+    if not state.trained or not state.has_heads:
         return "stale"
-    if not has_predictions(run):
+    if not has_predictions(state.run):
         return "without predictions"
-    records.verify(folder, run)
-    return "rescored" if rescore_record(folder, run, always=True) else "same"
+    changed = rescore_record(layout.record_folder(params, state.cell), dict(state.run), always=True)
+    return "rescored" if changed else "same"
 
 
 def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -> bool:

@@ -12,15 +12,14 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl import layout, records
-from fdl.currency import has_todays_scores
 from fdl.errors import InputError
 from fdl.params import Cell, Params
+from fdl.results.measures import read_metrics
+from fdl.results.state import CellStatus, Judge
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,15 +40,6 @@ COST_COLUMNS = (
 SCHEMA_VERSION = 1
 
 _NAMED = 3  # cells that an error names
-# Between what a metric lies; the others are only finite. A sum of float32 probabilities may be off in its last places.
-_SHARES = ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted", "ece", "disagreement", "oracle_accuracy")
-_RANGES = dict.fromkeys((*_SHARES, "cam_left_out"), (0.0, 1.0)) | {
-    "brier": (0.0, 2.0),
-    "nll": (0.0, inf),
-    "q_statistic": (-1.0, 1.0),
-}
-_ROUNDING = 1e-6
-
 # stale: the record is of other settings; damaged: a file of it is missing or was changed.
 Status = Literal["done", "failed", "missing", "stale", "damaged"]
 USABLE = ("done", "failed")
@@ -119,10 +109,10 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
         InputError: records are missing, stale or damaged; none can be used at all; or two that are to
             be compared were trained on different images.
     """
-    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-        found = list(pool.map(lambda cell: _read(params, cell), params.cells()))
+    judged = Judge(params).states()
+    found = [_read(params, state) for state in judged]
     states = [state for state, _ in found]
-    unusable = [state for state in states if state.status not in USABLE]
+    unusable = [state for state in judged if not state.finished]
     if unusable and (not partial or len(unusable) == len(states)):
         raise InputError(_refusal(params, unusable, len(states)))
     recorded = {state.cell: run for state, run in found if run is not None}
@@ -165,6 +155,7 @@ def read_collected(params: Params) -> Collected:
         or [(entry["cell"], entry["settings"]) for entry in content["cells"]] != expected
     ):
         raise InputError(f"{path}: collected with other settings; {again}")
+    _check_records(params, content["cells"], cells, again)
     runs = path.with_name("runs.csv")
     if not runs.is_file() or records.file_hash(runs) != content["files"]["runs.csv"]:
         raise InputError(f"{runs}: missing or changed since it was collected; {again}")
@@ -175,6 +166,22 @@ def read_collected(params: Params) -> Collected:
             for name, facts in content["datasets"].items()
         },
     )
+
+
+def _check_records(params: Params, entries: Sequence[Mapping[str, Any]], cells: Sequence[Cell], again: str) -> None:
+    """Refuse numbers whose records are not current any more: no table shows what `status` calls stale.
+
+    Records that are not here at all, as in a clone that holds only the report, cannot speak against it.
+    """
+    judge = Judge(params, contents=False, running=False)
+    for cell, entry in zip(cells, entries, strict=True):
+        if entry["status"] not in USABLE:
+            continue
+        state = judge.state(cell)
+        other = state.run is not None and state.run["digests"]["training"] != entry["training"]
+        if state.status in ("stale", "damaged") or other:
+            why = f"{state.status}: {state.note}" if not state.finished else "another than the one collected"
+            raise InputError(f"{layout.record_folder(params, cell)}: {why}; {again}")
 
 
 def read_runs(params: Params) -> "DataFrame":
@@ -206,56 +213,32 @@ def of_headline_rule(params: Params, rows: "DataFrame") -> dict[Cell, float]:
     return {Cell(*cell): value for *cell, rule, value in zip(*columns, strict=True) if rule == rules[cell[0]]}
 
 
-def _read(params: Params, cell: Cell) -> tuple[CellState, dict[str, Any] | None]:
-    """A cell's state, and its `run.json` with its metrics where the record can be used."""
-    folder, settings = layout.record_folder(params, cell), params.settings_digest(cell)
-    try:
-        run = records.read_run(folder)
-        if run is None:
-            return CellState(cell, "missing", settings), None
-        if run["digests"]["settings"] != settings:
-            return CellState(cell, "stale", settings), None
-        if not has_todays_scores(run):
-            return CellState(cell, "stale", settings, reason="scored by an older version: `fdl combine`"), None
-        records.verify(folder, run)
-    except InputError as error:
-        return CellState(cell, "damaged", settings, reason=_one_line(error)), None
-    training = run["digests"]["training"]
-    if run["status"] == "failed":
-        failure = run["failure"]
-        reason = _one_line(failure["reason"])
-        state = CellState(cell, "failed", settings, training, epoch=failure["epoch"], reason=reason)
-        return state, run | {"metrics": []}
-    metrics = json.loads((folder / "metrics.json").read_bytes())
-    if problem := _impossible(metrics):
-        reason = f"{folder / 'metrics.json'}: {problem}; delete the record and run the bundle again"
-        return CellState(cell, "damaged", settings, reason=reason), None
-    return CellState(cell, "done", settings, training), run | {"metrics": metrics}
+def _read(params: Params, state: CellStatus) -> tuple[CellState, dict[str, Any] | None]:
+    """What is kept of a cell's state, and its `run.json` with its metrics where the record can be used."""
+    cell, settings = state.cell, params.settings_digest(state.cell)
+    if not state.finished or state.run is None:
+        status: Status = "missing" if state.status == "running" else state.status
+        return CellState(cell, status, settings, reason=state.note or None), None
+    training = state.run["digests"]["training"]
+    if state.status == "failed":
+        epoch = state.run["failure"]["epoch"]
+        failed = CellState(cell, "failed", settings, training, epoch=epoch, reason=state.reason)
+        return failed, {**state.run, "metrics": []}
+    metrics = read_metrics(layout.record_folder(params, cell) / "metrics.json")
+    return CellState(cell, "done", settings, training), {**state.run, "metrics": metrics}
 
 
-def _impossible(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What in the values of a record cannot be; empty if nothing: a wrong number is worse than a missing one."""
-    seen = set()
-    for row in metrics:
-        key, value = (row["selection"], row["split"], row["combiner"], row["metric"]), float(row["value"])
-        low, high = _RANGES.get(row["metric"], (-inf, inf))
-        if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
-            return f"{' '.join(key)} is {value}"
-        if key in seen:
-            return f"{' '.join(key)} stands there twice"
-        seen.add(key)
-    return ""
-
-
-def _refusal(params: Params, unusable: list[CellState], total: int) -> str:
-    """One line: how many, which, what to do."""
+def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
+    """One line: how many, which, why, what to do."""
     parts = []
-    for status in ("missing", "stale", "damaged"):
-        names = [state.cell.key for state in unusable if state.status == status]
-        if names:
-            more = ", …" if len(names) > _NAMED else ""
-            parts.append(f"{len(names)} {status} ({', '.join(names[:_NAMED])}{more})")
-    scored = [state for state in unusable if state.status == "stale" and state.reason]
+    for status in ("missing", "running", "stale", "damaged"):
+        states = [state for state in unusable if state.status == status]
+        if states:
+            names = ", ".join(state.cell.key for state in states[:_NAMED])
+            more = ", …" if len(states) > _NAMED else ""
+            why = f": {states[0].note}" if status in ("stale", "damaged") else ""
+            parts.append(f"{len(states)} {status} ({names}{more}{why})")
+    scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
     return (

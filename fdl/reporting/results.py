@@ -199,7 +199,7 @@ def read_arrays(params: Params, cell: Cell, file: str, *names: str) -> Arrays:
     Raises:
         InputError: the file or an array is missing or damaged.
     """
-    path = layout.record_folder(params, cell) / file
+    path = _verified(params, cell, file)
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names or arrays.files}
@@ -215,11 +215,21 @@ def read_history(params: Params, cell: Cell) -> "DataFrame":
     """
     import pandas as pd
 
-    path = layout.record_folder(params, cell) / "history.parquet"
+    path = _verified(params, cell, "history.parquet")
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
+
+
+def _verified(params: Params, cell: Cell, file: str) -> Path:
+    """A file of a cell's record, after its hash was compared; raises `InputError` if it is missing or was changed."""
+    folder = layout.record_folder(params, cell)
+    run = records.read_run(folder)
+    if run is None or file not in run["files"]:
+        raise InputError(f"{folder / file}: missing; run the bundle again, or bring its records in: `fdl import`")
+    records.verify(folder, run, file)
+    return folder / file
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

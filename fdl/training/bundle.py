@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from fdl.live_lines import Say
 from fdl.locks import bundle_lock
 from fdl.params import Bundle, Cell, Params
 from fdl.provenance import SCORES_VERSION, provenance
-from fdl.receipts import write_receipt
+from fdl.results.receipts import write_receipt
+from fdl.results.state import CellStatus, Judge
 from fdl.training.bundle_inputs import BundleInputs
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
 from fdl.training.device import device_slot, set_up_torch
@@ -49,25 +50,29 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
     Raises:
         InputError: the bundle is not in the grid, or its data are missing or damaged.
     """
-    recorded: dict[str, dict[str, str]] = {}
     with _opened(params, bundle, say, progress) as (cells, inputs):
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
-        _look_for_room(params, bundle, cells, inputs, say)
-        _train_together(params, cells, inputs, say)
-        for number, cell in enumerate(cells, start=1):
-            folder = layout.record_folder(params, cell)
-            expected = inputs.training_digest(cell)
-            run = _current_record(folder, expected, say)
+        judge = Judge(params, running=False)
+        before = {state.cell: state for state in judge.states(cells)}
+        _say_what_is_due(bundle, list(before.values()), say)
+        _look_for_room(params, bundle, before, inputs, say)
+        _train_together(params, before, inputs, say)
+        for number, (cell, state) in enumerate(before.items(), start=1):
             heads = head_settings(params, cell)
-            if run is not None and not _has_heads(run, heads):
+            run = _trained_record(state)
+            if run is not None and not state.has_heads:
                 run = _run_heads(params, cell, inputs, run, heads, say)
-            if run is not None:
-                rescore_record(folder, run)
+            elif run is not None and state.scores_due:
+                rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                run = _run_cell(params, cell, inputs, expected, heads, made_by, say)
-            recorded[cell.key] = {"digest": expected, "status": run["status"]}
-        return write_receipt(params, bundle, recorded)
+                _run_cell(params, cell, inputs, inputs.training_digest(cell), heads, made_by, say)
+        after = judge.states(cells)
+        receipt = write_receipt(params, bundle, after)
+        if receipt is None:
+            one = next(state for state in after if not state.finished)
+            raise InputError(f"{one.cell.key}: changed while its bundle was trained ({one.note}); run the bundle again")
+        return receipt
 
 
 def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, int]:
@@ -84,15 +89,16 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     """
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say, progress) as (cells, inputs):
-        _look_for_room(params, bundle, cells, inputs, say, all_wait=True)
-        fused = _train_together(params, cells, inputs, say)
-        for number, cell in enumerate(cells, start=1):
+        before = {state.cell: state for state in Judge(params, running=False).states(cells)}
+        _look_for_room(params, bundle, before, inputs, say, all_wait=True)
+        fused = _train_together(params, before, inputs, say)
+        for number, (cell, state) in enumerate(before.items(), start=1):
             expected = inputs.training_digest(cell)
             checkpoint = inputs.checkpoint(cell, expected, say)
             if cell in fused:
                 counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
                 continue
-            if _current_record(layout.record_folder(params, cell), expected, say) or is_finished(checkpoint):
+            if _trained_record(state) or is_finished(checkpoint):
                 counts["current"] += 1
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
@@ -125,9 +131,10 @@ def map_bundle(
     """
     counts = {"made": 0, "without weights": 0}
     with _opened(params, bundle, say) as (cells, inputs):
+        judge = Judge(params, running=False)
         for cell in cells:
             folder = layout.record_folder(params, cell)
-            run = _current_record(folder, inputs.training_digest(cell), say)
+            run = _trained_record(judge.state(cell))
             if run is None or weights_file(params.selections_of(cell.dataset)[0]) not in run["files"]:
                 counts["without weights"] += 1
                 continue
@@ -138,10 +145,12 @@ def map_bundle(
             run["digests"]["scores"] = SCORES_VERSION  # they were made again, too
             records.publish(temporary, folder, run)
             counts["made"] += 1
+        if counts["made"]:  # the report is made of them
+            write_receipt(params, bundle, judge.states(cells))
     return counts
 
 
-def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say: Say) -> list[Cell]:
+def _train_together(params: Params, states: Mapping[Cell, CellStatus], inputs: BundleInputs, say: Say) -> list[Cell]:
     """On a GPU, train those cells that can share a program and are not trained; which they are.
 
     A CPU gains nothing by it: there every cell goes through the loop.
@@ -149,9 +158,9 @@ def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say
     if not _fuses(inputs.device):
         return []
     waiting = {}
-    for cell in cells:
+    for cell, state in states.items():
         settings, expected = inputs.settings(cell), inputs.training_digest(cell)
-        if can_be_fused(settings) and _is_due(params, cell, expected):
+        if can_be_fused(settings) and _is_due(params, state):
             data, _ = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
     new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
@@ -160,12 +169,17 @@ def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say
 
 
 def _look_for_room(
-    params: Params, bundle: Bundle, cells: list[Cell], inputs: BundleInputs, say: Say, *, all_wait: bool = False
+    params: Params,
+    bundle: Bundle,
+    states: Mapping[Cell, CellStatus],
+    inputs: BundleInputs,
+    say: Say,
+    *,
+    all_wait: bool = False,
 ) -> None:
     if is_plenty():
         return
-    digests = {cell: inputs.training_digest(cell) for cell in cells}
-    due = {cell: expected for cell, expected in digests.items() if _is_due(params, cell, expected)}
+    due = {cell: inputs.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
     fused = _fuses(inputs.device) and any(can_be_fused(inputs.settings(cell)) for cell in due)
     warn_of_little_room(params, bundle, due, fused=fused, all_wait=all_wait, say=say)
 
@@ -174,12 +188,11 @@ def _fuses(device: str) -> bool:
     return device == "cuda"
 
 
-def _is_due(params: Params, cell: Cell, expected: str) -> bool:
+def _is_due(params: Params, state: CellStatus) -> bool:
     """Whether a cell's nets must be trained, now or in an earlier attempt."""
-    run = _current_record(layout.record_folder(params, cell), expected, say=lambda line: None)
+    run, cell = _trained_record(state), state.cell
     kept = run and weights_file(params.selections_of(cell.dataset)[0]) in run["files"]
-    heads = head_settings(params, cell)
-    return run is None or not (_has_heads(run, heads) or heads is None or kept)
+    return run is None or not (state.has_heads or head_settings(params, cell) is None or kept)
 
 
 @contextmanager
@@ -195,26 +208,29 @@ def _opened(
         device_slot(params.device, layout.SCRATCH / "locks") as device,
         signals_wait_for_the_epoch(),
     ):
+        params.write(layout.results_folder(params) / "params")  # for those who ask later with which settings
+        for cell in cells:
+            records.finish_exchange(layout.record_folder(params, cell))
         set_up_torch(params, device)
         yield cells, BundleInputs(params, bundle, device, holder, progress or Throttle(say))
 
 
-def _current_record(folder: Path, expected: str, say: Say) -> dict[str, Any] | None:
-    """The cell's `run.json` if the record is whole and of the expected digest."""
-    try:
-        run = records.read_run(folder)
-        if run is None or run["digests"]["training"] != expected:
-            return None
-        records.verify(folder, run)
-    except InputError as error:
-        say(f"{error} (doing so now)")
-        return None
-    return run
+def _trained_record(state: CellStatus) -> dict[str, Any] | None:
+    """The `run.json` of a cell whose nets need no training; None where they do.
+
+    A record without predictions whose scores are void cannot be scored again: it is trained again.
+    """
+    void = state.status == "stale" and state.trained and state.has_heads and not state.scores_due
+    return dict(state.run) if state.run is not None and state.trained and not void else None
 
 
-def _has_heads(run: dict[str, Any], heads: HeadSettings | None) -> bool:
-    """Whether a record holds the heads that are asked for; a failed cell has none."""
-    return bool(run["status"] == "failed" or run["digests"].get("heads") == (heads and heads.digest))
+def _say_what_is_due(bundle: Bundle, states: Sequence[CellStatus], say: Say) -> None:
+    """Why records that are there are made again; and if nothing is to be done, how to have it done all the same."""
+    for state in states:
+        if state.status in ("stale", "damaged"):
+            say(f"{state.cell.key}: {state.status}: {state.note}")
+    if all(state.finished for state in states):
+        say(f"{bundle.key}: all records are current; to train a cell again delete its folder")
 
 
 def _run_heads(

@@ -1,7 +1,12 @@
 """Which training a cell needs today; nothing here imports torch."""
 
+import json
+from pathlib import Path
+from threading import RLock
+
 from fdl import layout
 from fdl.data import prepare, splits
+from fdl.errors import InputError
 from fdl.params import Cell, Params, digest
 
 
@@ -11,12 +16,19 @@ def training_digest(params: Params, cell: Cell, split: splits.Split, prepared: p
 
 
 class PreparedImages:
-    """The prepared datasets and draws of a grid, each opened once."""
+    """The prepared datasets and draws of a grid, each opened once, by however many threads.
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        self._prepared: dict[tuple[str, int | None], prepare.Prepared] = {}
-        self._splits: dict[tuple[str, int, int, int | None], splits.Split] = {}
+    Args:
+        params: the settings.
+        verified: `hashes` checks the files that it reads them from; without it they are taken as they stand there.
+    """
+
+    def __init__(self, params: Params, *, verified: bool = True) -> None:
+        self.params, self.verified = params, verified
+        self._lock = RLock()
+        self._prepared: dict[Path, prepare.Prepared] = {}
+        self._splits: dict[Path, splits.Split] = {}
+        self._stated: dict[Path, str] = {}
 
     def of(self, cell: Cell) -> tuple[splits.Split, prepare.Prepared]:
         """A cell's draw and dataset.
@@ -24,23 +36,41 @@ class PreparedImages:
         Raises:
             InputError: not prepared, not drawn, or damaged.
         """
-        pool, draw = self.params.pool_of(cell.dataset, cell.backbone), self.params.draw_of(cell.seed)
-        if (cell.dataset, pool) not in self._prepared:
-            folder = layout.prepared_folder(self.params, cell.dataset, pool)
-            self._prepared[cell.dataset, pool] = prepare.load(folder)
-        prepared = self._prepared[cell.dataset, pool]
-        key = cell.dataset, cell.shots, draw, pool
-        if key not in self._splits:
-            self._splits[key] = splits.load_split(layout.split_file(self.params, *key), prepared)
-        return self._splits[key], prepared
+        dataset, draw = self._files(cell)
+        with self._lock:
+            if dataset not in self._prepared:
+                self._prepared[dataset] = prepare.load(dataset.parent)
+            if draw not in self._splits:
+                self._splits[draw] = splits.load_split(draw, self._prepared[dataset])
+            return self._splits[draw], self._prepared[dataset]
+
+    def hashes(self, cell: Cell) -> tuple[str, str]:
+        """Hashes of a cell's draw and dataset; raises as `of`."""
+        if self.verified:
+            split, prepared = self.of(cell)
+            return split.hash, prepared.hash
+        dataset, draw = self._files(cell)
+        return self._stated_hash(draw), self._stated_hash(dataset)
 
     def training_digest(self, cell: Cell) -> str:
         """The digest that a current record of the cell has; raises as `of`."""
-        return training_digest(self.params, cell, *self.of(cell))
+        return digest([self.params.settings_digest(cell), *self.hashes(cell)])
 
     def are_there(self, cell: Cell) -> bool:
         """Whether the cell's images are prepared and drawn here."""
+        return all(file.is_file() for file in self._files(cell))
+
+    def _files(self, cell: Cell) -> tuple[Path, Path]:
+        """`dataset.json` of a cell's dataset, and the file of its draw."""
         pool, draw = self.params.pool_of(cell.dataset, cell.backbone), self.params.draw_of(cell.seed)
         folder = layout.prepared_folder(self.params, cell.dataset, pool)
-        split = layout.split_file(self.params, cell.dataset, cell.shots, draw, pool)
-        return (folder / "dataset.json").is_file() and split.is_file()
+        return folder / "dataset.json", layout.split_file(self.params, cell.dataset, cell.shots, draw, pool)
+
+    def _stated_hash(self, file: Path) -> str:
+        with self._lock:
+            if file not in self._stated:
+                try:
+                    self._stated[file] = str(json.loads(file.read_bytes())["hash"])
+                except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                    raise InputError(f"{file}: damaged; delete it and run the same command again") from None
+            return self._stated[file]

@@ -13,10 +13,13 @@ sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
     os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name)]))
 
-from fdl import layout, receipts
+from fdl import layout
 from fdl import params as fdl_params
 from fdl.errors import InputError
+from fdl.grid import Bundle
 from fdl.reporting.targets import report_files, targets
+from fdl.results.receipts import due_file
+from fdl.results.state import Judge
 from fdl.training.device import gpu_slots
 
 try:
@@ -25,13 +28,13 @@ try:
     )
 except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
-    os._exit(2)  # not sys.exit: Snakemake would wrap it in a traceback
+    sys.exit(2)
 
 validate(config, schema="../schemas/params.schema.json", set_default=False)
 
 # Jobs read the resolved settings from this file. It is neither a rule's input nor its parameter: any
-# key would then run every bundle again. The digests in the rules' `params:` say what really changed.
-os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.RESULTS))
+# key would then run every bundle again. What really changed is for the judge of records to say.
+os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.SNAKEMAKE / "params"))
 
 
 envvars:
@@ -57,8 +60,7 @@ PREPARED = sorted(
         for images in PARAMS.images().values()
     }
 )
-# A record that was deleted, to be made again, must not hide behind the receipt of its bundle.
-receipts.remove_outdated(PARAMS)
+JUDGE = Judge(PARAMS, contents=False, running=False)
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
 REPORTS = report_files(PARAMS)
 SHOWN = {
@@ -104,9 +106,10 @@ def bundle_splits(wildcards):
     return split_files(bundle_cells(wildcards))
 
 
-def settings_digests(wildcards):
-    """What a bundle was asked to train: a new seed, method or value runs this job again, and no other."""
-    return receipts.asked_for(PARAMS, bundle_cells(wildcards))
+def bundle_due(wildcards):
+    """A file that is newer than the bundle's receipt while a record of it is missing, damaged or not what is asked for."""
+    bundle = Bundle(wildcards.dataset, wildcards.backbone, int(wildcards.shots))
+    return str(due_file(PARAMS, bundle, JUDGE))
 
 
 def shown_in_report(path):

@@ -2,7 +2,8 @@
 # the receipt; the cells' records are put in place as they finish and survive a failed job.
 rule run:
     input:
-        bundle_splits,
+        splits=bundle_splits,
+        due=bundle_due,
     output:
         f"{layout.results_folder(PARAMS)}/{{dataset}}/{{backbone}}/{{shots}}shot/bundle.json",
     log:
@@ -12,8 +13,6 @@ rule run:
     threads: PARAMS.threads
     resources:
         gpu=1 if PARAMS.device == "cuda" or (PARAMS.device == "auto" and GPUS) else 0,
-    params:
-        digests=settings_digests,
     shell:
         'OMP_NUM_THREADS={threads} python -m fdl run --params "$FDL_PARAMS" '
         "{wildcards.dataset}/{wildcards.backbone}/{wildcards.shots}shot > {log} 2>&1"

@@ -1,0 +1,1 @@
+"""Records on disk: which of them are current, and what Snakemake, DVC and other machines see of them."""

@@ -1,0 +1,91 @@
+"""What may stand in a record's `metrics.json`: names and possible values.
+
+A wrong number is worse than a missing one.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+_SHARE = (0.0, 1.0)
+# Every metric, and between what it lies. A sum of float32 probabilities may be off in its last places.
+RANGES: dict[str, tuple[float, float]] = {
+    "accuracy": _SHARE,
+    "accuracy_balanced": _SHARE,
+    "f1_macro": _SHARE,
+    "f1_weighted": _SHARE,
+    "ece": _SHARE,
+    "brier": (0.0, 2.0),
+    "nll": (0.0, inf),
+    "oracle_accuracy": _SHARE,
+    "disagreement": _SHARE,
+    "mutual_information": (0.0, inf),
+    "q_statistic": (-1.0, 1.0),
+    "cosine_sum": (-inf, inf),
+    "gaussian_sum": (0.0, inf),
+    "cam_overlap": (-1.0, 1.0),
+    "cam_left_out": _SHARE,
+}
+_ROUNDING = 1e-6
+_SPLITS = ("train", "validation", "test")
+_COMBINER = re.compile(r"member\d{1,2}|mean|best|ensemble|hard|hard-probability|soft|(fusion|stacking)(-tuned)?")
+_SELECTION = re.compile(r"sum|sum3|own|last|sum-small")
+_KEYS = {"selection", "split", "combiner", "metric", "value"}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.json`: selection, split, combiner, metric, value.
+
+    Raises:
+        ValueError: a row is not one, names what does not exist, holds an impossible value, or stands there twice.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(rows, list):
+        raise ValueError("not a list of rows")
+    seen = set()
+    for row in rows:
+        key = _checked(row)
+        if key in seen:
+            raise ValueError(f"{' '.join(key)} stands there twice")
+        seen.add(key)
+    return rows
+
+
+def problem_in(path: Path) -> str:
+    """What is wrong in a `metrics.json`, in a few words; empty if nothing is."""
+    try:
+        read_metrics(path)
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _checked(row: Any) -> tuple[str, str, str, str]:
+    if not isinstance(row, Mapping) or set(row) != _KEYS:
+        raise ValueError(f"a row without the keys {', '.join(sorted(_KEYS))}")
+    key = row["selection"], row["split"], row["combiner"], row["metric"]
+    if not all(isinstance(name, str) for name in key):
+        raise ValueError("a row whose names are not text")
+    selection, split, combiner, metric = key
+    if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not _COMBINER.fullmatch(combiner):
+        raise ValueError(f"no such selection, split or combiner: {_shown(key)}")
+    if metric not in RANGES:
+        raise ValueError(f"no such metric: {_shown(key)}")
+    value = row["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{' '.join(key)} is {_shown(value)}, not a number")
+    low, high = RANGES[metric]
+    if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
+        raise ValueError(f"{' '.join(key)} is {value}")
+    return selection, split, combiner, metric
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
