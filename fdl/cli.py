@@ -23,7 +23,7 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.errors import InputError
+from fdl.errors import InputError, fact_about_the_machine
 from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.provenance import available_cores
@@ -36,6 +36,8 @@ class CamScore(StrEnum):
     probability = "probability"
     logit = "logit"
 
+
+_NAMED = 10  # cells that `collect --partial` names
 
 app = typer.Typer(
     help=__doc__ and "A fair test of the feature distance loss (arXiv 2205.11606).",
@@ -88,6 +90,7 @@ def run(
     """Train and score the cells of a bundle that have no current record."""
     resolved = load(file, preset, set_, configfile)
     asked = _bundles(resolved, bundles)
+    resolved.write(layout.RESULTS)  # for those who ask later with which settings
     # Only now: torch takes two seconds.
     from fdl.training.bundle import run_bundle
 
@@ -190,7 +193,11 @@ def collect(
     from fdl.reporting.collect import collect as gather
 
     resolved = load(file, preset, set_, configfile)
-    gather(resolved, partial=partial)
+    left_out = gather(resolved, partial=partial).left_out
+    for state in left_out[:_NAMED]:
+        print(f"left out: {state.cell.key}: {state.status}{f': {state.reason}' if state.reason else ''}")
+    if len(left_out) > _NAMED:
+        print(f"left out: {len(left_out) - _NAMED} more")
     print(layout.report_folder(resolved) / "runs.csv")
 
 
@@ -261,7 +268,10 @@ def main() -> NoReturn:
     except InputError as error:
         print(f"fdl: {with_options(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a read-only folder: a fact about the machine, not a bug
-        print(f"fdl: {' '.join(str(error).split())}", file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = fact_about_the_machine(error)
+        if said is None:  # a fault of the program
+            raise
+        print(f"fdl: {said}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

@@ -1,4 +1,6 @@
-"""The one error a user is meant to read."""
+"""The one error a user is meant to read, and what is said of a machine that cannot go on."""
+
+import errno
 
 
 class InputError(Exception):
@@ -6,3 +8,31 @@ class InputError(Exception):
 
     The command line prints it to stderr without a traceback and exits with code 2.
     """
+
+
+_ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: "work in a folder that can be written",
+    errno.EACCES: "give yourself the permission, or work in a folder of your own",
+    errno.EPERM: "give yourself the permission, or work in a folder of your own",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`), or work on another file system",
+}
+_MEMORY = "out of memory: run fewer bundles at once (`snakemake --cores 1`), or on a larger machine"
+
+
+def fact_about_the_machine(error: Exception) -> str | None:
+    """What a full disk, a missing permission or too little memory means, in one line; None for any other error."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        return _MEMORY
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENOMEM:
+        return _MEMORY
+    if error.errno is None or error.strerror is None:
+        return " ".join(str(error).split())
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno)
+    return f"{where}{error.strerror}{f'; {remedy}' if remedy else ''}"

@@ -61,7 +61,7 @@ def export_records(params: Params, target: Path) -> Exported:
 def _small_part(params: Params, state: CellStatus) -> dict[str, bytes] | None:
     """Files of a cell's record by name; None where there is no current one."""
     if state.status == "damaged":
-        raise InputError(f"{state.cell.key}: {state.reason}")
+        raise InputError(state.reason)
     if not state.finished or state.run is None:
         return None
     folder, run = layout.record_folder(params, state.cell), state.run

@@ -123,7 +123,7 @@ def _unreadable(record: Path, files: Iterable[str]) -> str:
             if name.endswith(".parquet"):
                 parquet.read_table(record / name)
             elif name.endswith(".npz"):
-                with np.load(record / name, allow_pickle=False) as arrays:
+                with (record / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     for array in arrays.files:
                         arrays[array]
         except (*_UNREADABLE, OSError, ArrowException) as error:

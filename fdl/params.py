@@ -331,10 +331,10 @@ class Params(Strict):
         return digest(self.model_dump(mode="json"))[:12]
 
     def write(self, folder: Path) -> Path:
-        """Write the resolved settings into a folder, unless they are there; return the file, named by their hash."""
+        """Write the resolved settings into `<folder>/<preset>/params/`, unless they are there; return the file."""
         from fdl.records import write_atomically
 
-        path = folder / f"{self.hash()}.yaml"
+        path = folder / self.preset / "params" / f"{self.hash()}.yaml"
         if not path.exists():
             text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomically(path, text.encode())

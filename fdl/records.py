@@ -83,11 +83,12 @@ def _is_alive(process: int) -> bool:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the system inside the block name this path: a full disk says which file it had no room for."""
+    """Errors of the system inside the block name this path instead of a temporary file, or of none."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename == str(path):
+        named = error.filename is not None and not str(error.filename).endswith((".writing", ".partial"))
+        if error.errno is None or (named and ".partial/" not in str(error.filename)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -41,7 +41,7 @@ def record_of(params: Params, state: CellStatus) -> Record | None:
         InputError: it is damaged.
     """
     if state.status == "damaged":
-        raise InputError(f"{state.cell.key}: {state.reason}")
+        raise InputError(state.reason)
     if not state.finished or state.run is None:
         return None
     folder, run = layout.record_folder(params, state.cell), dict(state.run)

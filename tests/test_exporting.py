@@ -16,6 +16,7 @@ from fdl.importing import import_records
 from fdl.params import Cell
 from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.results.state import Judge
 from fdl.tracked_files import write_files
 from fdl.training.bundle import run_bundle
 from tests.projects import tiny
@@ -103,25 +104,51 @@ def test_images_that_are_here_come_back_into_the_maps(trained):
 
 def test_nothing_is_trained_again(exported):
     bring(exported)
+    said = []
     for bundle in exported.bundles():
-        run_bundle(exported, bundle, say=said_nothing)
+        run_bundle(exported, bundle, say=said.append)
+    assert all("all records are current" in line for line in said)
     assert rescore(exported) == dict.fromkeys(rescore(exported), 0) | {"without predictions": 4}
 
 
-def test_scores_of_another_version_cannot_come_in_without_predictions(exported, monkeypatch):
-    for module in ("fdl.currency", "fdl.combine.scores"):
-        monkeypatch.setattr(f"{module}.SCORES_VERSION", provenance.SCORES_VERSION + 1)
+def newer_scores(monkeypatch, *, void=False):
+    """The code gets a new metric; or one is corrected, and what older code made of it is void."""
+    version = provenance.SCORES_VERSION + 1
+    for module in ("fdl.results.state", "fdl.combine.scores", "fdl.training.bundle"):
+        monkeypatch.setattr(f"{module}.SCORES_VERSION", version)
+    if void:
+        monkeypatch.setattr("fdl.results.state.SCORES_VALID_SINCE", version)
+
+
+def test_a_new_metric_voids_no_record_without_predictions(exported, monkeypatch):
+    newer_scores(monkeypatch)
+    assert import_records(exported, ARCHIVE, say=said_nothing).new == 4
+    assert {state.status for state in Judge(exported).states()} == {"done"}
+    assert len(collect(exported).cells) == 4
+
+
+def test_a_new_metric_is_added_where_there_are_predictions(trained, monkeypatch):
+    newer_scores(monkeypatch)
+    assert {state.status for state in Judge(trained).states()} == {"stale"}
+    rescore(trained)
+    assert {state.status for state in Judge(trained).states()} == {"done"}
+
+
+def test_corrected_scores_do_not_come_in_without_predictions(exported, monkeypatch):
+    newer_scores(monkeypatch, void=True)
     said = []
     assert import_records(exported, ARCHIVE, say=said.append).stale == 4
     assert "without the predictions to score again" in said[0]
 
 
-def test_records_that_fell_behind_say_what_to_do(exported, monkeypatch):
+def test_records_whose_scores_are_void_are_trained_again(exported, monkeypatch):
     bring(exported)
-    for module in ("fdl.currency", "fdl.combine.scores"):
-        monkeypatch.setattr(f"{module}.SCORES_VERSION", provenance.SCORES_VERSION + 1)
-    with pytest.raises(InputError, match="import the whole record"):
-        run_bundle(exported, next(iter(exported.bundles())), say=lambda line: None)
+    newer_scores(monkeypatch, void=True)
+    assert {state.status for state in Judge(exported).states()} == {"stale"}
+    with pytest.raises(InputError, match="4 stale"):
+        collect(exported)
+    run_bundle(exported, next(iter(exported.bundles())), say=lambda line: None)
+    assert {state.status for state in Judge(exported).states()} == {"done"}
 
 
 def test_only_finished_records_of_these_settings_are_packed(trained):
@@ -146,5 +173,5 @@ def test_mlflow_gets_its_files_of_a_record_without_images_and_predictions(export
     bring(exported)
     folder = Path("mlflow")
     folder.mkdir()
-    write_files(tracked.read(exported, FDL), folder)
+    write_files(tracked.record_of(exported, Judge(exported).state(FDL)), folder)
     assert {path.name for path in folder.iterdir()} == {"run.json", "metrics.json", "curves.csv", "maps.png"}

@@ -129,6 +129,87 @@ def test_a_damaged_record_is_left_out_by_name_and_the_others_come_in(away, damag
     assert not layout.record_folder(tiny(), FDL).exists()
 
 
+def vouched(record, name, content):
+    """Replace a file of a record by a forger, who has its `run.json` vouch for it."""
+    (record / name).write_bytes(content)
+    run = json.loads((record / "run.json").read_bytes())
+    run["files"][name] = records.file_hash(record / name)
+    (record / "run.json").write_bytes(records.to_json(run))
+
+
+def row(record, **changes):
+    """Change the first row of a record's metrics."""
+    first, *others = json.loads((record / "metrics.json").read_bytes())
+    changed = {name: value for name, value in (first | changes).items() if value is not ...}
+    vouched(record, "metrics.json", json.dumps([changed, *others]).encode())
+
+
+def edited(record, change):
+    """Change what a record's `run.json` says."""
+    run = json.loads((record / "run.json").read_bytes())
+    change(run)
+    (record / "run.json").write_text(json.dumps(run))
+
+
+VALUES = (float("nan"), float("inf"), -5, 100, True, "0.5", None, [0.5], {})
+NAMES = ("=cmd()", "no such", "", None, 7, ["soft"])
+FORGED = {
+    **{f"value {value}": lambda record, value=value: row(record, value=value) for value in VALUES},
+    **{
+        f"{key} {name}": lambda record, key=key, name=name: row(record, **{key: name})
+        for key in ("combiner", "metric", "split", "selection")
+        for name in NAMES
+    },
+    "a row without its value": lambda record: row(record, value=...),
+    "a row with more": lambda record: row(record, more=1),
+    "a row twice": lambda record: vouched(
+        record, "metrics.json", json.dumps(2 * json.loads((record / "metrics.json").read_bytes())).encode()
+    ),
+    **{
+        f"metrics {content[:12]!r}": lambda record, content=content: vouched(record, "metrics.json", content)
+        for content in (b"", b"{}", b"[1]", b"[" * 100_000, b"\xff")
+    },
+    **{
+        f"{name} {content[:4]!r}": lambda record, name=name, content=content: vouched(record, name, content)
+        for name in ("cam.npz", "correct.npz", "history.parquet")
+        for content in (b"", b"PK\x03\x04 half", b"PAR1garbagePAR1", b"\x80\x04N.")
+    },
+    "nested run.json": lambda record: (record / "run.json").write_bytes(b"[" * 100_000),
+    "a link": lambda record: ((record / "cam.npz").unlink(), (record / "cam.npz").symlink_to("/etc/passwd")),
+    "a linked run.json": lambda record: (
+        (record / "run.json").rename(record / "other.json"),
+        (record / "run.json").symlink_to("other.json"),
+    ),
+    "a folder": lambda record: ((record / "cam.npz").unlink(), (record / "cam.npz").mkdir()),
+    "no maps": lambda record: edited(record, lambda run: run["files"].pop("cam.npz")),
+    "no status": lambda record: edited(record, lambda run: run.update(status="fine")),
+    "no device": lambda record: edited(record, lambda run: run.update(provenance=[])),
+    "no timings": lambda record: edited(record, lambda run: run["timings"].update(seconds="1")),
+    "no failure": lambda record: edited(record, lambda run: run.update(status="failed")),
+    "no classes": lambda record: edited(record, lambda run: run["data"].update(classes="ab")),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_crafted_record_is_left_out_with_the_reason_and_the_others_come_in(away, forged):
+    FORGED[forged](away / "bsd/alexnet/3shot/fdl/seed0")
+    counts, (said,) = bring(tiny(), away)
+    assert counts == {"new": 3, "damaged": 1}
+    assert "\n" not in said
+    assert not list(Path("results").rglob(".seed*")), "nothing half-written stays behind"
+
+
+def test_the_first_records_that_are_left_out_are_named_and_the_others_counted(trained, monkeypatch):
+    monkeypatch.setattr("fdl.importing._LINES", 1)
+    for record in Path("results").rglob("metrics.json"):
+        record.write_bytes(b"")
+    shutil.move("results/demo", "elsewhere")
+    counts, said = bring(tiny(), Path("elsewhere"))
+    assert counts == {"damaged": 4}
+    assert len(said) == 2
+    assert said[1] == "left out: 3 more"
+
+
 def test_a_current_record_here_is_kept_and_a_stale_or_damaged_one_replaced(away):
     bring(tiny(), away)
     kept = layout.record_folder(tiny(), FDL) / "run.json"
@@ -171,7 +252,7 @@ def test_snakemake_trains_nothing_that_was_imported_and_everything_that_changes_
     bring(tiny(), away)
     assert "Nothing to be done" in snakemake("--dry-run", "runs")
     assert "rule run:" in snakemake("--dry-run", "runs", "--config", "epochs=3")
-    assert not RECEIPT.exists()
+    assert RECEIPT.exists(), "a look changes nothing"
     # The import after Snakemake's own work, of which it remembers other settings.
     snakemake("runs", "--config", "epochs=1")
     assert bring(tiny(), away)[0]["replaced"] == 4

@@ -1,16 +1,19 @@
 """A record is whole or not there."""
 
 import json
+import os
+import shutil
+from contextlib import suppress
 
 import pytest
 
 from fdl import records
 from fdl.errors import InputError
+from tests.faults.deaths import Died, death_at
 
 
 def put(folder, **files):
-    temporary = folder.with_name(".temporary")
-    temporary.mkdir(parents=True)
+    temporary = records.fresh_folder(folder)
     for name, content in files.items():
         (temporary / f"{name}.txt").write_text(content)
     records.publish(temporary, folder, {"status": "done"})
@@ -35,23 +38,82 @@ def test_a_new_record_replaces_every_file_of_the_old_one(tmp_path):
     records.verify(folder, records.read_run(folder))
 
 
-@pytest.mark.parametrize("moved", range(3))
-def test_a_kill_between_any_two_renames_leaves_no_record(tmp_path, monkeypatch, moved):
-    """run.json goes first and comes last: whatever is found beside it, it vouches for."""
+@pytest.mark.parametrize("before", [None, "1"])
+def test_a_kill_at_any_change_of_files_loses_neither_the_old_record_nor_the_new(tmp_path, monkeypatch, before):
+    folder, number, outcomes = tmp_path / "cell", 0, set()
+    while True:
+        number += 1
+        if before:
+            put(folder, metrics=before, weights="old")
+        with death_at(monkeypatch, number) as calls, suppress(Died):
+            put(folder, metrics="2", history="2")
+        killed = len(calls) >= number
+        records.finish_exchange(folder)
+        run = records.read_run(folder)
+        if run is not None:
+            records.verify(folder, run)
+            outcomes.add((folder / "metrics.txt").read_text())
+        assert run is not None or (killed and before is None), f"lost at {calls[-1]}, call {number}"
+        records.fresh_folder(folder).rmdir()
+        assert [path.name for path in tmp_path.iterdir()] == ([] if run is None else ["cell"])
+        if not killed:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+    assert number > 5
+    assert outcomes == {"2", *([before] if before else [])}
+
+
+def test_what_writers_that_were_killed_left_goes_with_the_next(tmp_path):
+    node = records.platform.node()
+    dead, alive = tmp_path / f".runs.csv.{node}-999999999-1.writing", tmp_path / f".runs.csv.{node}-1-1.writing"
+    other, elsewhere = tmp_path / f".a.csv.{node}-999999999-1.writing", tmp_path / ".runs.csv.other-9-1.writing"
+    for path in (dead, alive, other, elsewhere):
+        path.write_text("half")
+    records.write_atomically(tmp_path / "runs.csv", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, other.name, elsewhere.name, "runs.csv"}
+    assert records.abandoned_files(tmp_path) == [other]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_permissions_that_the_umask_allows(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        records.write_atomically(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_full_disk_is_said_with_the_files_own_name(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        records.write_atomically(tmp_path / "runs.csv", b"x")
+    assert error.value.filename == str(tmp_path / "runs.csv")
+
+
+def test_a_glance_sees_what_was_cut_deleted_or_touched_and_reads_nothing_else(tmp_path, monkeypatch):
     folder = tmp_path / "cell"
-    put(folder, metrics="1", history="1")
-    replace, calls = records.os.replace, []
-
-    def replace_some(source, target):
-        if len(calls) == moved:
-            raise KeyboardInterrupt
-        calls.append(target)
-        replace(source, target)
-
-    monkeypatch.setattr(records.os, "replace", replace_some)
-    with pytest.raises(KeyboardInterrupt):
-        put(folder, metrics="2", history="2")
-    assert records.read_run(folder) is None
+    put(folder, metrics="some content")
+    run = records.read_run(folder)
+    with monkeypatch.context() as patch:
+        patch.delattr(records, "file_hash")
+        records.glance(folder, run)
+    path = folder / "metrics.txt"
+    path.write_text("some")
+    with pytest.raises(InputError, match="differs from its hash"):
+        records.glance(folder, run)
+    path.write_text("Some content")
+    with pytest.raises(InputError, match="differs from its hash"):
+        records.glance(folder, run)
+    path.unlink()
+    with pytest.raises(InputError, match="missing from the record"):
+        records.glance(folder, run)
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="a link"):
+        records.glance(folder, run)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])

@@ -49,7 +49,7 @@ def test_other_images_or_another_draw_are_stale(trained):
 
     split = layout.split_file(trained, "bsd", 3, 0)
     content = json.loads(split.read_bytes())
-    change(trained, split={"hash": "of another draw"})
+    change(trained, split={"hash": "of another draw", "rule": "first", "draw": 0})
     assert state(trained) == ("stale", "draw: trained on another than the one drawn here")
     next((layout.Path("images/bsd/train/pitting")).iterdir()).unlink()
     prepare(trained, "bsd", say=lambda line: None)

@@ -20,7 +20,9 @@ from pyarrow import parquet
 
 from fdl import layout, records, tracked
 from fdl.errors import InputError
+from fdl.head_settings import head_settings
 from fdl.params import Cell, Params, digest, load
+from fdl.provenance import SCORES_VERSION
 from fdl.tracking import mirrored, track
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def write_arrays(folder: Path, params: Params) -> None:
     by_rule = {f"{rule}/test/logits": logits for rule in params.selections_of("neu")}
     np.savez(folder / "predictions.npz", allow_pickle=False, **by_rule, **{"test/labels": labels})
     maps, pixels = np.ones((params.members, 6, 4, 4), np.float16), np.zeros((6, 32, 32, 3), np.uint8)
+    np.savez(folder / "correct.npz", allow_pickle=False, n=np.array(len(labels)))
     np.savez(folder / "cam.npz", allow_pickle=False, maps_predicted=maps, pixels=pixels, labels=np.arange(6))
 
 
@@ -86,7 +89,12 @@ def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged:
     run = {
         "key": cell.key,
         "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
-        "digests": {"settings": params.settings_digest(cell), "training": f"training of {cell.key}"},
+        "digests": {
+            "settings": params.settings_digest(cell),
+            "training": f"training of {cell.key}",
+            "heads": (heads := head_settings(params, cell)) and heads.digest,
+            "scores": SCORES_VERSION,
+        },
         "status": "failed" if diverged else "done",
         "failure": {"epoch": 12, "reason": "member 2: the cross-entropy is nan"} if diverged else None,
         "settings": params.training_settings(cell),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import ROOT, write_images, write_params
+from fdl.results.state import Judge
+from tests.projects import ROOT, tiny, write_images, write_params
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2")
 BIN = Path(sys.executable).parent
@@ -165,3 +166,59 @@ def test_gpu_jobs_are_limited_to_the_slots(project):
     if result.returncode:  # a machine without a GPU
         assert "fdl: device: CUDA does not start" in output
     assert "gpu=0" in done("--dry-run", FDL_GPU_SLOTS="")
+
+
+def tree():
+    """Bytes of all that the project has made, and when it was written."""
+    files = [path for top in ("results", "reports", "data") for path in Path(top).rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_looking_changes_nothing_and_what_is_not_current_is_made_again(project):
+    write_images()
+    write_params(project / "params.yaml")
+    done("runs")
+    before, first = tree(), records()
+    for look in (["--dry-run"], ["--summary", "runs"], ["--dry-run", "--config", "epochs=7"]):
+        snakemake(*look)
+        assert tree() == before, look
+    assert "Nothing to be done" in done("runs")
+
+    # A record deleted, one cut, one changed without a change of size, one left alone; and Snakemake believes
+    # that all is new.
+    bundle = Path("results/demo/bsd/alexnet/3shot")
+    deleted, cut, changed, kept = (
+        bundle / name for name in ("fdl/seed0", "fdl/seed1", "classical/seed0", "classical/seed1")
+    )
+    shutil.rmtree(deleted)
+    (cut / "cam.npz").write_bytes((cut / "cam.npz").read_bytes()[:-1])
+    content = (changed / "correct.npz").read_bytes()
+    (changed / "correct.npz").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done("--touch", "runs")
+    done("runs")
+    second = records()
+    assert second.keys() == first.keys()
+    assert {name for name in first if first[name] == second[name]} == {str(kept)}
+    assert [state.status for state in Judge(tiny()).states()] == ["done"] * 4
+    assert "Nothing to be done" in done("runs")
+
+    # Other settings without Snakemake's own memory; then the folder of a whole bundle deleted.
+    shutil.rmtree(".snakemake")
+    write_params(project / "params.yaml", epochs=1)
+    done("runs")
+    assert [state.status for state in Judge(tiny(epochs=1)).states()] == ["done"] * 4
+    shutil.rmtree(bundle)
+    assert "to train a cell again delete its folder" in done("--forceall", "runs")
+    assert records().keys() == first.keys()
+
+
+def test_experiments_in_a_folder_that_dvc_deletes_are_refused(project, monkeypatch):
+    write_images()
+    write_params(project / "params.yaml", seeds=[0])
+    folder = project / ".dvc/tmp/exps/tmp1"
+    folder.mkdir(parents=True)
+    shutil.copy(project / "params.yaml", folder)
+    monkeypatch.chdir(folder)
+    result = snakemake("runs")
+    assert result.returncode == 2
+    assert "DVC deletes afterwards" in result.stderr

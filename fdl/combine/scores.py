@@ -166,7 +166,7 @@ def rescore(params: Params) -> dict[str, int]:
 def _rescore(params: Params, state: CellStatus) -> str:
     """Score a cell again if there is something to score; under which of the counts of `rescore` it falls."""
     if state.status == "damaged":
-        raise InputError(f"{state.cell.key}: {state.reason}")
+        raise InputError(state.reason)
     if state.run is None or state.run["status"] != "done":
         return "missing"
     if not state.trained or not state.has_heads:

@@ -237,7 +237,7 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
             names = ", ".join(state.cell.key for state in states[:_NAMED])
             more = ", …" if len(states) > _NAMED else ""
             why = f": {states[0].note}" if status in ("stale", "damaged") else ""
-            parts.append(f"{len(states)} {status} ({names}{more}{why})")
+            parts.append(f"{len(states)} {status} ({names}{more}){why}")
     scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""

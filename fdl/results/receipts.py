@@ -72,7 +72,8 @@ def due_file(params: Params, bundle: Bundle, judge: Judge) -> Path:
         records.write_atomically(path, f"{time.time_ns()}\n{due}\n".encode())
         newer = max(path.stat().st_mtime, written + 1)
         os.utime(path, (newer, newer))
-    elif not path.exists():
+    elif not due and (not path.exists() or path.stat().st_mtime > written > 0):
+        # Newer without need: its clock was wrong, or the records came from elsewhere.
         records.write_atomically(path, b"nothing\n")
         os.utime(path, (_LONG_AGO, _LONG_AGO))
     return path

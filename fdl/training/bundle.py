@@ -61,12 +61,14 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
             heads = head_settings(params, cell)
             run = _trained_record(state)
             if run is not None and not state.has_heads:
-                run = _run_heads(params, cell, inputs, run, heads, say)
+                with records.naming(layout.record_folder(params, cell)):
+                    run = _run_heads(params, cell, inputs, run, heads, say)
             elif run is not None and state.scores_due:
                 rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                _run_cell(params, cell, inputs, inputs.training_digest(cell), heads, made_by, say)
+                with records.naming(layout.record_folder(params, cell)):
+                    _run_cell(params, cell, inputs, inputs.training_digest(cell), heads, made_by, say)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
@@ -208,7 +210,6 @@ def _opened(
         device_slot(params.device, layout.SCRATCH / "locks") as device,
         signals_wait_for_the_epoch(),
     ):
-        params.write(layout.results_folder(params) / "params")  # for those who ask later with which settings
         for cell in cells:
             records.finish_exchange(layout.record_folder(params, cell))
         set_up_torch(params, device)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fdl import layout, records
 from fdl.combine.scores import write_scores
+from fdl.head_settings import head_settings
 from fdl.params import Cell, Params, load
 from fdl.provenance import SCORES_VERSION
 from fdl.reporting.claim_tables import Claim
@@ -103,11 +104,13 @@ def run(params: Params, cell: Cell, diverged: bool) -> dict[str, Any]:
         "digests": {
             "settings": params.settings_digest(cell),
             "training": f"training of {cell.key}",
+            "heads": (heads := head_settings(params, cell)) and heads.digest,
             "scores": SCORES_VERSION,
         },
+        "settings": params.training_settings(cell),
         "data": {"source": params.source, "synthetic": synthetic, "notes": [], "test": IMAGES}
         | {"classes": [str(label) for label in range(CLASSES)], "hash": cell.dataset},
-        "split": {"hash": f"{cell.dataset} {cell.shots} {cell.seed}"},
+        "split": {"hash": f"{cell.dataset} {cell.shots} {cell.seed}", "rule": "random"},
         "timings": dict.fromkeys(("seconds", "train_seconds", "evaluate_seconds", "peak_memory_mb"), 1.0),
         "provenance": {"device": "cpu", "precision": "float32"},
     }

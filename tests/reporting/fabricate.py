@@ -8,6 +8,7 @@ import numpy as np
 
 from fdl import layout, records
 from fdl.evaluation.metrics import ECE_BINS
+from fdl.head_settings import head_settings
 from fdl.params import Cell, Params, load
 from fdl.provenance import SCORES_VERSION
 from fdl.reference.protocol import DATASETS
@@ -142,6 +143,7 @@ def _run(
         "digests": {
             "settings": params.settings_digest(cell),
             "training": f"training of {cell.key}",
+            "heads": (heads := head_settings(params, cell)) and heads.digest,
             "scores": SCORES_VERSION,
         },
         "settings": params.training_settings(cell),

@@ -229,6 +229,9 @@ def test_a_record_scored_by_an_older_version_is_stale_and_says_how_to_score_it_a
     path = record(params, FIRST) / "run.json"
     run = json.loads(path.read_text())
     run["digests"]["scores"] = SCORES_VERSION - 1
+    predictions = path.with_name("predictions.npz")
+    predictions.write_bytes(b"")
+    run["files"][predictions.name] = records.file_hash(predictions)
     path.write_text(json.dumps(run))
     message = refused(params)
     assert f"1 stale ({FIRST})" in message

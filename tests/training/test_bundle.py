@@ -6,12 +6,12 @@ import signal
 
 import numpy as np
 import pytest
+from fdl.currency import has_todays_scores
 from pyarrow import parquet
 
 from fdl import layout, records
 from fdl.combine.scores import rescore, score
 from fdl.costs import space
-from fdl.currency import has_todays_scores
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError

@@ -30,11 +30,29 @@ except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
     sys.exit(2)
 
+# There the trainings would be lost without a word: DVC deletes the folder, and they are not in its cache.
+if ".dvc/tmp/exps" in Path.cwd().as_posix():
+    print(
+        "fdl: `dvc exp run --temp` and `--queue` work in a folder that DVC deletes afterwards, with all trainings; "
+        "use `dvc exp run` without them, or a copy of the project per experiment",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+if workflow.is_main_process and {"-F", "--forceall", "-R", "--forcerun"} & set(
+    sys.argv
+):
+    print(
+        "fdl: jobs that are forced keep the records that are current and train only the others; to train a cell "
+        f"again delete its folder, to train everything again delete {layout.results_folder(PARAMS)}",
+        file=sys.stderr,
+    )
+
 validate(config, schema="../schemas/params.schema.json", set_default=False)
 
 # Jobs read the resolved settings from this file. It is neither a rule's input nor its parameter: any
 # key would then run every bundle again. What really changed is for the judge of records to say.
-os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.SNAKEMAKE / "params"))
+os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.SNAKEMAKE))
 
 
 envvars:
