@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fdl.settings_file import read
 from tests.projects import ROOT, write_images, write_params
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2")
@@ -145,6 +146,22 @@ def test_wrong_settings_stop_snakemake_with_one_line_and_exit_code_2(project, ov
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_snakemake_reads_settings_as_every_verb_does(project):
+    """It reads YAML 1.1 itself, takes the last of two equal keys, and lists on its command line for text."""
+    path = write_params(project / "params.yaml")
+    given = ("seeds=[0,1]", "keep_weights=true", "epochs=null", "learning_rate=1e-3", "data_dir=007")
+    done("--dry-run", "--config", *given)
+    resolved = read(next(Path("results/demo/params").iterdir()))
+    assert (resolved["seeds"], resolved["keep_weights"], resolved["epochs"]) == ([0, 1], True, None)
+    assert (resolved["learning_rate"], resolved["data_dir"]) == (0.001, "007")
+    result = snakemake("--dry-run", "--config", "keep_weights=on")
+    assert "fdl: --config keep_weights=on: keep_weights: 'on' is not allowed" in result.stderr
+    path.write_text(path.read_text() + "\noverrides: {epochs: 5}\n")
+    result = snakemake("--dry-run")
+    assert result.returncode == 2
+    assert "fdl: params.yaml: 'overrides' stands twice, in lines" in result.stderr
 
 
 def test_a_missing_data_folder_is_named(project):
