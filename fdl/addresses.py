@@ -23,8 +23,8 @@ def masked(address: str) -> str:
         return path + (f"?{HIDDEN}" if path != address else "")
     start = _SCHEME.match(address)
     if not start:
-        plain = address.startswith(("/", "./", "../", "~")) or "@" not in address
-        return address if plain and "?" not in address else HIDDEN
+        is_path = address.startswith(("/", "./", "../", "~"))
+        return address if is_path or not re.search("[@:?]", address) or _PLACE.fullmatch(address) else HIDDEN
     scheme, rest = f"{start[1]}://", address[start.end() :]
     before = re.split("[?#]", rest, maxsplit=1)[0]
     behind = rest[len(before) :]

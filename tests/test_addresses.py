@@ -44,6 +44,7 @@ def test_a_password_in_the_query(scheme: str, password: str, host: str, path: st
         ("databricks://profile:s3cret", "databricks://profile"),
         ("sqlite:///mlflow.db?password=s3cret", "sqlite:///mlflow.db?***"),
         ("ann:s3cret@lab.example", "***"),
+        ("uc:s3cret", "***"),
     ],
 )
 def test_what_is_left(address: str, shown: str) -> None:
@@ -60,6 +61,7 @@ def test_what_is_left(address: str, shown: str) -> None:
         "sqlite:////home/ann@lab/mlflow.db",
         "file:///srv/ann@lab",
         "databricks",
+        "127.0.0.1:5000",
         "mlruns",
         "/home/ann@lab/mlruns",
         "not an address",
