@@ -12,7 +12,7 @@ from fdl.errors import InputError
 from fdl.live_lines import Say
 from fdl.mlflow_store import Unusable, create_run, log
 from fdl.params import Cell, Params
-from fdl.tracked import CELL_TAG, CURVE_POINTS, PARENT_TAG, curve_name
+from fdl.tracked import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
 from fdl.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def mirror(
         run_id = create_run(client, experiment, cell.key, tags | identity, begun.started)
         settings = params.training_settings(cell)
         asked = {name: settings[name] for name in ("epochs", "members", "learning_rate", "precision")}
-        log(client, run_id, begun.updated, identity | settings["method_params"] | asked, {}, {})
+        log(client, run_id, begun.updated, identity | NO_TERMS | settings["method_params"] | asked, {}, {})
     elif status != "RUNNING":  # it was stopped, and goes on
         client.update_run(run_id, status="RUNNING")
     if epochs > shown:

@@ -41,6 +41,10 @@ class Unusable(InputError):
     """The store fails in a way that trying again does not mend."""
 
 
+# What the page of an experiment opens with: trainings, not traces of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow store that answers."""
@@ -58,7 +62,8 @@ class Store:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = (self.artifacts / name).as_uri() if self.artifacts else None
-            return self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
+            number = self.client.create_experiment(name, artifact_location=location, tags=KIND)
+            return self.client.get_experiment(number)
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             raise InputError(f"MLflow's experiment {name!r} was deleted; bring it back with `{restore}`")
