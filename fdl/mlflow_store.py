@@ -42,7 +42,7 @@ class Unusable(InputError):
 
 
 # What the page of an experiment opens with: trainings, not traces of language models.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class Store:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = (self.artifacts / name).as_uri() if self.artifacts else None
-            number = self.client.create_experiment(name, artifact_location=location, tags=KIND)
-            return self.client.get_experiment(number)
+            experiment = self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             raise InputError(f"MLflow's experiment {name!r} was deleted; bring it back with `{restore}`")
+        if KIND[0] not in experiment.tags:
+            self.client.set_experiment_tag(experiment.experiment_id, *KIND)
         return experiment
 
 

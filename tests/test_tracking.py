@@ -187,6 +187,9 @@ def test_a_cell_shows_its_settings_numbers_tags_data_and_files(uri) -> None:
     assert metrics["test.member0.accuracy"] == pytest.approx(0.3)
     assert metrics["validation.hard.f1_macro"] == pytest.approx(0.48)
     assert metrics["last/test.mean.accuracy"] == pytest.approx(0.4)
+    # The page that compares runs sorts by name, and draws the first.
+    assert min(metrics) == "accuracy"
+    assert metrics["accuracy"] == metrics["test.soft.accuracy"]
     assert metrics["resources/peak_memory_mb"] == 512
     tags = {"dataset": "neu", "backbone": "alexnet", "shots": "3", "method": "fdl", "seed": "0", "git": "0123abc"}
     tags |= {"device": "cpu", "source": "synthetic", "synthetic": "true", "status": "done", "git_dirty": "false"}
@@ -227,6 +230,25 @@ def test_a_cell_carries_its_record_confusion_matrix_maps_and_whole_curves(uri, t
     assert picture[:, side:].any(axis=-1).all()
 
 
+def test_every_run_says_how_much_each_term_weighs(uri) -> None:
+    """The page that compares runs draws one without a parameter above those that have it."""
+    params = small_grid(shots=[3], methods=["classical", "fdl", "fdl-cosine", "cka"])
+    write_records(params)
+    track(params, uri=uri)
+    runs = Store(uri).runs()
+    terms = ("cosine_weight", "gaussian_weight", "strength")
+    weights = {
+        method: [float(runs[f"neu/alexnet/3shot/{method}/seed0"].data.params[term]) for term in terms]
+        for method in params.methods
+    }
+    assert weights == {"classical": [0, 0, 0], "fdl": [1, 10, 0], "fdl-cosine": [1, 0, 0], "cka": [0, 0, 1]}
+
+
+def test_an_experiment_opens_as_the_training_of_models(uri) -> None:
+    track(small_grid(), uri=uri)
+    assert Store(uri).experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_curves_are_thinned_with_first_and_last_and_without_nan(uri) -> None:
     params = small_grid()
     write_records(params)
@@ -258,6 +280,8 @@ def test_a_bundle_shows_means_over_finished_seeds(uri) -> None:
     assert bundle.data.metrics["soft.accuracy.classical"] == pytest.approx(0.5)
     assert bundle.data.metrics["soft.accuracy.fdl"] == pytest.approx(0.45)
     assert bundle.data.metrics["seeds.fdl"] == 2
+    assert sorted(bundle.data.metrics)[:2] == ["accuracy.classical", "accuracy.fdl"]
+    assert bundle.data.metrics["accuracy.fdl"] == bundle.data.metrics["soft.accuracy.fdl"]
     assert bundle.data.tags["status"] == "5 done, 1 failed, 0 missing"
 
 
