@@ -8,7 +8,6 @@ import gzip
 import pickletools
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +34,9 @@ def check(path: Path) -> None:
                 raise ValueError(f"it does not begin as {kind} does")
             try:
                 read(path)
-            except OSError as error:
-                if error.errno is not None:
+            except Exception as error:  # a damaged file can fail in any way
+                if isinstance(error, OSError) and error.errno is not None:
                     raise
-                raise ValueError(f"it is not {kind} that can be read to its end") from None
-            except (ValueError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError):
                 raise ValueError(f"it is not {kind} that can be read to its end") from None
             return
 
