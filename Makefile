@@ -58,7 +58,7 @@ format: $(READY)
 	snakefmt workflow
 
 ui: $(READY)
-	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
 
 test-slurm: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'

@@ -28,6 +28,7 @@ from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.provenance import available_cores
 from fdl.reference.protocol import images_name
+from fdl.terminal import degrade
 
 
 class CamScore(StrEnum):
@@ -263,6 +264,7 @@ def track(
 
 def main() -> NoReturn:
     """Run the command line: 0 done, 1 failed, 2 wrong input (one line on stderr)."""
+    degrade()
     try:
         app()
     except InputError as error:

@@ -2,16 +2,16 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fdl import params
 from fdl.errors import InputError
 from fdl.params import Params
+from fdl.settings_file import lay
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings: params.yaml, or a resolved file.")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="Use this preset instead of the file's.")]
@@ -44,33 +44,8 @@ def load(
     path: Path, preset: str | None, assignments: list[str] | None, configfiles: Sequence[Path] | None = None
 ) -> Params:
     """The settings as the options ask for them: the file, what is laid on it, the preset, and single values."""
-    overrides: dict[str, Any] = {}
-    for assignment in assignments or []:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise InputError(f"--set {assignment}: write it as KEY=VALUE, for example --set epochs=100")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {assignment}: the value is not valid YAML") from None
-    if not configfiles:
-        return params.load(path, preset=preset, overrides=overrides)
-    config: dict[str, Any] = {}
-    for part in (path, *configfiles):
-        values = params.read(part)
-        if not isinstance(values, Mapping):
-            raise InputError(f"{part}: must be a mapping of keys to values, not {type(values).__name__}")
-        config = _laid_on(config, values)
-    where = ", ".join(map(str, [path, *configfiles]))
-    return params.resolve(config, preset=preset, overrides=params.laid_on(config, path) | overrides, where=where)
-
-
-def _laid_on(config: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key, anything else is replaced: Snakemake's rule (`snakemake.utils.update_config`)."""
-    merged = dict(config) if isinstance(config, Mapping) else {}
-    for key, value in overlay.items():
-        merged[key] = _laid_on(merged.get(key), value) if isinstance(value, Mapping) else value
-    return merged
+    laid = lay(path, configfiles or (), assignments or (), "--set")
+    return params.resolve(laid.raw, preset=preset, overrides=laid.overrides, where=str(path), origins=laid.origins)
 
 
 def with_options(message: str, arguments: Sequence[str]) -> str:

@@ -109,4 +109,4 @@ class GridBlock(Strict):
 class Claims(Strict):
     """What the verdicts rest on."""
 
-    grid: list[GridBlock] | None = Field(description="the frozen cells; null: no verdict is given")
+    grid: list[GridBlock] | None = Field(min_length=1, description="the frozen cells; null: no verdict is given")

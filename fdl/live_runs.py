@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from fdl.errors import InputError
 from fdl.live_lines import Say
-from fdl.mlflow_store import create_run, log
+from fdl.mlflow_store import Unusable, create_run, log
 from fdl.params import Cell, Params
-from fdl.tracked import CELL_TAG, CURVE_POINTS, PARENT_TAG, curve_name
+from fdl.tracked import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
 from fdl.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def mirror(
         run_id = create_run(client, experiment, cell.key, tags | identity, begun.started)
         settings = params.training_settings(cell)
         asked = {name: settings[name] for name in ("epochs", "members", "learning_rate", "precision")}
-        log(client, run_id, begun.updated, identity | settings["method_params"] | asked, {}, {})
+        log(client, run_id, begun.updated, identity | NO_TERMS | settings["method_params"] | asked, {}, {})
     elif status != "RUNNING":  # it was stopped, and goes on
         client.update_run(run_id, status="RUNNING")
     if epochs > shown:
@@ -108,7 +108,7 @@ def watch(
         The counts of the last pass.
 
     Raises:
-        InputError: `ATTEMPTS` passes failed one after the other.
+        InputError: `ATTEMPTS` passes failed one after the other, or one in a way that no other pass mends.
     """
     counts: dict[str, int] = {}
     failures = 0
@@ -118,7 +118,7 @@ def watch(
                 found = one_pass()
             except InputError as error:
                 failures += 1
-                if failures == ATTEMPTS:
+                if failures == ATTEMPTS or isinstance(error, Unusable):
                     raise
                 pause = min(seconds * 2**failures, LONGEST_WAIT)
                 say(f"{error} (trying again in {pause:.0f} s)")

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import re
 import shutil
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fdl import layout
+from fdl.addresses import is_plain, masked
 from fdl.errors import InputError
 from fdl.params import digest
 
@@ -33,6 +37,14 @@ PATIENCE = {
 }
 
 
+class Unusable(InputError):
+    """The store fails in a way that trying again does not mend."""
+
+
+# What the page of an experiment opens with: trainings, not traces of language models.
+KIND = ("mlflow.experimentKind", "custom_model_development")
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow store that answers."""
@@ -50,10 +62,12 @@ class Store:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = (self.artifacts / name).as_uri() if self.artifacts else None
-            return self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
+            experiment = self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
         if experiment.lifecycle_stage != "active":
             restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             raise InputError(f"MLflow's experiment {name!r} was deleted; bring it back with `{restore}`")
+        if KIND[0] not in experiment.tags:
+            self.client.set_experiment_tag(experiment.experiment_id, *KIND)
         return experiment
 
 
@@ -72,30 +86,36 @@ def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
     database = _sqlite_file(uri)
     own_lock = layout.SCRATCH / "locks" / f"mlflow-{digest(uri)[:12]}.lock"
     lock = database.with_name(f"{database.name}.lock") if database else own_lock
-    lock.parent.mkdir(parents=True, exist_ok=True)
     os.environ.update(ENVIRONMENT)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     from filelock import FileLock, Timeout
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with _silence(), FileLock(lock, timeout=LOCK_SECONDS):
             if database:
                 _create_database(database)
-            _probe_database(uri)
+            _probe(uri)
             # Beside the database, wherever the verb is called from; other stores have their own place.
-            artifacts = database.resolve().parent / "mlartifacts" if database else None
+            artifacts = database.parent / "mlartifacts" if database else None
             yield Store(uri, MlflowClient(tracking_uri=uri), artifacts)
     except Timeout:
         raise InputError(f"{lock}: held by another `fdl track` for {LOCK_SECONDS:.0f} s; try again later") from None
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
-        raise InputError(f"MLflow at {_without_password(uri)}: {_reason(error, uri)}; {on_failure}") from None
+    except PermissionError as error:
+        raise Unusable(f"{_not_writable(Path(str(error.filename or lock)))}; {on_failure}") from None
+    except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
+        if database and (problem := _of_the_file(error, database)):
+            raise Unusable(f"{problem}; {on_failure}") from None
+        raise InputError(f"MLflow at {masked(uri)}: {_reason(error, uri)}; {on_failure}") from None
 
 
 def _sqlite_file(uri: str) -> Path | None:
+    """The database's file, whatever links lead to it; None for other stores."""
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
@@ -103,11 +123,11 @@ def _sqlite_file(uri: str) -> Path | None:
 
     try:
         name = make_url(uri).database
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         name = None
     if not name or name == ":memory:":
-        raise InputError(f"MLflow at {uri}: names no database file; write it as {DEFAULT_URI}")
-    return Path(name)
+        raise Unusable(f"MLflow at {masked(uri)}: names no database file; write it as {DEFAULT_URI}")
+    return Path(name).resolve()
 
 
 def _create_database(database: Path) -> None:
@@ -124,22 +144,32 @@ def _create_database(database: Path) -> None:
     folder.mkdir()
     # A name of its own: MLflow keeps one connection per name and process.
     new = Path(tempfile.mkdtemp(dir=folder)) / database.name
-    MlflowClient(tracking_uri=f"sqlite:///{new.resolve()}").search_experiments(max_results=1)
+    # SQLite's own files are writable by their owner alone; an empty one follows the umask, and is filled.
+    new.touch()
+    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
     os.replace(new, database)
     shutil.rmtree(folder)
 
 
-def _probe_database(uri: str) -> None:
-    """Read something from a database: MLflow would try ten times, for 100 s, whatever is wrong with it."""
+def _probe(uri: str) -> None:
+    """Look at an address, and into a database: MLflow would try ten times, for 100 s, whatever is wrong with it."""
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.exc import ArgumentError
 
-    if uri.startswith(("http:", "https:")):
-        return
     try:
+        parts = urlsplit(uri)
+        if parts.scheme in ("http", "https") and not (parts.hostname and (parts.port is None or parts.port)):
+            raise ValueError("no host")
+        if parts.scheme in ("", "file", "http", "https", "databricks"):
+            return
         engine = create_engine(uri)
     except ArgumentError:  # not a database: MLflow knows what it is
         return
+    except (ValueError, TypeError):
+        raise Unusable(
+            f"MLflow at {masked(uri)}: not an address; write http://HOST:PORT, a database as {DEFAULT_URI}, "
+            "and what a password holds besides letters and digits as %XX"
+        ) from None
     try:
         inspect(engine).get_table_names()
     finally:
@@ -162,25 +192,59 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _without_password(uri: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it; of a database's error, what the database said, without the SQL."""
+    cause: BaseException | None = error
+    while cause:
+        yield cause
+        if isinstance(original := getattr(cause, "orig", None), BaseException):
+            yield original
+        cause = cause.__cause__ or cause.__context__
 
+
+def _of_the_file(error: BaseException, database: Path) -> str | None:
+    """What is wrong with an SQLite file and what mends it; None: nothing that is known."""
+    again = f"delete {database}, then run `python -m fdl track` (models that were registered are lost with it)"
+    text = " ".join(str(cause) for cause in _causes(error))
+    if "readonly database" in text or "unable to open database file" in text:
+        return _not_writable(database)
+    if "not a database" in text or "malformed" in text or "disk image" in text:
+        return f"{database}: damaged; {again}"
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return f"{database}: its tables are of another version of MLflow; {again}"
+    said = [cause for cause in _causes(error) if isinstance(cause, sqlite3.DatabaseError)]
+    if said and not re.search("locked|full|disk I/O", text):
+        return f"{database}: not a database of MLflow's, or damaged ({said[0]}); {again}"
+    return None
+
+
+def _not_writable(path: Path) -> str:
+    """A line for a file or folder of somebody else's."""
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
     try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return uri
+        owner = there.owner()
+    except (KeyError, OSError):
+        owner = "another user"
+    return (
+        f"{path}: cannot be written by you ({there} is {owner}'s); ask for the right to write there, "
+        "or name a database of your own with --uri sqlite:///FILE"
+    )
 
 
 def _reason(error: BaseException, uri: str) -> str:
     from requests.exceptions import ConnectionError, Timeout
+    from sqlalchemy.exc import SQLAlchemyError
 
-    cause: BaseException | None = error
-    while cause:
-        if isinstance(cause, ConnectionError | Timeout):
-            return "the tracking server does not answer"
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).replace(uri.rstrip("/"), _without_password(uri)).split())
+    causes = list(_causes(error))
+    if any(isinstance(cause, ConnectionError | Timeout) for cause in causes):
+        return "the tracking server does not answer"
+    if isinstance(error, ImportError):
+        return " ".join(str(error).split())
+    text = " ".join(str(causes[1] if isinstance(error, SQLAlchemyError) and len(causes) > 1 else error).split())
+    text = text.split("[SQL:")[0].strip()
+    # A library quotes an address in its own ways, and with it the password.
+    if not is_plain(uri):
+        text = f"{type(error).__name__}; its message is left out, since it may hold the password"
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 

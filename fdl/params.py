@@ -7,14 +7,15 @@ The values are the file's defaults, then the block of `presets:` that `preset:` 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from fdl import published_nets
@@ -40,6 +41,7 @@ from fdl.grid import (
 from fdl.method_parameters import method_params
 from fdl.method_sources import method_source
 from fdl.reference.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
+from fdl.settings_file import STRUCTURE, dump, read
 
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
@@ -49,6 +51,12 @@ Selection = Literal["sum", "sum3", "own", "last", "sum-small", "authors"]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+# More are a slip of the hand, and would take minutes to be listed.
+CELLS_AT_MOST = 100_000
+_SHORT = Repr()
+_SHORT.maxlist, _SHORT.maxstring = 12, 60
 
 
 class Params(Strict):
@@ -64,7 +72,9 @@ class Params(Strict):
     shots: list[Count] = Field(min_length=1, description="training images per class")
     methods: list[MethodName] = Field(min_length=1, description="names, or module:function: your own in a module")
     seeds: list[Seed] = Field(min_length=1)
-    grid: list[GridBlock] | None = Field(description="cells as blocks; null: the product of the lists above")
+    grid: list[GridBlock] | None = Field(
+        min_length=1, description="cells as blocks; null: the product of the lists above"
+    )
     draws: Literal["random", "fixed"] = Field(description="random: one draw of images per seed; fixed: draw 0")
     cifar10_pools: Literal["shared", "authors"] = Field(
         description="shared: all backbones draw from one pool; authors: VGG and ResNet from a smaller one, as theirs"
@@ -107,13 +117,17 @@ class Params(Strict):
         for own in self._own_datasets():
             if own.name in DATASETS:
                 raise ValueError(f"datasets: your own images cannot be called {own.name!r}: it is a published dataset")
+        for name, cell_blocks in (("grid", self.grid), ("claims.grid", self.claims.grid)):
+            count = sum(math.prod(map(len, self._lists(block))) for block in cell_blocks or [GridBlock()])
+            if count > CELLS_AT_MOST:
+                raise ValueError(f"{name}: {count:,} cells are too many: at most {CELLS_AT_MOST:,}; shorten the lists")
         blocks: list[Params | GridBlock] = [self, *(self.grid or []), *(self.claims.grid or [])]
         for block in blocks:
             chosen = self.dataset_names if block is self else block.datasets or []
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
                 values = chosen if name == "datasets" else getattr(block, name) or []
                 if len(set(values)) < len(values):
-                    raise ValueError(f"{name}: {values} names a value twice")
+                    raise ValueError(f"{name}: {_shown(values)} names a value twice")
             for method in block.methods or []:
                 self._check_method(method)
             for dataset in chosen:
@@ -221,17 +235,18 @@ class Params(Strict):
         """Every cell of the grid, ordered by bundle, method and seed as the lists are."""
         cells = []
         for block in self.grid or [GridBlock()]:
-            cells += [
-                Cell(*values)
-                for values in product(
-                    block.datasets or self.dataset_names,
-                    block.backbones or self.backbones,
-                    block.shots or self.shots,
-                    block.methods or self.methods,
-                    block.seeds or self.seeds,
-                )
-            ]
+            cells += [Cell(*values) for values in product(*self._lists(block))]
         return cells
+
+    def _lists(self, block: GridBlock) -> tuple[Sequence[Any], ...]:
+        """What a block is the product of, in the order of a cell's fields."""
+        return (
+            block.datasets or self.dataset_names,
+            block.backbones or self.backbones,
+            block.shots or self.shots,
+            block.methods or self.methods,
+            block.seeds or self.seeds,
+        )
 
     def bundles(self) -> dict[Bundle, list[Cell]]:
         """The cells of every bundle."""
@@ -248,12 +263,10 @@ class Params(Strict):
     def epochs_of(self, cell: Cell) -> int:
         """Epochs that the cell is trained for."""
         for block in self.grid or []:
-            if block.epochs and cell in self._block_cells(block):
+            lists = zip(astuple(cell), self._lists(block), strict=True)
+            if block.epochs and all(value in values for value, values in lists):
                 return block.epochs
         return _of(self.epochs, cell.dataset) or self.protocol(cell.dataset).epochs
-
-    def _block_cells(self, block: GridBlock) -> list[Cell]:
-        return self.model_copy(update={"grid": [block]}).cells()
 
     def pool_of(self, dataset: str, backbone: str) -> int | None:
         """Images per class in the training pool that is the backbone's own; None: it shares the dataset's."""
@@ -336,8 +349,7 @@ class Params(Strict):
 
         path = folder / self.preset / "params" / f"{self.hash()}.yaml"
         if not path.exists():
-            text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            write_atomically(path, text.encode())
+            write_atomically(path, dump(self.model_dump(mode="json")).encode())
         return path
 
 
@@ -367,25 +379,26 @@ def load(
     return resolve(read(path), preset=preset, overrides=overrides, where=str(path))
 
 
-def read(path: str | Path) -> Any:
-    """What a file of settings holds, not resolved; raises `InputError` if it cannot be read."""
-    path = Path(path)
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run in the project's folder or name one with --params") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {_one_line(error)}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {_one_line(error)}") from None
-
-
 def resolve(
-    raw: Any, *, preset: str | None = None, overrides: Mapping[str, Any] | None = None, where: str = "params.yaml"
+    raw: Any,
+    *,
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    where: str = "params.yaml",
+    origins: Mapping[str, str] | None = None,
 ) -> Params:
-    """Resolve settings that were already read (what Snakemake calls its config); see `load`."""
+    """Resolve settings that were already read; see `load`.
+
+    Args:
+        raw: what the file holds.
+        preset: as for `load`.
+        overrides: as for `load`.
+        where: names the file in messages.
+        origins: by setting, what names its value in messages instead of the file.
+    """
     if not isinstance(raw, Mapping):
         raise InputError(f"{where}: must be a mapping of keys to values, not {type(raw).__name__}")
+    origins = origins or {}
     values = {key: value for key, value in raw.items() if key not in ("presets", "overrides")}
     if preset is not None:
         values["preset"] = preset
@@ -393,46 +406,37 @@ def resolve(
         presets = _mapping(raw["presets"], "presets", where)
         name = values.get("preset")
         if not isinstance(name, str) or name not in presets:
-            raise InputError(f"{where}: preset: {_unknown(name, presets)}")
+            origin = "--preset" if preset is not None else origins.get("preset", where)
+            raise InputError(f"{origin}: preset: {_unknown(name, presets)}")
         _merge(values, _mapping(presets[name], f"presets.{name}", where))
     elif preset is not None and preset != raw.get("preset"):
         raise InputError(
             f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}"
         )
-    _merge(values, _mapping(raw.get("overrides"), "overrides", where))
+    _merge(values, _mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)))
     _merge(values, overrides or {})
     for key in values:
         if key not in Params.model_fields:
-            raise InputError(f"{where}: {_unknown(key, Params.model_fields, what='key')}")
+            raise InputError(f"{origins.get(str(key), where)}: {_unknown(key, Params.model_fields, what='key')}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error)}") from None
-
-
-def laid_on(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """What `--configfile` and `--config` put beside `overrides:`; without this a preset would hide it.
-
-    Args:
-        config: Snakemake's config, the file and what was laid on it.
-        path: the file.
-    """
-    file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    kept = ("preset", "presets", "overrides")
-    return {name: value for name, value in config.items() if name not in kept and value != file.get(name)}
+        message = _explain(error)
+        setting = re.split(r"\W", message, maxsplit=1)[0]
+        raise InputError(f"{origins.get(setting, where)}: {message}") from None
 
 
 def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {key}: must be a mapping, not {value!r}")
+        raise InputError(f"{where}: {key}: must be a mapping, not {_shown(value)}")
     return value
 
 
 def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
     for key, value in block.items():
-        if key in ("preset", "presets", "overrides"):
+        if key in STRUCTURE:
             raise InputError(f"params: {key!r} cannot be set inside a preset or an override")
         values[key] = value
 
@@ -440,7 +444,7 @@ def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
 def _unknown(value: Any, known: Any, what: str = "") -> str:
     close = get_close_matches(str(value), [str(name) for name in known], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(str(name) for name in known)}"
-    return f"unknown {what + ' ' if what else ''}{value!r}; {hint}"
+    return f"unknown {what + ' ' if what else ''}{_shown(value)}; {hint}"
 
 
 def _explain(error: ValidationError) -> str:
@@ -460,9 +464,30 @@ def _explain(error: ValidationError) -> str:
     message = _one_line(first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return message
-    value = repr(first["input"])
-    value = value if len(value) < 80 else value[:77] + "..."
-    return f"{key}: {value} is not allowed: {message[0].lower()}{message[1:]}"
+    hint = _hint(key, first["type"], first["input"])
+    return f"{key}: {_shown(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+
+
+def _hint(key: str, kind: str, value: Any) -> str:
+    """How to write what was probably meant."""
+    if kind == "too_short" and key.endswith("grid"):
+        return "; write null to leave it out"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f"; in quotes it is text: {key}: '{value}', or on a command line \"{key}='{value}'\""
+    if not isinstance(value, str):
+        return ""
+    if value in ("None", "none", "nil"):
+        return "; write null"
+    if kind == "bool_type":
+        return "; write true or false"
+    if kind in ("int_type", "float_type") and any(character.isdigit() for character in value):
+        return "; write it in decimal digits, such as 10 or 1.0e-3"
+    return f"; write [{value}]" if kind == "list_type" else ""
+
+
+def _shown(value: Any) -> str:
+    """A value as far as a message has room for it."""
+    return " ".join(_SHORT.repr(value).split())
 
 
 def _one_line(error: object) -> str:

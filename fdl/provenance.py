@@ -6,6 +6,7 @@ Nothing here imports torch: Snakemake reads `TRAINING_VERSION` every time it par
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,13 +49,27 @@ def _version(package: str) -> str | None:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Commit of the code, and whether it was edited since; None outside a git checkout."""
-    root = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+    """Commit of the code, and whether it was edited since; None outside a git checkout.
+
+    Git refuses to read a checkout of another user, as a container or a CI job has it, since its settings could run a
+    program of that user's. This very file is that user's too, and runs: so git is told to trust it.
+    """
+    file = Path(__file__)
+    checkout = next((folder for folder in file.parents if (folder / ".git").exists()), None)
+    if checkout is None:
         return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    # Variables such as GIT_DIR, which a hook sets, name another checkout.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", file.name):  # installed below somebody's checkout, and no part of it
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        print(f"{checkout}: git does not tell the commit ({reason}): records will not name it", file=sys.stderr)
+        return None

@@ -1,5 +1,6 @@
 """Puts a trained ensemble into MLflow's model registry, from a record with kept weights."""
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl import records
+from fdl.errors import InputError
 from fdl.mlflow_store import Store, create_run, opened
 from fdl.params import digest
 from fdl.predicting import Ensemble, load_ensemble
@@ -47,8 +49,12 @@ def register(record: Path, name: str, *, selection: str | None = None, uri: str 
         uri: MLflow's tracking URI; None: as `fdl.mlflow_store.opened`.
 
     Raises:
-        InputError: the record has no weights, or the store cannot be reached or written.
+        InputError: the name cannot be one, the record has no weights, or the store cannot be reached or written.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}", name):
+        raise InputError(
+            f"model name {name!r}: a name is of at most 100 letters, digits, spaces, dots, dashes and underscores"
+        )
     ensemble = load_ensemble(record, selection)
     run = records.read_run(record)
     assert run is not None

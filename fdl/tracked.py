@@ -15,6 +15,9 @@ from fdl.results.state import CellStatus
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all
 CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
 PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
+SOFT = "test.soft.accuracy"  # the headline
+# Of terms that a method's loss does not have: MLflow draws a run without a parameter above those that have one.
+NO_TERMS = {"cosine_weight": 0, "gaussian_weight": 0, "strength": 0}
 SYNTHETIC = "Synthetic images: the numbers mean nothing."
 
 
@@ -76,7 +79,7 @@ def settings(record: Record) -> dict[str, Any]:
     method = shown.pop("method_params")
     images = {f"{split}_images": run["data"][split] for split in ("train", "validation", "test")}
     size = {"parameters_per_member": run["parameters"]} if "parameters" in run else {}
-    return {**run["cell"], **method, **shown, "precision": run["provenance"]["precision"], **images, **size}
+    return {**run["cell"], **NO_TERMS, **method, **shown, "precision": run["provenance"]["precision"], **images, **size}
 
 
 def checked(record: Record, name: str) -> Path:
@@ -98,19 +101,23 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 
 def final(record: Record) -> dict[str, float]:
-    """`test.soft.accuracy` and so on; `own/test.soft.accuracy` for a selection that is not the headline's.
+    """`accuracy`, the soft vote's on the test images; `test.soft.accuracy` and so on.
 
-    A run's page keeps the order: what is reported first comes first.
+    `own/test.soft.accuracy` is of a selection that is not the headline's. A run's page keeps the order: what is
+    reported first comes first. The comparison of runs sorts by name, and draws the first: hence `accuracy`.
     """
-    values = {}
+    values: dict[str, float] = {}
     for row in sorted(_rows(record), key=lambda row: (row["split"] != "test", "member" in row["combiner"])):
         prefix = "" if row["selection"] == headline(record) else f"{row['selection']}/"
         values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = row["value"]
-    return values
+    return ({"accuracy": values[SOFT]} if SOFT in values else {}) | values
 
 
 def means(found: list[Record]) -> dict[str, float]:
-    """Test means over a method's finished seeds, `soft.accuracy.fdl`, and how many they are, `seeds.fdl`."""
+    """Test means over a method's finished seeds, `soft.accuracy.fdl`, and how many they are, `seeds.fdl`.
+
+    `accuracy.fdl` is the soft vote's again, for the comparison of runs (`final`).
+    """
     values: dict[str, list[float]] = {}
     seeds: dict[str, float] = {}
     for record in found:
@@ -119,7 +126,9 @@ def means(found: list[Record]) -> dict[str, float]:
         for row in _rows(record):
             if row["selection"] == headline(record) and row["split"] == "test" and "member" not in row["combiner"]:
                 values.setdefault(f"{row['combiner']}.{row['metric']}.{method}", []).append(row["value"])
-    return seeds | {name: fmean(of_seeds) for name, of_seeds in values.items()}
+    all_means = {name: fmean(of_seeds) for name, of_seeds in values.items()}
+    soft = {name.removeprefix("soft."): mean for name, mean in all_means.items() if name.startswith("soft.accuracy.")}
+    return soft | seeds | all_means
 
 
 def costs(record: Record) -> dict[str, float]:

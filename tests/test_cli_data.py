@@ -15,6 +15,7 @@ from fdl.data import transfer
 from fdl.data.places import File, Place
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
+from tests.data.fetching import CONTENT
 from tests.data.server import serve
 from tests.projects import ROOT, write_images, write_params
 
@@ -88,7 +89,7 @@ def test_list_shows_the_settings_source_beside_the_official_one(fdl, project):
 
 
 def test_download_fetches_what_settings_of_source_official_use(fdl, monkeypatch):
-    with serve({"/lab/bsd/bsd.zip": b"images"}) as site:
+    with serve({"/lab/bsd/bsd.zip": CONTENT}) as site:
         monkeypatch.setenv("FDL_MIRROR", f"{site.address}/lab")
         place = Place("web", f"{site.address}/gone", (File("bsd.zip"),))
         monkeypatch.setitem(SOURCES, "bsd", replace(SOURCES["bsd"], places=(place,)))
@@ -96,12 +97,15 @@ def test_download_fetches_what_settings_of_source_official_use(fdl, monkeypatch)
     assert code == 0
     assert "Terms: Its copies disagree" in lines[1]
     assert lines[-1] == f"bsd: 1 file verified in {RAW}"
-    assert (RAW / "bsd.zip").read_bytes() == b"images"
+    assert (RAW / "bsd.zip").read_bytes() == CONTENT
     assert fdl("download", "--offline")[0] == 0
 
 
 WRONG = {
-    "nothing can be fetched": (["download", "neu"], "neu: cannot be downloaded (no place gives it to a program); put"),
+    "nothing can be fetched": (
+        ["download", "neu"],
+        "neu: cannot be downloaded (https://data.example: only a human can",
+    ),
     "not there and offline": (
         ["download", "neu", "--offline"],
         "no network may be used; put the images from https://data.example into",

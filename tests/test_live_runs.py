@@ -8,6 +8,7 @@ from fdl import layout
 from fdl.errors import InputError
 from fdl.live_runs import ATTEMPTS, LONGEST_WAIT, watch
 from fdl.locks import bundle_lock
+from fdl.mlflow_store import Unusable
 from fdl.tracking import track
 from fdl.unfinished import ProgressFile
 from tests.test_tracking import CLASSICAL, EPOCHS, FDL, Store, small_grid, write_record
@@ -86,6 +87,13 @@ def test_a_server_that_stays_down_ends_it() -> None:
         watch(passes(*[InputError("it does not answer")] * ATTEMPTS), seconds=30, say=print, wait=waited.append)
     assert len(waited) == ATTEMPTS - 1
     assert max(waited) == LONGEST_WAIT
+
+
+def test_what_no_other_pass_mends_ends_it_at_once() -> None:
+    waited: list[float] = []
+    with pytest.raises(Unusable, match="damaged"):
+        watch(passes(PART, Unusable("mlflow.db: damaged")), seconds=30, say=print, wait=waited.append)
+    assert waited == [30]
 
 
 def test_ctrl_c_ends_it_with_a_word_on_what_goes_on() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdl.errors import InputError
-from fdl.params import Bundle, Cell, Params, json_schema, laid_on, load, resolve
+from fdl.params import Bundle, Cell, Params, json_schema, load, resolve
 from fdl.reference.protocol import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +211,23 @@ WRONG = {
     "own images twice": ({"datasets": [BOLTS, BOLTS]}, "datasets: ['bolts', 'bolts'] names a value twice"),
     "a number as dataset": ({"datasets": [3]}, "datasets.0: 3 is not allowed: input should be 'cifar10'"),
     "a block of unknown images": ({"grid": [{"datasets": ["bolt"]}]}, "datasets: unknown 'bolt'; allowed: cifar10"),
+    "no block of the grid": ({"grid": []}, "grid: [] is not allowed"),
+    "no block of the claims": ({"claims": {"grid": []}}, "claims.grid: [] is not allowed"),
+    "too many cells": (
+        {"seeds": [*range(1000)], "shots": [*range(1, 101)]},
+        "grid: 3,600,000 cells are too many: at most 100,000",
+    ),
+    "too many claimed cells": (
+        {"claims": {"grid": [{"seeds": [*range(1000)], "shots": [*range(1, 101)]}]}},
+        "claims.grid: 3,600,000 cells are too many: at most 100,000",
+    ),
+    "octal or decimal": ({"epochs": "010"}, "epochs: '010' is not allowed: input should be a valid integer; write"),
+    "hexadecimal": ({"seeds": ["0x1f"]}, "seeds.0: '0x1f' is not allowed: input should be a valid integer; write"),
+    "minutes or a number": ({"epochs": "1:30"}, "epochs: '1:30' is not allowed"),
+    "yes": ({"augment": "yes"}, "augment: 'yes' is not allowed: input should be a valid boolean; write true or false"),
+    "Python's null": ({"grid": "None"}, "grid: 'None' is not allowed: input should be a valid list; write null"),
+    "a name without its list": ({"methods": "fdl"}, "input should be a valid list; write [fdl]"),
+    "a number as text": ({"data_dir": 7}, "in quotes it is text: data_dir: '7'"),
     "epochs of unknown images": ({"epochs": {"nue": 3}}, "epochs: unknown 'nue'; did you mean 'neu'?"),
 }
 
@@ -300,12 +317,3 @@ def test_the_schema_accepts_the_file_and_refuses_an_unknown_key():
     jsonschema.validate(FILE | {"overrides": {"datasets": ["neu", BOLTS]}}, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(FILE | {"epoch": 3}, json_schema())
-
-
-def test_what_is_laid_on_beside_the_overrides_is_not_hidden_by_the_preset():
-    """`snakemake --config epochs=3`, or an overlay without `overrides:`."""
-    path = ROOT / "params.yaml"
-    assert laid_on(FILE, path) == {}
-    config = FILE | {"epochs": 3, "preset": "demo"}
-    assert laid_on(config, path) == {"epochs": 3}
-    assert resolve(config, overrides=laid_on(config, path)).epochs == 3

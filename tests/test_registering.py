@@ -69,6 +69,14 @@ def test_a_record_without_weights_registers_nothing(trained):
     assert not Path("store.db").exists()
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", "it's", "x" * 200, "a\nb", " a"])
+def test_a_name_that_no_model_can_have_is_refused(trained, name):
+    with pytest.raises(InputError, match=r"^model name .*: a name is of at most 100 letters") as error:
+        register(layout.record_folder(trained, FDL), name, uri="sqlite:///store.db")
+    assert "\n" not in str(error.value)
+    assert not Path("store.db").exists()
+
+
 def test_a_store_out_of_reach_is_one_line(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match="the tracking server does not answer; nothing was registered"):

@@ -3,10 +3,14 @@
 MLflow takes seconds to import and to create a database: the tables are made once and copied.
 """
 
+import contextlib
 import csv
 import json
 import math
 import os
+import shutil
+import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +25,7 @@ from pyarrow import parquet
 from fdl import layout, records, tracked
 from fdl.errors import InputError
 from fdl.head_settings import head_settings
+from fdl.mlflow_store import Unusable
 from fdl.params import Cell, Params, digest, load
 from fdl.provenance import SCORES_VERSION
 from fdl.tracking import mirrored, track
@@ -190,6 +195,9 @@ def test_a_cell_shows_its_settings_numbers_tags_data_and_files(uri) -> None:
     assert metrics["test.member0.accuracy"] == pytest.approx(0.3)
     assert metrics["validation.hard.f1_macro"] == pytest.approx(0.48)
     assert metrics["last/test.mean.accuracy"] == pytest.approx(0.4)
+    # The page that compares runs sorts by name, and draws the first.
+    assert min(metrics) == "accuracy"
+    assert metrics["accuracy"] == metrics["test.soft.accuracy"]
     assert metrics["resources/peak_memory_mb"] == 512
     tags = {"dataset": "neu", "backbone": "alexnet", "shots": "3", "method": "fdl", "seed": "0", "git": "0123abc"}
     tags |= {"device": "cpu", "source": "synthetic", "synthetic": "true", "status": "done", "git_dirty": "false"}
@@ -230,6 +238,25 @@ def test_a_cell_carries_its_record_confusion_matrix_maps_and_whole_curves(uri, t
     assert picture[:, side:].any(axis=-1).all()
 
 
+def test_every_run_says_how_much_each_term_weighs(uri) -> None:
+    """The page that compares runs draws one without a parameter above those that have it."""
+    params = small_grid(shots=[3], methods=["classical", "fdl", "fdl-cosine", "cka"])
+    write_records(params)
+    track(params, uri=uri)
+    runs = Store(uri).runs()
+    terms = ("cosine_weight", "gaussian_weight", "strength")
+    weights = {
+        method: [float(runs[f"neu/alexnet/3shot/{method}/seed0"].data.params[term]) for term in terms]
+        for method in params.methods
+    }
+    assert weights == {"classical": [0, 0, 0], "fdl": [1, 10, 0], "fdl-cosine": [1, 0, 0], "cka": [0, 0, 1]}
+
+
+def test_an_experiment_opens_as_the_training_of_models(uri) -> None:
+    track(small_grid(), uri=uri)
+    assert Store(uri).experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_curves_are_thinned_with_first_and_last_and_without_nan(uri) -> None:
     params = small_grid()
     write_records(params)
@@ -261,6 +288,8 @@ def test_a_bundle_shows_means_over_finished_seeds(uri) -> None:
     assert bundle.data.metrics["soft.accuracy.classical"] == pytest.approx(0.5)
     assert bundle.data.metrics["soft.accuracy.fdl"] == pytest.approx(0.45)
     assert bundle.data.metrics["seeds.fdl"] == 2
+    assert sorted(bundle.data.metrics)[:2] == ["accuracy.classical", "accuracy.fdl"]
+    assert bundle.data.metrics["accuracy.fdl"] == bundle.data.metrics["soft.accuracy.fdl"]
     assert bundle.data.tags["status"] == "5 done, 1 failed, 0 missing"
 
 
@@ -427,6 +456,141 @@ def test_a_store_out_of_reach_is_one_line_without_the_password(uri, tmp_path, mo
     assert message.startswith("MLflow at ")
     assert "127.0.0.1:9" in message
     assert "python -m fdl track" in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:s3cr@et@127.0.0.1:9/x",
+        "http://me:s3cr/et@127.0.0.1:9",
+        "http://me:s3cret@127.0.0.1:port",
+        "http://127.0.0.1:9?token=s3cret",
+        "http://127.0.0.1:9/?password=s3cret",
+        "postgresql://me:s3cret@127.0.0.1:port/fdl",
+        "mysql+pymysql://me:s3cr#et@127.0.0.1:9/fdl",
+        "sqlite://me:s3cret@lab/mlflow.db",
+        "databricks://me:s3cret",
+        "ftp://me:s3cret@lab",
+        "me:s3cret@lab",
+        "http://[s3cret",
+    ],
+)
+def test_no_address_ends_in_a_traceback_or_shows_its_password(uri, project, monkeypatch, fdl) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    shutil.copy(PARAMS_FILE, "params.yaml")
+    code, out, err = fdl("track", "--uri", uri)
+    assert code == 2
+    assert "s3cr" not in out + err
+    assert err.startswith("fdl: MLflow at ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.fixture
+def fdl(monkeypatch, capfd):
+    """A verb, called in this process: exit code, output, errors."""
+    from fdl import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fdl", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def other_schema(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+
+
+def no_tables(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE alembic_version")
+        connection.execute("DROP TABLE tags")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda file: file.write_bytes(b"<html>" * 1000), "mlflow.db: damaged; delete "),
+        (lambda file: file.write_bytes(file.read_bytes()[:50_000]), "mlflow.db: damaged; delete "),
+        (other_schema, "mlflow.db: its tables are of another version of MLflow; delete "),
+        (no_tables, "mlflow.db: not a database of MLflow's, or damaged ("),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_that_helps(uri, harm, said) -> None:
+    harm(Path("mlflow.db"))
+    with pytest.raises(Unusable) as caught:  # so that --watch does not try again
+        track(small_grid(), uri=uri)
+    message = str(caught.value)
+    assert said in message
+    assert "then run `python -m fdl track`" in message
+    assert "SQL:" not in message
+    assert len(message.splitlines()) == 1
+    Path("mlflow.db").unlink()
+
+
+def test_a_database_of_another_user_names_the_file_its_owner_and_the_remedy(uri, monkeypatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    track(small_grid(), uri=uri)
+
+    def refuse(*_, **__):
+        raise MlflowException("x") from sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr("fdl.tracking._mirror", refuse)
+    with pytest.raises(Unusable) as caught:
+        track(small_grid(), uri=uri)
+    owner = Path("mlflow.db").owner()
+    assert f"mlflow.db: cannot be written by you ({Path.cwd()}/mlflow.db is {owner}'s); ask for the right" in str(
+        caught.value
+    )
+    assert "--uri sqlite:///FILE" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(uri) -> None:
+    Path("mlflow.db").unlink()
+    Path.cwd().chmod(0o500)
+    try:
+        with pytest.raises(Unusable, match="cannot be written by you"):
+            track(small_grid(), uri=uri)
+    finally:
+        Path.cwd().chmod(0o700)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_another_disk_stays_a_link(uri, there) -> None:
+    Path("disk").mkdir()
+    Path("mlflow.db").rename("disk/mlflow.db")
+    if not there:
+        Path("disk/mlflow.db").unlink()
+    Path("mlflow.db").symlink_to("disk/mlflow.db")
+    params = small_grid()
+    write_records(params)
+    track(params, uri=uri)
+    assert Path("mlflow.db").is_symlink()
+    assert len(Store(uri).runs()) == 6
+    assert Path("disk/mlflow.db").stat().st_size
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_a_new_database_follows_the_umask(tmp_path, monkeypatch, mask) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(mask)
+    try:
+        track(small_grid(), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    finally:
+        os.umask(before)
+    for name in ("mlflow.db", "mlflow.db.lock"):
+        assert stat.S_IMODE(Path(name).stat().st_mode) == 0o666 & ~mask, name
+
+
+def test_make_ui_sends_nothing_either() -> None:
+    rule = (PARAMS_FILE.parent / "Makefile").read_text().partition("\nui:")[2].partition("\n\n")[0]
+    assert "MLFLOW_DISABLE_TELEMETRY=true" in rule
 
 
 def test_a_store_without_a_file_name_is_refused() -> None:

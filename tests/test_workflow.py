@@ -148,6 +148,41 @@ def test_wrong_settings_stop_snakemake_with_one_line_and_exit_code_2(project, ov
     assert "Traceback" not in result.stderr
 
 
+def test_snakemake_reads_settings_as_every_verb_does(project):
+    """It reads YAML 1.1 itself, takes the last of two equal keys, and lists on its command line for text."""
+    path = write_params(project / "params.yaml")
+    given = ("seeds=[0,1]", "keep_weights=true", "epochs=null", "learning_rate=1e-3", "data_dir=007")
+    asked = done("--dry-run", "--config", *given)
+    assert [draw in asked for draw in ("draw0.json", "draw1.json", "draw2.json")] == [True, True, False]
+    result = snakemake("--dry-run", "--config", "keep_weights=on")
+    assert "fdl: --config keep_weights=on: keep_weights: 'on' is not allowed" in result.stderr
+    path.write_text(path.read_text() + "\noverrides: {epochs: 5}\n")
+    result = snakemake("--dry-run")
+    assert result.returncode == 2
+    assert "fdl: params.yaml: 'overrides' stands twice, in lines" in result.stderr
+
+
+def test_another_workflow_that_takes_this_one_as_a_module_has_the_same_settings(project):
+    """As `config/README.md` says."""
+    path = write_params(project / "params.yaml")
+    Path("workflow").mkdir()
+    Path("workflow/Snakefile").write_text(
+        'configfile: "params.yaml"\n\nmodule fdl:\n'
+        f'    snakefile: "{ROOT}/workflow/Snakefile"\n    config: config\n\nuse rule * from fdl\n'
+    )
+
+    def dry_run(*arguments):
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    asked = dry_run("--config", "seeds=[3]")
+    assert asked.returncode == 0, asked.stderr
+    assert "draw3.json" in asked.stdout + asked.stderr
+    assert "draw0.json" not in asked.stdout + asked.stderr
+    path.write_text(path.read_text() + "\noverrides: {epochs: 5}\n")
+    assert "fdl: params.yaml: 'overrides' stands twice, in lines" in dry_run().stderr
+
+
 def test_a_missing_data_folder_is_named(project):
     write_params(project / "params.yaml")
     result = snakemake()

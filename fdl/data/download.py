@@ -1,13 +1,15 @@
 """Fetches the published files of a dataset, and vouches that they are what was published or first fetched.
 
 `data/raw/official/<dataset>/` holds the files under their published names, `TERMS.txt`, the ledger
-`.hashes.json` (SHA-256 of every file, recorded when it is first seen, enforced ever after) and, while
-a transfer lasts, `.partial/`. A broken transfer goes on where it ended; a file is moved to its name
-once its hash is checked, and a set of files once all of them are there. Whatever a human puts there is
-taken as well: the files under their published names, or any layout that `fdl.data.formats` reads.
+`.hashes.json` (SHA-256 of every file, enforced ever after) and, while a transfer lasts, `.partial/`. A
+broken transfer goes on where it ended; a file is moved to its name once its hash is checked, and a set
+of files once all of them are there. Where no hash was published, the ledger takes a file's own once
+`fdl.data.recognise` has read it. Whatever a human puts there is taken as well: the files under their
+published names, or any layout that `fdl.data.formats` reads.
 
-Environment: FDL_MIRROR, an address that is tried first for every file (`<FDL_MIRROR>/<dataset>/<file>`);
-FDL_OFFLINE, if set, nothing is fetched. A Kaggle token is read as Kaggle's own client reads it
+Environment: FDL_MIRROR, an address at which every dataset is looked for first (`<FDL_MIRROR>/<dataset>/<file>`;
+where a host would list the files, `<FDL_MIRROR>/<dataset>/files.json` holds its list); FDL_OFFLINE, if it is not 0,
+false, no or off, nothing is fetched. A Kaggle token is read as Kaggle's own client reads it
 (`fdl.data.transfer.kaggle_token`) and goes to Kaggle only.
 """
 
@@ -23,13 +25,15 @@ from urllib.parse import quote
 from filelock import Timeout
 
 from fdl import layout, records
-from fdl.data import sources, transfer
+from fdl.addresses import masked
+from fdl.data import recognise, sources, transfer
 from fdl.data.places import File, Place
 from fdl.errors import InputError
 from fdl.live_lines import Say, plain
 from fdl.reference.protocol import DATASETS
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
+LISTING = "files.json"  # on a mirror: the list of a dataset's files, as their host gives it
 
 
 @dataclass
@@ -55,7 +59,7 @@ def fetch(dataset: str, *, offline: bool | None = None, say: Say = plain) -> Pat
         InputError: the files cannot be fetched by a program, or are not what was published or recorded.
     """
     folder = folder_of(dataset)
-    offline = bool(os.environ.get("FDL_OFFLINE")) if offline is None else offline
+    offline = _offline() if offline is None else offline
     with _alone(folder, say):
         _put_in_place(folder)
         if not is_complete(dataset):
@@ -95,6 +99,10 @@ def held_bytes(dataset: str) -> int:
     return sum(path.stat().st_size for path in _files(folder_of(dataset)))
 
 
+def _offline() -> bool:
+    return os.environ.get("FDL_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
 @contextmanager
 def _alone(folder: Path, say: Say) -> Iterator[None]:
     """Held by one process at a time; a second one waits and then finds the work done."""
@@ -118,38 +126,47 @@ def _download(dataset: str, folder: Path, say: Say) -> None:
     say(terms)
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     records.write_atomically(folder / TERMS, f"{terms}\n".encode())
+    # All that the mirror may hold before any other host is asked: it may be the only one in reach.
+    mirror = os.environ.get("FDL_MIRROR")
+    mirrored = [(place, mirror) for place in entry.places if place.host != "page"] if mirror else []
     failures = []
-    for place in entry.places:
-        if place.host == "page":
-            continue
+    for place, base in [*mirrored, *((place, None) for place in entry.places)]:
+        where = f"{masked(base)} ({place.wanted})" if base else place.name
         try:
-            files = place.files or transfer.listed(place, say)
-            for file in files:
-                if not (folder / file.name).exists():
-                    _fetch_file(dataset, place, file, folder, say)
+            files = _fetch_place(dataset, place, base, folder, say)
         except transfer.Unavailable as reason:
-            say(f"{dataset}: {place.name}: {reason}")
-            failures.append(f"{place.name}: {reason}")
+            say(f"{dataset}: {where}: {reason}")
+            failures.append(f"{where}: {reason}")
             continue
         _record(folder, {file.name for file in files})
         _put_in_place(folder)
         return
-    reasons = "; ".join(failures) or "no place gives it to a program"
-    raise InputError(f"{dataset}: cannot be downloaded ({reasons}); {_by_hand(dataset)}")
+    raise InputError(f"{dataset}: cannot be downloaded ({'; '.join(failures)}); {_by_hand(dataset)}")
 
 
-def _fetch_file(dataset: str, place: Place, file: File, folder: Path, say: Say) -> None:
-    """One file into `.partial/`, from the mirror of FDL_MIRROR or from its place."""
-    recorded = _read(folder).files.get(file.name)
-    hash_ = file.hash or (f"sha256:{recorded}" if recorded else None)
-    wanted = transfer.Wanted(folder / PARTIAL / file.name, file.size, hash_)
-    if mirror := os.environ.get("FDL_MIRROR"):
-        try:
-            return transfer.fetch(f"{mirror.rstrip('/')}/{dataset}/{quote(file.name)}", wanted, say)
-        except transfer.Unavailable as reason:
-            say(f"{dataset}: {mirror}: {reason}")
-    token = transfer.kaggle_token() if place.host == "kaggle" else None
-    return transfer.fetch(place.address(file), wanted, say, token=token)
+def _fetch_place(dataset: str, place: Place, mirror: str | None, folder: Path, say: Say) -> tuple[File, ...]:
+    """All files of one place into `.partial/`: from the place itself, or from a mirror of it."""
+    if place.host == "page":
+        raise transfer.Unavailable("only a human can fetch there")
+    base = f"{mirror.rstrip('/')}/{dataset}/" if mirror else None
+    files = place.files or transfer.listed(f"{base}{LISTING}" if base else place.listing(), say)
+    for file in files:
+        if (folder / file.name).exists():
+            continue
+        recorded = _read(folder).files.get(file.name)
+        note = f", of the file first seen; if the new one is meant, delete the line {file.name!r} in {folder / LEDGER}"
+        wanted = transfer.Wanted(
+            folder / PARTIAL / file.name,
+            file.size,
+            file.hash or (f"sha256:{recorded}" if recorded else None),
+            "" if file.hash else note,
+        )
+        if base:
+            transfer.fetch(f"{base}{quote(file.name)}", wanted, say)
+        else:
+            token = transfer.kaggle_token() if place.host == "kaggle" else None
+            transfer.fetch(place.address(file), wanted, say, token=token)
+    return files
 
 
 def _by_hand(dataset: str) -> str:
@@ -184,6 +201,8 @@ def _verify(dataset: str, folder: Path, say: Say) -> int:
         name = path.relative_to(folder).as_posix()
         found = records.file_hash(path)
         known = published.get(name)
+        if name not in ledger.files and not (known and known.hash):
+            _recognise(path)
         if known and known.hash and not transfer.has_hash(path, known.hash, sha256=found):
             raise InputError(
                 f"{path}: is not the published file ({known.hash} is); delete it and download it again, "
@@ -192,12 +211,19 @@ def _verify(dataset: str, folder: Path, say: Say) -> int:
         if ledger.files.setdefault(name, found) != found:
             raise InputError(
                 f"{path}: differs from the file first seen (SHA-256 {ledger.files[name]} in {folder / LEDGER}); "
-                "put that one back, or delete its line there if the new one is meant"
+                f"put that one back, or delete its line {name!r} there if the new one is meant"
             )
     if ledger != _read(folder):
         _write(folder, ledger)
     say(f"{dataset}: {len(paths):,} file{'s' * (len(paths) != 1)} verified in {folder}")
     return len(paths)
+
+
+def _recognise(path: Path) -> None:
+    try:
+        recognise.check(path)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; delete it, or put the right file in its place") from None
 
 
 def _files(folder: Path) -> list[Path]:

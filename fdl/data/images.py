@@ -1,5 +1,6 @@
 """An image as its source holds it, and the one rule by which it becomes pixels."""
 
+import re
 import struct
 import warnings
 import zlib
@@ -112,4 +113,5 @@ def stored_size(content: Content, where: str) -> tuple[int, int]:
 
 def one_line(error: Any) -> str:
     """The first line of a library's message, with the name of the error where it says nothing else."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = re.sub(r"\s*<[^<>]* object at 0x[0-9a-f]+>", "", str(error))  # such as PIL's own buffer
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]

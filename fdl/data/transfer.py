@@ -6,27 +6,33 @@ pooch checks the hash and moves the file to its name; it cannot resume, so the t
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fdl.data.places import File, Place
+from fdl.data import recognise
+from fdl.data.places import File
 from fdl.errors import InputError
 from fdl.live_lines import Say
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import PreparedRequest, Response
 
 WAITS = (1.0, 4.0, 15.0)  # seconds before the second, third and fourth attempt
 TIMEOUT = 30.0  # seconds without a byte
+LONGEST_WAIT = 60.0  # seconds that a server may ask for with Retry-After
+SLOW_AFTER = 60.0  # seconds in which less than SLOWEST bytes a second arrive
+SLOWEST = 5_000
 _CHUNK = 1 << 18  # bytes
 
-Token = tuple[str, str]  # user name and key
 T = TypeVar("T")
 
 
@@ -37,6 +43,28 @@ class Unavailable(Exception):
 class _TryAgain(Exception):
     """It went wrong, and may go well the next time."""
 
+    def __init__(self, reason: str, wait: float = 0) -> None:
+        super().__init__(reason)
+        self.wait = wait  # seconds that the server asks for
+
+
+@dataclass(frozen=True)
+class Token:
+    """What proves to Kaggle who asks; never printed."""
+
+    secret: str = field(repr=False)
+    user: str = ""  # of a key that comes with a name
+
+    def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
+        """Requests' protocol: sign a request. Requests itself drops this header on the way to another host."""
+        from requests.auth import HTTPBasicAuth
+
+        if self.user:
+            signed: PreparedRequest = HTTPBasicAuth(self.user, self.secret)(request)
+            return signed
+        request.headers["Authorization"] = f"Bearer {self.secret}"
+        return request
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -45,6 +73,7 @@ class Wanted:
     path: Path  # beside it, `<name>.part` holds what has arrived
     size: int | None = None  # bytes
     hash: str | None = None  # "md5:…" or "sha256:…"
+    note: str = ""  # said beside the hash where the file has another
 
 
 def fetch(url: str, wanted: Wanted, say: Say, *, token: Token | None = None) -> None:
@@ -56,6 +85,7 @@ def fetch(url: str, wanted: Wanted, say: Say, *, token: Token | None = None) -> 
     """
     import pooch
     from requests import RequestException
+    from urllib3.exceptions import HTTPError
 
     pooch.get_logger().setLevel("WARNING")
     transfer = _Transfer(wanted, say, token)
@@ -65,18 +95,27 @@ def fetch(url: str, wanted: Wanted, say: Say, *, token: Token | None = None) -> 
     def attempt() -> None:
         try:
             pooch.retrieve(url, wanted.hash, wanted.path.name, wanted.path.parent, downloader=transfer)
-        except RequestException:
+        except (RequestException, HTTPError, UnicodeError):  # of these, some are a ValueError
             raise
         except ValueError:  # pooch: the hash; a file that was brought in parts may be a mixture of two
             if not transfer.resumed:
-                raise Unavailable(f"gives another file than the one with {wanted.hash}") from None
+                raise Unavailable(f"gives another file than the one with {wanted.hash}{wanted.note}") from None
             raise _TryAgain("the parts do not fit together") from None
 
     _repeatedly(attempt, say)
+    if wanted.hash is None:
+        try:
+            recognise.check(wanted.path)
+        except ValueError as error:
+            wanted.path.unlink()
+            raise Unavailable(f"gives something else than {wanted.path.name}: {error}") from None
 
 
-def listed(place: Place, say: Say) -> tuple[File, ...]:
-    """The parquet files of a Hugging Face dataset, with the sizes and hashes that the host states.
+def listed(url: str, say: Say) -> tuple[File, ...]:
+    """The parquet files of a Hugging Face dataset, with the sizes and hashes that the host's list states.
+
+    Args:
+        url: address of the list, as `https://huggingface.co/api/datasets/<id>/tree/main?recursive=true` gives it.
 
     Raises:
         Unavailable: there is no list, or it names no parquet files or two of the same name.
@@ -84,15 +123,11 @@ def listed(place: Place, say: Say) -> tuple[File, ...]:
     import requests
 
     def attempt() -> list[File]:
-        response = requests.get(place.listing(), timeout=TIMEOUT)
+        response = requests.get(url, timeout=TIMEOUT)
         _check_status(response)
         try:
-            return [
-                File(Path(item["path"]).name, item["size"], f"sha256:{item['lfs']['oid']}", item["path"])
-                for item in response.json()
-                if item["path"].endswith(".parquet")
-            ]
-        except (ValueError, KeyError, TypeError):
+            return [_file(item) for item in response.json() if item["path"].endswith(".parquet")]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise Unavailable("its list of files cannot be read") from None
 
     files = _repeatedly(attempt, say)
@@ -101,22 +136,46 @@ def listed(place: Place, say: Say) -> tuple[File, ...]:
     return tuple(files)
 
 
+def _file(item: Any) -> File:
+    """One line of a list of files."""
+    path, size, hash_ = item["path"], item["size"], item["lfs"]["oid"]
+    if type(size) is not int or size <= 0 or not re.fullmatch(r"[0-9a-f]{64}", hash_):
+        raise ValueError("no size and hash")
+    return File(Path(path).name, size, f"sha256:{hash_}", path)
+
+
 def kaggle_token() -> Token:
-    """User name and key: KAGGLE_USERNAME and KAGGLE_KEY, or kaggle.json in $KAGGLE_CONFIG_DIR or ~/.kaggle.
+    """What Kaggle's own client would send.
+
+    KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or the file access_token or kaggle.json in
+    $KAGGLE_CONFIG_DIR or ~/.kaggle.
 
     Raises:
         Unavailable: there is none.
     """
+    if secret := os.environ.get("KAGGLE_API_TOKEN", "").strip():
+        return _token(secret, "KAGGLE_API_TOKEN")
     if (user := os.environ.get("KAGGLE_USERNAME")) and (key := os.environ.get("KAGGLE_KEY")):
-        return user, key
-    path = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle") / "kaggle.json"
-    try:
-        content = json.loads(path.read_bytes())
-        return str(content["username"]), str(content["key"])
-    except FileNotFoundError:
-        raise Unavailable(f"no token in {path} or in KAGGLE_USERNAME and KAGGLE_KEY") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise Unavailable(f"{path} is no Kaggle token") from None  # its content is a secret
+        return Token(key, user)
+    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle")
+    for path in (folder / "access_token", folder / "kaggle.json"):
+        try:
+            content = path.read_text(encoding="utf-8").strip()
+            if path.name == "access_token":
+                return _token(content, str(path))
+            pair = json.loads(content)
+            return Token(str(pair["key"]), str(pair["username"]))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            raise Unavailable(f"{path} is no Kaggle token") from None  # its content is a secret
+    raise Unavailable(f"no token in KAGGLE_API_TOKEN, or as access_token or kaggle.json in {folder}")
+
+
+def _token(secret: str, where: str) -> Token:
+    if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise Unavailable(f"{where} is no Kaggle token")
+    return Token(secret)
 
 
 def has_hash(path: Path, expected: str, *, sha256: str) -> bool:
@@ -139,8 +198,13 @@ def _repeatedly(attempt: Callable[[], T], say: Say) -> T:
             return attempt()
         except (RequestException, HTTPError, _TryAgain) as error:
             reason, wait = _reason(error), next(waits, None)
-            if wait is None or isinstance(error, ValueError):  # of requests: the address itself is wrong
+            # Of requests, a ValueError means that the address or the proxy itself is wrong.
+            if wait is None or isinstance(error, ValueError):
                 raise Unavailable(reason) from None
+            if isinstance(error, _TryAgain):
+                wait = max(wait, error.wait)
+        except UnicodeError:  # a host that cannot be encoded
+            raise Unavailable("not an address") from None
         say(f"{reason}; trying again in {wait:g} s")
         time.sleep(wait)
 
@@ -151,24 +215,47 @@ def _check_status(response: "Response", *, token: Token | None = None) -> None:
         return
     reason = f"HTTP {status} {response.reason}"
     if status >= 500 or status in (408, 429):
-        raise _TryAgain(reason)
+        wait = _retry_after(response.headers.get("Retry-After", ""))
+        if wait > LONGEST_WAIT:
+            raise Unavailable(f"{reason}: it asks to wait {wait:,.0f} s")
+        raise _TryAgain(reason, wait)
     if token and status in (401, 403):
         reason += ": the token is wrong, or the terms on the page are not accepted yet"
     raise Unavailable(reason)
 
 
+def _retry_after(value: str) -> float:
+    """Seconds that a server asks to wait: a number of them, or a date; 0 where it says neither."""
+    if value.strip().isdecimal():
+        return min(float(value), 1e9)
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
 def _reason(error: Exception) -> str:
-    """What went wrong, in few words; the libraries' own hold addresses and objects."""
+    """What went wrong, in few words; the libraries' own hold addresses, passwords and objects."""
     import requests
     from urllib3.exceptions import ReadTimeoutError
 
     match error:
         case _TryAgain():
             return str(error)
+        case requests.exceptions.InvalidProxyURL():
+            return "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not an address"
+        case requests.exceptions.ProxyError():
+            return "no connection to the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY)"
+        case requests.exceptions.SSLError():
+            return "its certificate cannot be verified"
         case requests.Timeout() | ReadTimeoutError():
             return f"no answer for {TIMEOUT:g} s"
         case requests.ConnectionError():
             return "no connection"
+        case requests.exceptions.InvalidSchema() if "SOCKS" in str(error):
+            return "a SOCKS proxy needs the package PySocks"
+        case requests.exceptions.InvalidSchema():
+            return "only addresses of http:// and https:// are fetched"
         case ValueError():
             return "not an address"
         case _:
@@ -225,15 +312,15 @@ class _Transfer:
                 self.part.unlink()
                 raise _TryAgain("the file there is shorter than what has arrived")
             _check_status(response, token=self.token)
-            if response.headers.get("Content-Type", "").startswith("text/html"):
+            if response.headers.get("Content-Type", "").strip().lower().startswith("text/html"):
                 raise Unavailable("gives a web page, not the file")
             if response.status_code != 206:
                 start, self.resumed = 0, False
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 self.part.unlink()
                 raise _TryAgain("the server gives another part than the one asked for")
-            length = response.headers.get("Content-Length")
-            total = start + int(length) if length else None
+            length = response.headers.get("Content-Length", "").strip()
+            total = start + int(length) if length.isascii() and length.isdecimal() else None
             self._check(total, start)
             tag = response.headers.get("ETag", "")
             if tag.startswith('"'):  # a weak one (W/"…") does not vouch for bytes
@@ -259,9 +346,16 @@ class _Transfer:
         name = self.wanted.path.name
         with self.part.open("ab" if start else "wb") as file, _progress(name, start, total, self.say) as arrived:
             # Undecoded: some servers mark a .tar.gz as compressed for the transfer.
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            since, count = time.monotonic(), 0
+            # Not `stream`, which waits until a whole chunk has arrived: a trickle must be noticed.
+            while chunk := response.raw.read1(_CHUNK, decode_content=False):
                 file.write(chunk)
                 arrived(len(chunk))
+                count += len(chunk)
+                if (seconds := time.monotonic() - since) >= SLOW_AFTER:
+                    if count < SLOWEST * seconds:
+                        raise Unavailable(f"gives only {_bytes(int(count / seconds))} a second")
+                    since, count = time.monotonic(), 0
         if total is not None and (size := self.part.stat().st_size) != total:
             raise _TryAgain(f"the transfer broke off after {size:,} of {total:,} bytes")
 

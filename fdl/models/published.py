@@ -237,6 +237,12 @@ def _load(model: nn.Module, name: str, file: str) -> None:
         raise InputError(
             f"weights: {file} is not of torchvision:{name}: {len(wrong)} tensors differ, first {min(wrong)!r}"
         )
+    for key in sorted(asked):
+        if given[key].dtype != own[key].dtype and not given[key].is_floating_point():
+            # Torch would convert them without a word; quantised weights need their scale.
+            raise InputError(f"weights: {file}: {key!r} holds {given[key].dtype} where weights are floating-point")
+        if not given[key].isfinite().all():
+            raise InputError(f"weights: {file}: {key!r} holds values that are not finite")
     model.load_state_dict(given, strict=False)
 
 
@@ -248,7 +254,13 @@ def _read(file: str) -> dict[str, Tensor]:
         if Path(file).suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        # Torch's message recommends switching this check off, which would run whatever code the file holds.
+        raise InputError(
+            f"weights: {file} is damaged, or holds more than tensors; save only the weights, with "
+            "`torch.save(net.state_dict(), file)` or as safetensors"
+        ) from None
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"weights: {file} cannot be read: {type(error).__name__}: {reason}") from None
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):

@@ -15,7 +15,7 @@ from tests.data.server import serve
 def site(project, monkeypatch):
     """A server with one file, `/a/neu.zip`; no waiting between attempts, no token, no mirror."""
     monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
-    for name in ("FDL_MIRROR", "FDL_OFFLINE", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+    for name in ("FDL_MIRROR", "FDL_OFFLINE", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(project / "kaggle"))
     with serve({"/a/neu.zip": CONTENT}) as site:

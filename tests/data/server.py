@@ -3,6 +3,7 @@
 import base64
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -164,3 +165,61 @@ def for_token(user: str, key: str) -> Answer:
         return good(request, content)
 
     return answer
+
+
+def for_bearer(token: str) -> Answer:
+    """The file, for who sends this token."""
+
+    def answer(request: Request, content: bytes) -> None:
+        if request.headers.get("Authorization") != f"Bearer {token}":
+            return request.head(401, 0)
+        return good(request, content)
+
+    return answer
+
+
+def typed(kind: str, content: bytes) -> Answer:
+    """Some content of this type, its length not stated."""
+
+    def answer(request: Request, _: bytes) -> None:
+        request.head(200, None, Content_Type=kind)
+        request.body(content)
+
+    return answer
+
+
+def busy(status: int, wait: str) -> Answer:
+    """Nothing but a status, and when to come again."""
+    return lambda request, _: request.head(status, 0, Retry_After=wait)
+
+
+def of_length(length: str) -> Answer:
+    """The file, under a length that the server made up."""
+
+    def answer(request: Request, content: bytes) -> None:
+        request.head(200, None, Content_Length=length)
+        request.body(content)
+
+    return answer
+
+
+def trickling(pause: float) -> Answer:
+    """A few bytes at a time."""
+
+    def answer(request: Request, content: bytes) -> None:
+        request.head(200, len(content))
+        for start in range(0, 4000, 100):
+            request.body(content[start : start + 100])
+            time.sleep(pause)
+
+    return answer
+
+
+def chunked(request: Request, content: bytes) -> None:
+    """All of the file in HTTP's chunks."""
+    request.protocol_version = "HTTP/1.1"
+    request.head(200, None, Transfer_Encoding="chunked", Connection="close")
+    for start in range(0, len(content), 50_000):
+        part = content[start : start + 50_000]
+        request.body(b"%x\r\n%s\r\n" % (len(part), part))
+    request.body(b"0\r\n\r\n")

@@ -117,6 +117,7 @@ def test_unreadable_images_are_named(content):
     with pytest.raises(InputError) as error:
         decode(content, 16, "b.png")
     assert one_line(error).startswith("b.png: not a readable image")
+    assert "object at 0x" not in one_line(error)
 
 
 def test_an_image_of_absurd_size_is_refused(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from fdl.data import transfer
 from fdl.data.places import File, Place
 from tests.data import server
-from tests.data.fetching import CONTENT, MD5, NEU, SHA256, fetch, refused
+from tests.data.fetching import CONTENT, MD5, NEU, OTHER, SHA256, fetch, refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +55,80 @@ def test_waits_grow(site, publish, monkeypatch):
     site.script["/a/neu.zip"] = [server.error(500)] * 4
     assert "HTTP 500" in refused()
     assert waits == [1, 4, 15]
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [
+        ("3", [3.0]),
+        ("60", [60.0]),
+        ("0", [1.0]),
+        ("-7", [1.0]),
+        ("soon", [1.0]),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", [1.0]),
+        ("99999", []),
+        ("9" * 400, []),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", []),
+    ],
+)
+def test_a_server_may_ask_to_wait_within_bounds(site, publish, monkeypatch, asked, waits):
+    slept = []
+    monkeypatch.setattr(transfer, "WAITS", (1.0, 1.0, 1.0))
+    monkeypatch.setattr("time.sleep", slept.append)
+    site.script["/a/neu.zip"] = [server.busy(503, asked)]
+    if waits:
+        fetch()
+    else:
+        assert "HTTP 503 Service Unavailable: it asks to wait " in refused()
+    assert slept == waits
+
+
+def test_a_trickle_is_given_up_for_the_next_place(site, publish, monkeypatch):
+    monkeypatch.setattr(transfer, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(transfer, "SLOWEST", 20_000)
+    published = (File("neu.zip", len(CONTENT), SHA256),)
+    publish(Place("web", f"{site.address}/b", published), Place("web", f"{site.address}/a", published))
+    site.files["/b/neu.zip"] = CONTENT
+    site.script["/b/neu.zip"] = [server.trickling(0.02)]
+    lines = fetch()
+    assert any(line.startswith(f"neu: {site.address}/b: gives only ") and "a second" in line for line in lines)
+    assert 0 < site.asked_for("/a/neu.zip")[0].start < 4000, "it goes on from what has arrived"
+
+
+@pytest.mark.parametrize("hash_", [SHA256, None])
+@pytest.mark.parametrize("length", ["-5", "many", "1e3", ""])
+def test_a_length_that_is_none_is_ignored(site, publish, hash_, length):
+    publish(Place("web", f"{site.address}/a", (File("neu.zip", len(CONTENT), hash_),)))
+    site.script["/a/neu.zip"] = [server.of_length(length)]
+    lines = fetch()
+    assert (NEU / "neu.zip").read_bytes() == CONTENT
+    assert not any("-5" in line or "None" in line for line in lines)
+
+
+def test_a_file_in_chunks(site, publish):
+    site.script["/a/neu.zip"] = [server.chunked]
+    fetch()
+    assert (NEU / "neu.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("address", "proxy", "said"),
+    [
+        ("file:///srv/neu", None, "only addresses of http:// and https:// are fetched"),
+        ("ftp://neu.example", None, "only addresses of http:// and https:// are fetched"),
+        ("http://", None, "not an address"),
+        ("http://" + "a" * 70 + ".example", None, "not an address"),
+        ("http://neu.example", "http://127.0.0.1:9", "no connection to the proxy that the environment names"),
+        ("http://neu.example", "http://", "the proxy that the environment names (HTTP_PROXY, "),
+    ],
+)
+def test_what_is_wrong_with_an_address_or_a_proxy_is_said(site, publish, monkeypatch, address, proxy, said):
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy is not None:
+        monkeypatch.setenv("http_proxy", proxy)
+    publish(Place("web", address, (File("neu.zip"),)))
+    assert said in refused()
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -147,9 +221,9 @@ def test_what_a_killed_hash_check_left_takes_no_room(site, publish):
 
 def test_without_a_known_hash_parts_are_joined_only_if_the_server_vouches_for_them(site, publish):
     publish(Place("web", f"{site.address}/a", (File("neu.zip"),)))
-    site.script["/a/neu.zip"] = [server.truncated, server.other(CONTENT[::-1])]
+    site.script["/a/neu.zip"] = [server.truncated, server.other(OTHER)]
     fetch()  # the file changed between the two requests
-    assert (NEU / "neu.zip").read_bytes() == CONTENT[::-1]
+    assert (NEU / "neu.zip").read_bytes() == OTHER
     assert site.asked[1].headers["If-Range"]
 
 

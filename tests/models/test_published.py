@@ -170,14 +170,17 @@ class Harmful:
         return open, ("harm", "w")
 
 
-@pytest.mark.parametrize("case", ["another net", "no tensors", "not weights", "code"])
+@pytest.mark.parametrize("case", ["another net", "no tensors", "not weights", "code", "integers", "infinite"])
 def test_wrong_weights_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "weights.pth"
+    state = models.resnet18(num_classes=6).state_dict()
     content: dict[str, object] = {
         "another net": models.resnet34(num_classes=6).state_dict(),
         "no tensors": {"state_dict": {}, "epoch": 3},
         "code": Harmful(),
+        "integers": {name: (100 * value).to(torch.int8) for name, value in state.items()},
+        "infinite": state | {"conv1.weight": state["conv1.weight"] / 0},
     }
     if case == "not weights":
         file.write_text("<html>404</html>")
@@ -187,3 +190,4 @@ def test_wrong_weights_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         build("torchvision:resnet18", "neu", 6, 64, weights=str(file))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "harm").exists()
+    assert "weights_only" not in str(error.value), "torch recommends to run the code"

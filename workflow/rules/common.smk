@@ -20,11 +20,23 @@ from fdl.grid import Bundle
 from fdl.reporting.targets import report_files, targets
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
+from fdl.settings_file import Laid, lay
 from fdl.training.device import gpu_slots
 
+# Read again, as every verb reads it: Snakemake reads YAML 1.1, lets the last of two equal keys win, and takes
+# `--config seeds=[0,1]` for text. A workflow that takes this one as a module may hand over a config of its own.
 try:
+    if "params.yaml" in workflow.configfiles:
+        LAID = lay(
+            "params.yaml",
+            workflow.overwrite_configfiles,
+            workflow.config_settings.config_args,
+            "--config",
+        )
+    else:
+        LAID = Laid(config)
     PARAMS = fdl_params.resolve(
-        config, overrides=fdl_params.laid_on(config, "params.yaml")
+        LAID.raw, overrides=LAID.overrides, origins=LAID.origins
     )
 except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
@@ -48,7 +60,9 @@ if workflow.is_main_process and {"-F", "--forceall", "-R", "--forcerun"} & set(
         file=sys.stderr,
     )
 
-validate(config, schema="../schemas/params.schema.json", set_default=False)
+validate(
+    LAID.raw | LAID.overrides, schema="../schemas/params.schema.json", set_default=False
+)
 
 # Jobs read the resolved settings from this file. It is neither a rule's input nor its parameter: any
 # key would then run every bundle again. What really changed is for the judge of records to say.
