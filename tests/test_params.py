@@ -33,6 +33,7 @@ def test_presets_have_the_announced_sizes():
         "lite-moving": (30, 3),
         "lite-float32": (60, 6),
         "lite-cosine": (45, 3),
+        "lite-neu-weights": (30, 3),
         "authors": (200, 20),
         "paper": (1080, 108),
     }
@@ -83,6 +84,7 @@ def test_the_authors_grids_are_of_the_published_images():
         "lite-moving": "local",
         "lite-float32": "local",
         "lite-cosine": "local",
+        "lite-neu-weights": "local",
         "authors": "official",
         "paper": "official",
     }
