@@ -142,7 +142,7 @@ def shares(words: Sequence[str]) -> dict[str, float]:
 
 
 def line(*texts: object) -> str:
-    """A row of a Markdown table; numbers to a decimal, small ones to two."""
+    """A row of a Markdown table; numbers to a decimal."""
     shown = [f"{text:.1f}" if isinstance(text, float) else str(text) for text in texts]
     return f"| {' | '.join(shown)} |"
 
@@ -153,19 +153,22 @@ def head(*texts: str) -> list[str]:
 
 
 def gains(rng: np.random.Generator) -> Iterator[str]:
-    """C1 by both rules, on the grid of `small`."""
-    yield from head("shared", "true gain", "rules", "supported", "equivalent", "contradicted", "undecided")
-    for shared in SHARED:
-        for effect in (0.0, 0.5, 1.0, 2.0, 4.0):
-            words: dict[int, list[str]] = {1: [], 2: []}
-            while len(words[1]) < REPETITIONS:
-                arrays = simulate(rng, SMALL, "C1", constant(SMALL, effect), shared)
+    """C1 by both rules, on the grid of `small` and on that of `lite` with 5 seeds."""
+    yield from head("grid", "shared", "true gain", "rules", "supported", "equivalent", "contradicted", "undecided")
+    few = [replace(each, seeds=5) for each in LITE]
+    for name, grid in (("`small`", SMALL), ("`lite`", few)):
+        for shared in SHARED:
+            for effect in (0.0, 0.5, 1.0, 2.0, 4.0):
+                words: dict[int, list[str]] = {1: [], 2: []}
+                while len(words[1]) < REPETITIONS:
+                    arrays = simulate(rng, grid, "C1", constant(grid, effect), shared)
+                    for rules, seen in words.items():
+                        seen += word(clustered_mean(arrays, floored=rules == 2))
                 for rules, seen in words.items():
-                    seen += word(clustered_mean(arrays, floored=rules == 2))
-            for rules, seen in words.items():
-                found = shares(seen)
-                check(f"C1, gain {effect}, shared {shared}", false_share(found, effect) if rules == 2 else 0)
-                yield line(shared, effect, rules, *found.values())
+                    shown = shares(seen)
+                    if rules == 2:
+                        check(f"C1, {name}, gain {effect}, shared {shared}", false_share(shown, effect))
+                    yield line(name, f"{shared:g}", f"{effect:g}", rules, *shown.values())
 
 
 def false_share(found: dict[str, float], effect: float) -> float:
@@ -233,7 +236,7 @@ def slices(rng: np.random.Generator) -> Iterator[str]:
                 found += np.delete(each, (7, 8))
             percent = 100 * any_false / REPETITIONS
             check(f"C2, gain {effect}, shared {shared}", percent)
-            yield line(shared, effect, percent, *(100 * found * CHUNK / REPETITIONS))
+            yield line(f"{shared:g}", f"{effect:g}", percent, *(100 * found * CHUNK / REPETITIONS))
 
 
 def _slice(arrays: Sequence[Array], *, backbone: int | None = None, shots: int | None = None) -> Estimate:
@@ -280,7 +283,7 @@ def slopes(rng: np.random.Generator) -> Iterator[str]:
             found = {name: 100 * words.count(name) / len(words) for name in ("supported", "contradicted", "harms less")}
             wrong = sum(found.values()) if slope == 0 else found["contradicted"]
             check(f"C3, {start} and {slope}, shared {shared}", wrong)
-            yield line(shared, start, slope, *found.values(), 100 - sum(found.values()))
+            yield line(f"{shared:g}", f"{start:g}", f"{slope:g}", *found.values(), 100 - sum(found.values()))
 
 
 def pairs(rng: np.random.Generator) -> Iterator[str]:
@@ -302,8 +305,10 @@ def pairs(rng: np.random.Generator) -> Iterator[str]:
                     found += ((p < ALPHA) & (values > 0)).mean(0)
                 percent = 100 * wrong / REPETITIONS
                 check(f"{claim}, {scale} × {planted}, shared {shared}", percent)
-                effects = " and ".join(f"{scale * effect:g}" for effect in planted)
-                yield line(claim, f"{first}, {second}", shared, effects, percent, *(100 * found * CHUNK / REPETITIONS))
+                effects = " and ".join(f"{scale * effect + 0.0:g}" for effect in planted)
+                yield line(
+                    claim, f"{first}, {second}", f"{shared:g}", effects, percent, *(100 * found * CHUNK / REPETITIONS)
+                )
 
 
 def _worst(arrays: Sequence[Array]) -> Bounded:
@@ -330,7 +335,7 @@ def others(rng: np.random.Generator) -> Iterator[str]:
                 )
             )
             check(f"C6, {effect}, shared {shared}", false_share(found, effect))
-            yield line("C6", shared, effect, *found.values())
+            yield line("C6", f"{shared:g}", f"{effect:g}", *found.values())
     for ratio in (1.0, 0.9, 0.8, 0.35):
         words: list[str] = []
         while len(words) < REPETITIONS:
@@ -343,7 +348,7 @@ def others(rng: np.random.Generator) -> Iterator[str]:
 
 
 PARTS = {
-    "C1 on the grid of `small`: share of verdicts in %": gains,
+    "C1: share of verdicts in %": gains,
     "C1 by rules 2, by number of seeds (shared 0.3; 100-class sets half as many, at least 5)": seeds,
     "C2 by rules 2: share of slices in % that are supported; at a gain of 0 that are equivalent": slices,
     "C3 by rules 2": slopes,

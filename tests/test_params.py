@@ -58,11 +58,13 @@ def test_null_means_what_the_authors_used():
     assert resolve(FILE, preset="authors").selections_of("cifar10") == ["sum"]
 
 
-def test_weights_of_single_stored_shots():
-    """docs/reference.md 2.4: TEX ResNet was trained with other weights at 100 shots."""
-    weights = DATASETS["tex"].backbones["resnet"]
-    assert weights.weights_for(100) == (1, 2)
-    assert weights.weights_for(5) == (1, 0.1)
+def test_weights_do_not_change_within_the_papers_shots():
+    """docs/deviations.md: claim C3 would mix the effect of the shots with that of the weights."""
+    for name, dataset in DATASETS.items():
+        for backbone, protocol in dataset.backbones.items():
+            assert {protocol.weights_for(k) for k in (3, 5, 10, 20, 50, 100)} == {protocol.weights}, (name, backbone)
+    assert DATASETS["tex"].backbones["resnet"].weights == (1, 0.1)
+    assert DATASETS["cifar10"].backbones["alexnet"].weights_for(400) == (0.5, 0.01)
 
 
 def test_a_block_of_the_grid_may_have_its_own_epochs():
