@@ -56,7 +56,8 @@ class Dataset:
 
 
 # Between seeds, within a bundle: standard deviations of FDL − classical. Measured in `reports/lite` (CIFAR-10, NEU;
-# AlexNet; 5 seeds; 3, 5 and 10 images per class); signed maps in nine pairs of cells of the width and size of `small`.
+# AlexNet; 5 seeds; 3, 5 and 10 images per class). C4b: 0.06 in nine pairs of NEU cells of the width and size of
+# `small` (AlexNet with 3 and 10 images per class, ResNet with 3; 3 seeds); that of CIFAR-10 is assumed.
 SPREADS = {
     "C1": (0.73, 5.5),  # points; NEU in float32 5.7
     "C4a": (2.5, 9.5),  # points of the maps
