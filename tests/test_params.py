@@ -192,6 +192,8 @@ WRONG = {
     "unknown key": ({"zzz": 5}, "unknown key 'zzz'; allowed: preset, source"),
     "wrong type": ({"batch_size": "ten"}, "batch_size: 'ten' is not allowed"),
     "too small": ({"epochs": 0}, "epochs: 0 is not allowed"),
+    "no such rules": ({"claims": {"grid": None, "rules": 3}}, "claims.rules: 3 is not allowed: input should be 1 or 2"),
+    "reruns of no dataset": ({"claims": {"grid": None, "reruns": {"nue": 1.0}}}, "claims.reruns: unknown 'nue'"),
     "fraction": ({"members": 2.5}, "members: 2.5 is not allowed"),
     "bool is no number": ({"threads": True}, "threads: True is not allowed"),
     "not a number": ({"learning_rate": float("nan")}, "learning_rate: nan is not allowed"),
