@@ -11,6 +11,7 @@ from fdl.cli_options import DEFAULT, ConfigfileOption, ParamsOption, PresetOptio
 
 if TYPE_CHECKING:
     from fdl.planning import Plan
+    from fdl.seed_planning import SeedsNeeded
 
 app = typer.Typer()
 
@@ -70,8 +71,26 @@ def _print_plan(made: "Plan") -> None:
     print(f"on this machine ({made.device}): {hours:.2f} hours of one process, {made.hours:.2f} with {made.processes}")
     print(f"memory {made.memory:.1f} GiB, checkpoints up to {made.scratch:.2f} GiB, records {made.records:.2f} GiB")
     print("hours are of an otherwise idle machine; data, heads' own layers, scores and the report come on top")
+    if made.seeds:
+        print(_seeds_text(made.seeds))
     for note in made.notes:
         print(f"note: {note}")
+
+
+def _seeds_text(needed: "SeedsNeeded") -> str:
+    """How many seeds ± 2 points take, and what that rests on."""
+
+    def count(seeds: int | None) -> str:
+        return "more than 1,000" if seeds is None else str(seeds)
+
+    several = len(needed.datasets) > 1
+    alone = ", ".join(f"{name} alone {count(seeds)}" for name, seeds in needed.datasets.items())
+    spreads = ", ".join(f"{name} {each.points:.1f} ({each.source})" for name, each in needed.spreads.items())
+    whole = f"{count(needed.all)} for the grid; {alone}" if several else count(needed.all)
+    return (
+        f"seeds to find 'equivalent within ± 2 points' in 80 % of cases without a difference: {whole}\n"
+        f"s.d. of a pair between seeds, in points: {spreads}"
+    )
 
 
 @app.command()

@@ -12,6 +12,7 @@ from fdl.head_settings import head_settings
 from fdl.params import Params
 from fdl.reference.protocol import DATASETS
 
+SIGNED = 1000  # test images with signed maps at most: `fdl.evaluation.cam.SIGNED`
 EVALUATED = 200  # images at a time: `fdl.training.engine.EVALUATION_BATCH`, which would import torch
 
 
@@ -107,7 +108,8 @@ def work(params: Params, cell: Cell) -> Work:
         cell.backbone, settings.get("like", cell.dataset), of.classes, settings["image_size"], settings["width"]
     )
     images = train + of.validation + of.test
-    return Work(shape, members, members * trained, members * evaluated, members * of.test, images)
+    mapped = of.test + min(of.test, SIGNED)
+    return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
 
 
 @cache
@@ -175,7 +177,8 @@ def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: b
     outputs = rules * largest.members * (train + of.validation + of.test)
     outputs += len(heads.heads if heads else ()) * 2 * (of.validation + of.test)
     logits = 4 * outputs * of.classes
-    overlaps = largest.members * (largest.members - 1) * of.test  # two bytes a pair of members
+    # Two bytes a pair of members and image, of the signed maps four.
+    overlaps = largest.members * (largest.members - 1) * (of.test + 2 * min(of.test, SIGNED))
     kept = rules * weights if params.keep_weights else 0
     waiting = len(cells) if fused or all_wait else 1 if heads else 0
     return Bytes(

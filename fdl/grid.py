@@ -110,3 +110,10 @@ class Claims(Strict):
     """What the verdicts rest on."""
 
     grid: list[GridBlock] | None = Field(min_length=1, description="the frozen cells; null: no verdict is given")
+    rules: Literal[1, 2] = Field(default=2, description="version of the rules in docs/claims.md; 1: for preset lite")
+    remark: str | None = Field(default=None, description="a caveat that is printed beside the verdicts")
+    reruns: dict[DatasetName, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="points (s.d.) by which the difference of a pair moves when it is trained again with the same seed "
+        "and other rounding, by dataset; null: not measured",
+    )

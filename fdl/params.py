@@ -139,6 +139,9 @@ class Params(Strict):
         for dataset in self.epochs if isinstance(self.epochs, dict) else ():
             if dataset not in datasets:
                 raise ValueError(f"epochs: {_unknown(dataset, datasets)}")
+        for dataset in self.claims.reruns or ():
+            if dataset not in datasets:
+                raise ValueError(f"claims.reruns: {_unknown(dataset, datasets)}")
         if len(set(self.selections)) < len(self.selections):
             raise ValueError(f"selections: {self.selections} names a rule twice")
         if len(set(self.heads or [])) < len(self.heads or []):

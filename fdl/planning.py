@@ -11,8 +11,9 @@ from fdl.grid import Bundle, Cell
 from fdl.params import Params
 from fdl.provenance import available_cores
 from fdl.results.state import Judge
+from fdl.seed_planning import SeedsNeeded, seeds_needed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SECONDS = 20.0  # of the calibration
 IMPORTS, LIBRARIES = 8.0, 0.75 * 2**30  # seconds of each process before its first step, and bytes; measured
 
@@ -54,6 +55,7 @@ class Plan:
     memory: float  # GiB of all processes
     scratch: float  # GiB, with so many processes at once
     records: float  # GiB
+    seeds: SeedsNeeded | None  # that the grid needs; None: it has no pairs to compare
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         memory=sum(line.memory for line in running),
         scratch=sum(line.scratch for line in running),
         records=sum(line.records for line in lines),
+        seeds=seeds_needed(params, finished),
         notes=notes,
     )
 

@@ -33,6 +33,7 @@ def test_presets_have_the_announced_sizes():
         "lite-moving": (30, 3),
         "lite-float32": (60, 6),
         "lite-cosine": (45, 3),
+        "lite-neu-weights": (30, 3),
         "authors": (200, 20),
         "paper": (1080, 108),
     }
@@ -57,11 +58,13 @@ def test_null_means_what_the_authors_used():
     assert resolve(FILE, preset="authors").selections_of("cifar10") == ["sum"]
 
 
-def test_weights_of_single_stored_shots():
-    """docs/reference.md 2.4: TEX ResNet was trained with other weights at 100 shots."""
-    weights = DATASETS["tex"].backbones["resnet"]
-    assert weights.weights_for(100) == (1, 2)
-    assert weights.weights_for(5) == (1, 0.1)
+def test_weights_do_not_change_within_the_papers_shots():
+    """docs/deviations.md: claim C3 would mix the effect of the shots with that of the weights."""
+    for name, dataset in DATASETS.items():
+        for backbone, protocol in dataset.backbones.items():
+            assert {protocol.weights_for(k) for k in (3, 5, 10, 20, 50, 100)} == {protocol.weights}, (name, backbone)
+    assert DATASETS["tex"].backbones["resnet"].weights == (1, 0.1)
+    assert DATASETS["cifar10"].backbones["alexnet"].weights_for(400) == (0.5, 0.01)
 
 
 def test_a_block_of_the_grid_may_have_its_own_epochs():
@@ -83,6 +86,7 @@ def test_the_authors_grids_are_of_the_published_images():
         "lite-moving": "local",
         "lite-float32": "local",
         "lite-cosine": "local",
+        "lite-neu-weights": "local",
         "authors": "official",
         "paper": "official",
     }
@@ -188,6 +192,8 @@ WRONG = {
     "unknown key": ({"zzz": 5}, "unknown key 'zzz'; allowed: preset, source"),
     "wrong type": ({"batch_size": "ten"}, "batch_size: 'ten' is not allowed"),
     "too small": ({"epochs": 0}, "epochs: 0 is not allowed"),
+    "no such rules": ({"claims": {"grid": None, "rules": 3}}, "claims.rules: 3 is not allowed: input should be 1 or 2"),
+    "reruns of no dataset": ({"claims": {"grid": None, "reruns": {"nue": 1.0}}}, "claims.reruns: unknown 'nue'"),
     "fraction": ({"members": 2.5}, "members: 2.5 is not allowed"),
     "bool is no number": ({"threads": True}, "threads: True is not allowed"),
     "not a number": ({"learning_rate": float("nan")}, "learning_rate: nan is not allowed"),

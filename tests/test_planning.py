@@ -2,18 +2,23 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from fdl import costs, layout, planning
 from fdl.costs import Shape
+from fdl.evaluation import cam
 from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
-from fdl.params import Bundle
+from fdl.params import Bundle, Cell
 from fdl.reference.protocol import DATASETS
+from fdl.reporting.collect import headline_values, read_runs
+from fdl.seed_planning import seeds_for, seeds_needed
 from fdl.training.bundle import run_bundle
 from tests.faults.conftest import fdl
 from tests.projects import tiny, write_images, write_params
+from tests.reporting.claim_records import gain, grid, write
 
 __all__ = ["fdl"]  # a fixture
 
@@ -106,6 +111,9 @@ def test_the_plan_of_a_project(fdl, project):
     code, out, _ = fdl("plan", "--seconds", "0.5", "--set", "epochs=4")
     assert code == 0
     assert "demo: 4 of 4 cells to train" in out
+    # A dataset that was never measured is taken to vary as much as any that was.
+    assert "in 80 % of cases without a difference: 67\n" in out
+    assert "in points: bsd 5.5 (not measured: taken as NEU's)" in out
 
 
 def test_own_images_are_counted_when_they_are_prepared(fdl, project):
@@ -114,3 +122,36 @@ def test_own_images_are_counted_when_they_are_prepared(fdl, project):
     code, _, err = fdl("plan")
     assert code == 2
     assert err == "fdl: bolts: how many images there are is known after `python -m fdl data prepare bolts`\n"
+
+
+def test_the_number_of_images_with_signed_maps_is_the_records():
+    assert costs.SIGNED == cam.SIGNED
+
+
+def test_seeds_for_two_points_by_hand():
+    # One bundle: (t + 1.2816) · 2 / √n < 2 with n − 1 degrees of freedom: 10 give 3.115 < 3.162, 9 give 3.141 > 3.
+    assert seeds_for({"neu": 1}, {"neu": 2.0}) == 10
+    # Four bundles that share 0.3 of their variance: (1 + 3 · 0.3) / 4 of it.
+    assert seeds_for({"neu": 4}, {"neu": 2.0 * (4 / 1.9) ** 0.5}) == 10
+    # A second dataset that does not vary, with as many: half the standard error, and the same degrees of freedom.
+    assert seeds_for({"neu": 1, "bsd": 1}, {"neu": 4.0, "bsd": 0.0}) == 10
+    assert seeds_for({"neu": 1}, {"neu": 100.0}) is None
+
+
+def test_the_spread_is_that_of_the_records_at_hand(project):
+    params = grid()
+    write(params, gain(6))
+    needed = seeds_needed(params, params.cells())
+    values = headline_values(params, read_runs(params), combiner="soft", metric="accuracy")
+    for dataset in ("bsd", "neu"):
+        pairs = [
+            [100 * (values[Cell(dataset, "alexnet", k, "fdl", s)] - values[Cell(dataset, "alexnet", k, "classical", s)])
+             for s in range(5)]
+            for k in (3, 5)
+        ]  # fmt: skip
+        assert needed.spreads[dataset].source == "the records at hand"
+        assert needed.spreads[dataset].points == pytest.approx(np.var(pairs, axis=1, ddof=1).mean() ** 0.5)
+    assert needed.all is not None
+    assert needed.all <= max(needed.datasets.values())
+    assert seeds_needed(grid(methods=["classical"]), []) is None
+    assert seeds_needed(params, []).spreads["neu"].source == "reports/lite"

@@ -10,7 +10,8 @@ from fdl.reporting.table_formats import latex_text, markdown_text
 from fdl.reporting.titles import dataset_title
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
-_HEADINGS = ("Claim", "Slice", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
+_HEADINGS = ("Claim", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
+Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,26 @@ class Claim:
     high: float | None
     level: float
     df: float | None
-    p: float | None  # of C2: adjusted over the family
+    p: float | None  # adjusted over the family, where there is one
     p_equivalence: float | None  # the same of equivalence; None where ± 2 points mean nothing
     low_equivalence: float | None  # 90 % interval, which equivalence asks to be inside ± 2 points
     high_equivalence: float | None
     seeds: int  # the fewest that any bundle has
+    most_seeds: int
     found: int  # cells with a value
     cells: int  # of the frozen grid
     failed: tuple[str, ...]  # cells that diverged
+    by_dataset: dict[str, Part]  # the estimate of each dataset alone; empty where there is only one
     without: dict[str, float | None]  # the estimate without each dataset
+    spread: Part  # by dataset: s.d. of a pair's difference between seeds, within its bundle
+    precision: str
     seeds_for_equivalence: int | None  # see `Estimate.seeds_for_equivalence`
     beside: str  # what is printed beside the estimate
     verdict: str | None  # None: none is given
     reason: str
+    sensitivity: str  # what another rule for the same would say
+    remark: str  # the preset's caveat (`claims.remark`)
+    rules: int  # version of the rules
     grid: str  # hash of the frozen grid
 
     @property
@@ -49,13 +57,22 @@ class Claim:
         return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid ({self.reason})"
 
     @property
+    def by_dataset_text(self) -> str:
+        """`CIFAR-10 +0.05 [−0.53, +0.64]; NEU −3.41 [−5.74, −1.08]`, or `–`."""
+        texts = []
+        for name, part in self.by_dataset.items():
+            interval = f" {interval_text(part['low'], part['high'])}" if part["low"] is not None else ""
+            texts.append(f"{dataset_title(name)} {signed(part['estimate'])}{interval}")
+        return "; ".join(texts) or "–"
+
+    @property
     def estimate_text(self) -> str:
         """`−1.68 [−2.82, −0.54] points`, and what is printed beside it."""
         if self.estimate is None:
             return "–"
         interval = f" {interval_text(self.low, self.high)}" if self.low is not None else ""
         beside = f"; {self.beside}" if self.beside else ""
-        return f"{_signed(self.estimate)}{interval} {self.unit}{beside}"
+        return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -63,11 +80,12 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
         [
             f"{claim.id} {claim.text}",
             claim.slice,
+            claim.by_dataset_text,
             claim.estimate_text,
             _without_text(claim),
             str(claim.seeds),
             f"{claim.found} of {claim.cells}",
-            claim.reading,
+            f"{claim.reading}. {claim.sensitivity}" if claim.sensitivity else claim.reading,
         ]
         for claim in claims
     ]
@@ -78,15 +96,16 @@ def _without_text(claim: Claim) -> str:
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{_signed(low)} ({dataset_title(first)}) to {_signed(high)} ({dataset_title(last)})"
+    return f"{signed(low)} ({dataset_title(first)}) to {signed(high)} ({dataset_title(last)})"
 
 
 def interval_text(low: float | None, high: float | None) -> str:
     """`[−2.82, −0.54]`."""
-    return f"[{_signed(low)}, {_signed(high)}]"
+    return f"[{signed(low)}, {signed(high)}]"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Two decimals with a true minus sign."""
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
@@ -96,8 +115,10 @@ def to_csv(claims: Sequence[Claim]) -> str:
     writer = csv.DictWriter(text, [field.name for field in fields(Claim)] + ["reading"], lineterminator="\n")
     writer.writeheader()
     for claim in claims:
-        without = "; ".join(f"{name} {value}" for name, value in claim.without.items())
-        line = asdict(claim) | {"failed": "; ".join(claim.failed), "without": without, "reading": claim.reading}
+        line = asdict(claim) | {"failed": "; ".join(claim.failed), "reading": claim.reading}
+        for name in ("without", "spread"):
+            line[name] = "; ".join(f"{dataset} {value}" for dataset, value in getattr(claim, name).items())
+        line["by_dataset"] = claim.by_dataset_text
         writer.writerow(line)
     return text.getvalue()
 
@@ -116,7 +137,7 @@ def to_latex(claims: Sequence[Claim], caption: str) -> str:
     if not claims:
         return latex_text(caption) + "\n"
     lines = [" & ".join(latex_text(text) for text in row) + r" \\" for row in _rows(claims)]
-    columns = "".join(rf"p{{{width}\textwidth}}" for width in (0.16, 0.1, 0.2, 0.14, 0.05, 0.07, 0.16))
+    columns = "".join(rf"p{{{width}\textwidth}}" for width in (0.13, 0.08, 0.15, 0.16, 0.11, 0.05, 0.06, 0.14))
     head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
     return "\n".join(
         [

@@ -1,11 +1,11 @@
 """The paper's claims as tests, on the frozen grid (`claims.grid`) of a preset; decided beforehand in docs/claims.md.
 
-`claim_quantities` says what each of them compares, `statistics` how sure that is, `claim_tables` writes them; here
-stand the verdicts.
+`claim_rules_1` and `claim_rules_2` say what each of them compares, `statistics` how sure that is, `claim_tables` writes
+them; here stand the verdicts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,28 +13,19 @@ import numpy as np
 
 from fdl import layout, records
 from fdl.params import Params
-from fdl.reporting import claim_tables, statistics
-from fdl.reporting.claim_quantities import INACTIVE, Frozen, Quantity, activity, families, read_frozen
-from fdl.reporting.claim_tables import Claim, interval_text
+from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables, statistics
+from fdl.reporting.claim_quantities import Frozen, Quantity, Rules, Values, read_frozen, stacked
+from fdl.reporting.claim_tables import Claim, Part, interval_text, signed
 from fdl.reporting.results import Results, read_results
-from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Estimate, holm
-from fdl.reporting.titles import SYNTHETIC
+from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
+from fdl.reporting.titles import SYNTHETIC, dataset_title
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEEDS_NEEDED = 5
 
-CLAIMS = {
-    "C1": "FDL beats the classical ensemble",
-    "C2": "FDL beats the classical ensemble, by slice",
-    "C3": "The gain is larger with fewer shots",
-    "C4": "Members look at different places",
-    "C5": "Members differ in what they predict",
-    "C6a": "The ensemble beats its mean member",
-    "C6b": "The ensemble beats the member best on validation",
-    "C7": "The distance loss is active",
-}
-_UNITS = {"C3": "logit per ln shots", "C4": "cosine", "C7": "ratio"}  # of the others: percentage points
-_BELOW = ("C3", "C4")  # values below 0 are in favour of these
+RULES = {rules.number: rules for rules in (claim_rules_1.RULES, claim_rules_2.RULES)}
+_PAIRS = ("C4a", "C4b", "C5a", "C5b")  # families of two
+_HARMS_LESS = "the loss harms less with fewer shots"  # C3, where there is no gain
 _LEVEL = f"{100 * LEVEL:.0f} %"
 _NAMED = 5  # cells that a reason names
 
@@ -51,8 +42,9 @@ def evaluate(params: Params, results: Results | None = None) -> list[Claim]:
     """
     if params.claims.grid is None:
         return []
-    frozen = read_frozen(results or read_results(params))
-    return [claim for family in [*families(params, frozen), [activity(frozen)]] for claim in _judge(frozen, family)]
+    frozen, rules = read_frozen(results or read_results(params)), RULES[params.claims.rules]
+    families = [*rules.families(params, frozen), [rules.activity(params, frozen)]]
+    return [claim for family in families for claim in _judge(params, rules, frozen, family)]
 
 
 def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
@@ -70,6 +62,8 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
         "schema_version": SCHEMA_VERSION,
         "preset": params.preset,
         "grid": claims[0].grid if claims else None,
+        "rules": params.claims.rules,
+        "remark": params.claims.remark,
         "caption": caption,
         "claims": [asdict(claim) | {"reading": claim.reading} for claim in claims],
     }
@@ -89,36 +83,42 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
     """What the table shows; without a frozen grid, that there are no verdicts."""
     if not claims:
         return f"No verdicts: preset {params.preset} names no frozen grid (claims.grid in params.yaml)."
-    return (
-        f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}: estimates with {_LEVEL} t "
-        "intervals, of C1, C2 and C6 by seed and test image, of C3 to C5 by seed with the test images held fixed. "
+    rules = RULES[params.claims.rules]
+    repeats = "; one that is the whole grid, as that of its only backbone, repeats C1 under this correction"
+    caption = (
+        f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}, by rules {rules.number} of "
+        f"docs/claims.md: estimates with {_LEVEL} t intervals, {rules.intervals}. "
         "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
-        "C2: verdicts by Holm's method over all slices; one that is the whole grid, as that of its only backbone, "
-        "repeats C1 under this correction."
+        f"C2: verdicts by Holm's method over all slices{repeats * (rules.number == 1)}."
     )
+    return f"{caption} Caveat: {params.claims.remark}" if params.claims.remark else caption
 
 
-def _judge(frozen: Frozen, family: Sequence[Quantity]) -> list[Claim]:
+def _judge(params: Params, rules: Rules, frozen: Frozen, family: Sequence[Quantity]) -> list[Claim]:
     """The claims of one family of tests; a slice of a single bundle is none of it."""
     estimates = [_estimate(quantity) for quantity in family]
     tested = [position for position, quantity in enumerate(family) if not _single_bundle(quantity)]
     differs, equivalent = np.full(len(family), np.nan), np.full(len(family), np.nan)
-    differs[tested] = holm([_p(estimates[position], Estimate.p_difference) for position in tested])
-    equivalent[tested] = holm([_p(estimates[position], Estimate.p_equivalence) for position in tested])
+    differs[tested] = holm([_p(estimates[position], lambda each: each.p_difference()) for position in tested])
+    equivalent[tested] = holm([_p(estimates[position], lambda each: each.p_equivalence()) for position in tested])
     return [
-        _claim(frozen, quantity, estimate, p, p_equivalence)
+        _claim(params, rules, frozen, quantity, estimate, p, p_equivalence)
         for quantity, estimate, p, p_equivalence in zip(family, estimates, differs, equivalent, strict=True)
     ]
 
 
-def _estimate(quantity: Quantity, without: str | None = None) -> Estimate | None:
-    """The estimate, without a dataset if one is named; None where the values found do not give any."""
-    values = {key: value for key, value in quantity.values.items() if key[0].dataset != without}
+def _estimate(quantity: Quantity, *, only: str = "", without: str = "") -> Estimate | Bounded | None:
+    """The estimate, of one dataset or without one if it is named; None where the values found do not give any."""
+    values = {
+        key: value
+        for key, value in quantity.values.items()
+        if key[0].dataset != without and only in ("", key[0].dataset)
+    }
     estimate = quantity.estimate(values) if values else None
     return None if estimate is None or not np.isfinite(estimate.value) else estimate
 
 
-def _p(estimate: Estimate | None, test: Callable[[Estimate], Array]) -> float:
+def _p(estimate: Estimate | Bounded | None, test: Callable[[Estimate | Bounded], Array]) -> float:
     return np.nan if estimate is None else float(test(estimate))
 
 
@@ -127,18 +127,25 @@ def _single_bundle(quantity: Quantity) -> bool:
 
 
 def _claim(
-    frozen: Frozen, quantity: Quantity, estimate: Estimate | None, p_difference: float, p_equivalence: float
+    params: Params,
+    rules: Rules,
+    frozen: Frozen,
+    quantity: Quantity,
+    estimate: Estimate | Bounded | None,
+    p_difference: float,
+    p_equivalence: float,
 ) -> Claim:
-    seeds, unit = _seeds(quantity), _UNITS.get(quantity.claim, "points")
+    (seeds, most), unit = _seeds(quantity), rules.units.get(quantity.claim, "points")
     if unit != "points":
         p_equivalence = np.nan  # ± 2 points mean nothing
     low, high = estimate.interval() if estimate else (np.nan, np.nan)
     inside = estimate.interval(1 - 2 * ALPHA) if estimate and unit == "points" else (np.nan, np.nan)
     datasets = sorted({cell.dataset for cell in quantity.cells})
-    without = {name: _estimate(quantity, name) for name in datasets if len(datasets) > 1}
+    several = datasets if len(datasets) > 1 else []
+    without = {name: _estimate(quantity, without=name) for name in several}
     claim = Claim(
         id=quantity.claim,
-        text=CLAIMS[quantity.claim],
+        text=rules.texts[quantity.claim],
         slice=quantity.slice,
         unit=unit,
         estimate=_number(estimate.value) if estimate else None,
@@ -151,10 +158,14 @@ def _claim(
         low_equivalence=_number(inside[0]),
         high_equivalence=_number(inside[1]),
         seeds=seeds,
+        most_seeds=most,
         found=sum(cell in quantity.measured for cell in quantity.cells),
         cells=len(quantity.cells),
         failed=tuple(cell.key for cell in quantity.cells if frozen.states[cell].status == "failed"),
+        by_dataset={name: _part(_estimate(quantity, only=name)) for name in several},
         without={name: _number(other.value) if other else None for name, other in without.items()},
+        spread=_spreads(quantity) if rules.number > 1 and quantity.claim != "C7" else {},
+        precision=", ".join(frozen.precisions),
         seeds_for_equivalence=(
             estimate.seeds_for_equivalence(seeds)
             if estimate and unit == "points" and quantity.claim != "C2"  # of slices: not at their adjusted level
@@ -163,6 +174,9 @@ def _claim(
         beside=quantity.beside,
         verdict=None,
         reason="",
+        sensitivity="",
+        remark=params.claims.remark or "",
+        rules=rules.number,
         grid=frozen.hash,
     )
     if frozen.synthetic:
@@ -173,20 +187,79 @@ def _claim(
     if hindrance or estimate is None:
         return replace(claim, verdict="undecided", reason=hindrance)
     if claim.id == "C7":
-        verdict, reason = _activity(quantity)
+        verdict, reason = _activity(rules, quantity)
     else:
-        favour = -estimate.value if claim.id in _BELOW else estimate.value
+        favour = -estimate.value if claim.id in rules.below else estimate.value
         verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
         reason = _reason(claim, verdict)
-    return replace(claim, verdict=verdict, reason=reason)
+        if verdict == "supported" and quantity.gain is not None and quantity.gain <= 0:
+            verdict, reason = _HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
+    if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
+        reason = f"{reason}; {_rests_on(params, claim)}"
+    return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(quantity))
 
 
-def _seeds(quantity: Quantity) -> int:
-    """The fewest seeds with a value in all methods that any bundle has."""
+def _part(estimate: Estimate | Bounded | None) -> Part:
+    if estimate is None:
+        return {"estimate": None, "low": None, "high": None}
+    low, high = estimate.interval()
+    return {"estimate": _number(estimate.value), "low": _number(low), "high": _number(high)}
+
+
+def _cell_values(values: Values) -> Values:
+    """A value per pair: over the test images, and the middle of bounds."""
+    return {key: np.array([value.mean()]) for key, value in values.items()}
+
+
+def _spreads(quantity: Quantity) -> Part:
+    """By dataset: standard deviation of a pair between seeds, within its bundle; None where a pair is missing."""
+    arrays = stacked(_cell_values(quantity.values)) if quantity.values else []
+    return {bundles[0].dataset: _number(statistics.seed_spreads(array)[0]) for bundles, array in arrays}
+
+
+def _rests_on(params: Params, claim: Claim) -> str:
+    """Seeds, precision, and how much a pair varies between seeds and between reruns."""
+    seeds = f"{claim.seeds} to {claim.most_seeds}" if claim.most_seeds > claim.seeds else str(claim.seeds)
+    parts = [f"{seeds} seeds", claim.precision]
+    if known := _by_dataset(claim.spread):
+        parts.append(f"s.d. of a pair between seeds {known}")
+    if claim.id == "C1":  # they are known of its difference only
+        reruns = {name: value for name, value in sorted((params.claims.reruns or {}).items()) if name in claim.spread}
+        parts.append(f"between reruns {_by_dataset(reruns) or 'not measured'}")
+    return ", ".join(parts)
+
+
+def _by_dataset(values: Mapping[str, float | None]) -> str:
+    """`CIFAR-10 0.7, NEU 5.5`, to two digits."""
+    return ", ".join(f"{dataset_title(name)} {value:.2g}" for name, value in values.items() if value is not None)
+
+
+def _sensitivity(quantity: Quantity) -> str:
+    """The estimate by another rule, and the datasets whose seeds vary less than their own cells let expect."""
+    other = quantity.sensitivity(quantity.values) if quantity.sensitivity else None
+    low, high = map(_number, other.interval()) if other else (None, None)
+    if low is None or high is None:
+        return ""
+    small = []
+    for bundles, array in stacked(_cell_values(quantity.values)):
+        _, seen, expected = statistics.seed_spreads(array)
+        if seen < expected:
+            small.append(f"{dataset_title(bundles[0].dataset)} {seen:.2f} instead of {expected:.2f}")
+    holds = "holds" if low <= 0 <= high else "excludes"
+    because = f" (s.d. of the seeds' means: {', '.join(small)})" if small else ""
+    return (
+        f"Sensitivity: with the seeds' part not below that of independent cells{because} the {_LEVEL} interval is "
+        f"{interval_text(low, high)} and {holds} 0"
+    )
+
+
+def _seeds(quantity: Quantity) -> tuple[int, int]:
+    """The fewest and the most seeds with a value in all methods that any bundle has."""
     asked = {(cell.bundle, cell.seed) for cell in quantity.cells}
     lacking = {(cell.bundle, cell.seed) for cell in quantity.cells if cell not in quantity.measured}
-    found = Counter(bundle for bundle, _ in asked - lacking)
-    return min((found[bundle] for bundle, _ in asked), default=0)
+    complete = Counter(bundle for bundle, _ in asked - lacking)
+    counts = [complete[bundle] for bundle, _ in asked]
+    return min(counts, default=0), max(counts, default=0)
 
 
 def _incomplete(frozen: Frozen, claim: Claim) -> str:
@@ -208,7 +281,7 @@ def _some(names: Sequence[str]) -> str:
 def _reason(claim: Claim, verdict: str) -> str:
     """What the verdict rests on."""
     side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
-    family = f", adjusted p = {claim.p:.3f}" if claim.id == "C2" else ""
+    family = f", adjusted p = {claim.p:.3f}" if claim.id in ("C2", *_PAIRS) else ""
     equivalent = (
         f"90 % interval {interval_text(claim.low_equivalence, claim.high_equivalence)} inside ± {MARGIN:g} points"
     )
@@ -219,18 +292,21 @@ def _reason(claim: Claim, verdict: str) -> str:
         adjusted = f", adjusted p of equivalence = {claim.p_equivalence:.3f}" if claim.id == "C2" else ""
         return equivalent + adjusted
     if claim.unit != "points":
-        return f"{_LEVEL} interval holds 0"
+        holds = claim.low is not None and claim.high is not None and claim.low <= 0 <= claim.high
+        return f"{_LEVEL} interval {'holds' if holds else 'excludes'} 0{family}"
     if claim.id == "C2":  # how many seeds equivalence takes depends on the other slices too
         return f"neither a difference nor equivalence{family}"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
     return f"neither a difference nor equivalence; at an estimate of 0 equivalence takes {needed} seeds"
 
 
-def _activity(quantity: Quantity) -> tuple[str, str]:
+def _activity(rules: Rules, quantity: Quantity) -> tuple[str, str]:
     """C7 has no interval: every cell counts."""
-    inactive = [f"{bundle.key}/seed{seed}" for (bundle, seed), ratio in quantity.values.items() if ratio[0] >= INACTIVE]
+    inactive = [
+        f"{bundle.key}/seed{seed}" for (bundle, seed), ratio in quantity.values.items() if rules.inactive(ratio)
+    ]
     if not inactive:
-        return "supported", f"ratio below {INACTIVE:g} in all {len(quantity.values)} pairs"
+        return "supported", f"{rules.active_text} in all {len(quantity.values)} pairs"
     verdict = "contradicted" if len(inactive) == len(quantity.values) else "undecided"
     return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {_some(inactive)}"
 

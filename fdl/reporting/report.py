@@ -194,6 +194,9 @@ def headline(params: Params) -> str:
     table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
     lines = [to_text(table), _summary(collected, accuracy)]
     lines += [SYNTHETIC] if collected.synthetic else []
+    if params.claims.grid:
+        lines.append(f"Verdicts: {layout.report_folder(params) / 'tables' / 'claims.md'}")
+        lines += [f"Caveat: {params.claims.remark}"] if params.claims.remark else []
     return "\n".join([*lines, f"Report: {layout.report_folder(params) / 'index.html'}"])
 
 

@@ -193,8 +193,13 @@ def read_record(params: Params, state: CellState) -> dict[str, Any]:
     return run
 
 
-def read_arrays(params: Params, cell: Cell, file: str, *names: str) -> Arrays:
+def read_arrays(params: Params, cell: Cell, file: str, *names: str, optional: Sequence[str] = ()) -> Arrays:
     """Arrays of an `.npz` file of a record; all of them where no names are given.
+
+    Args:
+        params, cell, file: whose.
+        names: those that every record has.
+        optional: those that records of older versions may lack; left out where they do.
 
     Raises:
         InputError: the file or an array is missing or damaged.
@@ -202,7 +207,9 @@ def read_arrays(params: Params, cell: Cell, file: str, *names: str) -> Arrays:
     path = _verified(params, cell, file)
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or arrays.files}
+            present = [name for name in optional if name in arrays]
+            chosen = [*names, *present] if names or optional else arrays.files
+            return {name: arrays[name] for name in chosen}
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise _damaged(path, error) from None
 

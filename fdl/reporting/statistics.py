@@ -96,7 +96,9 @@ class Estimate:
         return np.where((distance == 0) & (self.variance == 0), 0.0, ratio)
 
 
-def clustered_mean(differences: Sequence[Array]) -> Estimate:
+def clustered_mean(
+    differences: Sequence[Array], *, weights: Sequence[Array] | None = None, floored: bool = False
+) -> Estimate:
     """Mean over all cells, its variance clustered two ways: by (dataset, seed), and by test image of a dataset.
 
     All backbones and shots of a dataset's seed are one cluster: they share the drawn images. The variance is
@@ -106,33 +108,140 @@ def clustered_mean(differences: Sequence[Array]) -> Estimate:
 
     Args:
         differences: one array per dataset, (..., groups, seeds, images), a group being a backbone with a number
-            of shots; NaN in all images of a pair that is missing. Leading axes are repetitions.
+            of shots; NaN in all images of a pair that is missing. Leading axes are repetitions. With a single image,
+            the value of a whole cell, the test images are held fixed.
+        weights: of the groups, one array (..., groups) per dataset, as `slope_weights` gives them: the estimate is
+            then the sum of the groups' means by these; None: the mean over all pairs.
+        floored: rules 2: V_seeds of a dataset is not taken below what it would be if its cells were independent.
+            A few seeds whose cells happen to cancel out look more certain than they are.
     """
     pairs = sum(_found(array).sum((-1, -2)) for array in differences)  # (...)
     values, by_seeds, by_images, residual, freedom = [], [], [], [], []
-    for array in differences:
+    for number, array in enumerate(differences):
         found = _found(array)[..., None]  # (..., G, S, 1)
         images = array.shape[-1]
-        share = np.asarray(pairs)[..., None, None] * images
+        counts = found.sum((-1, -2))  # (..., G)
+        weight = counts / np.asarray(pairs)[..., None] if weights is None else weights[number]
+        share = (weight / np.maximum(counts, 1))[..., None, None]  # of each pair
         known = np.where(found, array, 0)
-        values.append((known.sum(-3) / share).sum((-1, -2)))
-        group_mean = known.sum((-1, -2)) / (np.maximum(found.sum((-1, -2)), 1) * images)  # (..., G)
-        deviation = np.where(found, array - group_mean[..., None, None], 0).sum(-3) / share  # (..., S, N)
+        group_mean = known.sum((-1, -2)) / (np.maximum(counts, 1) * images)  # (..., G)
+        values.append((group_mean * np.where(counts > 0, weight, 0)).sum(-1))
+        deviations = np.where(found, array - group_mean[..., None, None], 0) * share / images  # (..., G, S, N)
+        deviation = deviations.sum(-3)  # (..., S, N)
         seeds = found.any((-3, -1)).sum(-1)
+        df = _or_nan(seeds - 1)
         of_seed, of_image = deviation.sum(-1), deviation.sum(-2)  # (..., S), (..., N)
+        part = seeds / df * (of_seed**2).sum(-1)
+        by_seeds.append(np.maximum(part, _independent(deviations.sum(-1), counts)) if floored else part)
+        freedom.append(df)
+        if images == 1:
+            by_images.append(np.zeros_like(part))
+            residual.append(np.zeros_like(part))
+            continue
         # A seed of which the dataset has no pair at all is no row of the table.
         rows = found.any(-3)
         expected = of_seed[..., None] / images + of_image[..., None, :] / np.maximum(seeds, 1)[..., None, None]
         rest = np.where(rows, deviation - expected, 0)
-        df, image_df = _or_nan(seeds - 1), images - 1 if images > 1 else np.nan
-        by_seeds.append(seeds / df * (of_seed**2).sum(-1))
-        by_images.append(images / image_df * (of_image**2).sum(-1))
-        residual.append(seeds * images / (df * image_df) * (rest**2).sum((-1, -2)))
-        freedom.append(df)
+        by_images.append(images / (images - 1) * (of_image**2).sum(-1))
+        residual.append(seeds * images / (df * (images - 1)) * (rest**2).sum((-1, -2)))
     v_seeds, v_images, v_residual = np.sum(by_seeds, 0), np.sum(by_images, 0), np.sum(residual, 0)
     variance = np.maximum(np.maximum(v_seeds, v_images), v_seeds + v_images - v_residual)
     image_variance = np.clip(v_images - v_residual, 0, variance)
     return Estimate(np.sum(values, 0), variance, _satterthwaite(by_seeds, freedom), image_variance)
+
+
+def _independent(deviations: Array, counts: Array) -> Array:
+    """V_seeds of a dataset whose cells are independent: the sum of the variances of its groups' means.
+
+    Args:
+        deviations: (..., groups, seeds), what each pair adds to the estimate, around its group's mean.
+        counts: (..., groups), pairs of each group; one alone tells nothing of its spread.
+    """
+    factor = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 0)
+    return np.asarray((factor * (deviations**2).sum(-1)).sum(-1))
+
+
+def seed_spreads(differences: Array) -> tuple[float, float, float]:
+    """How a dataset's pairs vary between seeds; standard deviations, NaN where a seed is alone.
+
+    Args:
+        differences: (groups, seeds, images), as in `clustered_mean`, without missing pairs.
+
+    Returns:
+        Of a pair within its group; of the seeds' means over all groups; and what the latter would be if the cells
+        were independent.
+    """
+    cells = differences.mean(-1)
+    if cells.shape[1] < 2:
+        return np.nan, np.nan, np.nan
+    variances = cells.var(axis=1, ddof=1)
+    independent = np.sqrt(variances.sum()) / len(cells)
+    return float(np.sqrt(variances.mean())), float(cells.mean(0).std(ddof=1)), float(independent)
+
+
+def slope_weights(lines: Sequence[Array], x: Sequence[Array], pairs: Sequence[Array]) -> list[Array]:
+    """Weights of groups that give the slope of parallel lines by least squares, each line with its own intercept.
+
+    The slope is a sum of the groups' means, so `clustered_mean` knows its variance, the test images' too.
+
+    Args:
+        lines: per dataset (groups,): which line, here a backbone, a group belongs to.
+        x: per dataset (groups,).
+        pairs: per dataset (..., groups): how many pairs a group has; 0 leaves it out.
+
+    Returns:
+        Per dataset (..., groups); NaN where no line has two places.
+    """
+    centred, along = [], []
+    for names, places, counts in zip(lines, x, pairs, strict=True):
+        middle = np.zeros(np.shape(counts))
+        for name in np.unique(names):
+            here = (names == name) * counts  # (..., G)
+            mean = (here * places).sum(-1) / np.maximum(here.sum(-1), 1)
+            middle = np.where(names == name, mean[..., None], middle)
+        centred.append(counts * (places - middle))
+        along.append((counts * (places - middle) ** 2).sum(-1))
+    total = np.sum(along, 0)
+    total = np.where(total > 1e-12, total, np.nan)
+    return [each / total[..., None] for each in centred]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """An estimate of which only bounds are known: what is not defined may be anything.
+
+    It answers the same questions as an `Estimate`, each for the worst case.
+    """
+
+    lowest: Estimate
+    highest: Estimate
+
+    @property
+    def value(self) -> Array:
+        """The middle of the bounds."""
+        return np.asarray((self.lowest.value + self.highest.value) / 2)
+
+    @property
+    def df(self) -> Array:
+        """The fewer degrees of freedom of both."""
+        return np.minimum(self.lowest.df, self.highest.df)
+
+    def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
+        """From the lower bound of the lowest to the upper bound of the highest."""
+        return self.lowest.interval(level)[0], self.highest.interval(level)[1]
+
+    def p_difference(self) -> Array:
+        """The larger p value of the bounds, if both are on the same side of 0; else 1."""
+        larger = np.maximum(self.lowest.p_difference(), self.highest.p_difference())
+        return np.where(self.lowest.value * self.highest.value > 0, larger, 1.0)
+
+    def p_equivalence(self, margin: float = MARGIN) -> Array:
+        """The larger p value of both."""
+        return np.maximum(self.lowest.p_equivalence(margin), self.highest.p_equivalence(margin))
+
+    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
+        """Not known: more seeds do not make the bounds narrower."""
+        return None
 
 
 def jackknife(statistic: Statistic, observations: Array, datasets: ArrayLike, seeds: ArrayLike) -> Estimate:

@@ -24,10 +24,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "disagreement": _SHARE,
     "mutual_information": (0.0, inf),
     "q_statistic": (-1.0, 1.0),
+    "error_correlation": (-1.0, 1.0),
     "cosine_sum": (-inf, inf),
     "gaussian_sum": (0.0, inf),
     "cam_overlap": (-1.0, 1.0),
     "cam_left_out": _SHARE,
+    "cam_empty": _SHARE,
+    "cam_signed_correlation": (-1.0, 1.0),
+    "cam_signed_left_out": _SHARE,
 }
 _ROUNDING = 1e-6
 _SPLITS = ("train", "validation", "test")

@@ -17,16 +17,17 @@ from tests.reporting.fabricate import PARAMS_FILE, invented
 
 IMAGES, MEMBERS, CLASSES = 60, 3, 6
 GRID = {"datasets": ["bsd", "neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1, 2, 3, 4]}
-OF_MAPS = ("cosine_sum", "gaussian_sum", "cam_overlap", "cam_left_out")  # the tests say what these are
+OF_MAPS = ("cosine_sum", "gaussian_sum", "cam_overlap", "cam_left_out", "cam_empty")  # the tests say what these are
 Accuracy = Callable[[Cell], float]
 
 
-def grid(frozen: Mapping[str, object] | None = None, **overrides: object) -> Params:
-    """Real images, two datasets, one backbone, two numbers of shots, 5 seeds; all of it frozen."""
+def grid(frozen: Mapping[str, object] | None = None, *, rules: int = 1, **overrides: object) -> Params:
+    """Real images, two datasets, one backbone, two numbers of shots, 5 seeds; all of it frozen, by one of the rules."""
     values = GRID | {"members": MEMBERS, "methods": ["classical", "fdl"]} | overrides
     names = ("datasets", "backbones", "shots", "methods", "seeds")
     block = {name: values[name] for name in names} | dict(frozen or {})
-    return load(PARAMS_FILE, preset="lite", overrides=values | {"image_size": None, "claims": {"grid": [block]}})
+    claims = {"rules": rules, "grid": [block]}
+    return load(PARAMS_FILE, preset="lite", overrides=values | {"image_size": None, "claims": claims})
 
 
 def gain(points: float) -> Accuracy:

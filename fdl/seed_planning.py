@@ -1,0 +1,139 @@
+"""How many seeds a grid needs, so that the mean difference of FDL from classical is known to within ± 2 points.
+
+By the variance of rules 2 (docs/claims.md), the spread of a pair between seeds being that of the records at hand, or
+what was measured elsewhere.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from statistics import variance
+
+import numpy as np
+
+from fdl import layout, records
+from fdl.grid import Cell
+from fdl.params import Params
+from fdl.reporting.statistics import ALPHA, MARGIN, t_quantile
+from fdl.reporting.titles import BASELINE, METHOD
+
+SHARED = 0.3  # part of a pair's variance that all cells of a seed share: they have the same drawn images
+MOST = 1000
+_POWER = 1.2816  # quantile of the normal distribution: 80 % lie between it and its negative
+# Standard deviation in points between seeds within a bundle, soft vote, of `reports/lite` (AlexNet; 3, 5 and 10 images
+# per class; 5 seeds).
+MEASURED = {"cifar10": 0.73, "neu": 5.54}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a pair's difference varies between seeds."""
+
+    points: float  # standard deviation
+    source: str  # where it was measured
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """Seeds at which "equivalent within ± 2 points" is found in 80 % of the cases, if there is no difference."""
+
+    spreads: dict[str, Spread]  # by dataset
+    datasets: dict[str, int | None]  # each alone; None: 1,000 would not do
+    all: int | None  # the mean over all cells
+
+
+def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | None:
+    """Of the frozen grid, or of the grid; None where no bundle has both methods.
+
+    Args:
+        params: the settings.
+        trained: the cells that have a current record.
+    """
+    blocks = params.claims.grid
+    cells = (params.model_copy(update={"grid": blocks}) if blocks else params).cells()
+    known = set(cells)
+    bundles = {cell.bundle for cell in cells if cell.method == METHOD and replace(cell, method=BASELINE) in known}
+    if not bundles:
+        return None
+    groups: dict[str, int] = defaultdict(int)
+    for bundle in bundles:
+        groups[bundle.dataset] += 1
+    spreads = _spreads(params, sorted(groups), _measured(params, trained))
+    points = {name: spread.points for name, spread in spreads.items()}
+    alone = {name: seeds_for(groups | dict.fromkeys(set(groups) - {name}, 0), points) for name in spreads}
+    return SeedsNeeded(spreads, alone, seeds_for(groups, points))
+
+
+def seeds_for(groups: Mapping[str, int], points: Mapping[str, float], margin: float = MARGIN) -> int | None:
+    """Seeds per dataset at which the 90 % interval of the mean over all pairs lies inside the margin in 80 % of cases.
+
+    The true difference is 0; the mean is then within 1.28 standard errors of it in 80 % of cases.
+    The variance of a dataset's mean over `groups` cells of a seed is that of a pair times (1 + (groups − 1) · shared) /
+    groups; test images are taken as given, as their part is small beside it.
+
+    Args:
+        groups: backbones × shots by dataset.
+        points: standard deviation of a pair between seeds, by dataset.
+        margin: in points.
+    """
+    total = sum(groups.values())
+    parts = np.array(
+        [
+            (groups[name] / total * points[name]) ** 2 * (1 + (groups[name] - 1) * SHARED) / groups[name]
+            for name in groups
+            if groups[name]
+        ]
+    )  # of one seed
+    n = np.arange(2, MOST + 1)
+    freedom = (n - 1) * parts.sum() ** 2 / (parts**2).sum()
+    width = t_quantile(1 - ALPHA, freedom) + _POWER
+    enough = n[width * np.sqrt(parts.sum() / n) < margin]
+    return int(enough[0]) if len(enough) else None
+
+
+def _spreads(params: Params, datasets: Iterable[str], measured: Mapping[str, float]) -> dict[str, Spread]:
+    """The spread of each dataset: of the records at hand, else measured before, else the largest that was."""
+    spreads = {}
+    for name in datasets:
+        own = params.own(name)
+        like = own.like if own else name
+        if name in measured:
+            spreads[name] = Spread(measured[name], "the records at hand")
+        elif like in MEASURED and not own:
+            spreads[name] = Spread(MEASURED[like], "reports/lite")
+        else:
+            spreads[name] = Spread(max(MEASURED.values()), "not measured: taken as NEU's")
+    return spreads
+
+
+def _measured(params: Params, trained: Collection[Cell]) -> dict[str, float]:
+    """Of the pairs that are trained, by dataset; those of a bundle with a single seed tell nothing."""
+    differences = defaultdict(list)
+    for cell in trained:
+        twin = replace(cell, method=BASELINE)
+        if cell.method == METHOD and twin in trained:
+            mine, other = _accuracy(params, cell), _accuracy(params, twin)
+            if mine is not None and other is not None:
+                differences[cell.bundle].append(100 * (mine - other))
+    variances = defaultdict(list)
+    for bundle, values in differences.items():
+        if len(values) > 1:
+            variances[bundle.dataset].append((len(values) - 1, variance(values)))
+    return {
+        name: float(np.sqrt(np.average([v for _, v in parts], weights=[n for n, _ in parts])))
+        for name, parts in variances.items()
+        if sum(n for n, _ in parts) >= 4 and any(v > 0 for _, v in parts)
+    }
+
+
+def _accuracy(params: Params, cell: Cell) -> float | None:
+    """Test accuracy of the soft vote; None where a record diverged."""
+    folder = layout.record_folder(params, cell)
+    run = records.read_run(folder)
+    if run is None or run["status"] != "done":
+        return None
+    rule = params.selections_of(cell.dataset)[0]
+    key = {"selection": rule, "split": "test", "combiner": "soft", "metric": "accuracy"}
+    rows = json.loads((folder / "metrics.json").read_bytes())
+    return next((row["value"] for row in rows if key.items() <= row.items()), None)

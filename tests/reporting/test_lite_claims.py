@@ -1,0 +1,91 @@
+"""The verdicts of preset `lite` from its published records: by rules 1 as they stand, and what rules 2 would say.
+
+After a wanted change of rules 2, `python -m tests.reporting.test_lite_claims` writes golden/claims_rules_2.json again;
+rules 1 do not change any more.
+"""
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdl.importing import import_records
+from fdl.params import Params, load
+from fdl.reporting.claim_tables import Claim
+from fdl.reporting.claims import evaluate, write_claims
+from fdl.reporting.collect import collect
+from fdl.reporting.report import headline
+from tests.reporting.fabricate import PARAMS_FILE
+
+LITE = Path(__file__).parents[2] / "reports" / "lite"
+GOLDEN = Path(__file__).with_name("golden") / "claims_rules_2.json"
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Params]:
+    """Settings of `lite`, in a folder with its published records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("lite"))
+        yield collected()
+
+
+def collected() -> Params:
+    params = load(PARAMS_FILE, preset="lite")
+    import_records(params, LITE / "records.tar.gz", say=lambda line: None)
+    collect(params)
+    return params
+
+
+def by_rules(params: Params, rules: int) -> list[Claim]:
+    return evaluate(params.model_copy(update={"claims": params.claims.model_copy(update={"rules": rules})}))
+
+
+def summary(claims: list[Claim]) -> list[dict[str, Any]]:
+    names = ("id", "slice", "by_dataset", "estimate", "low", "high", "df", "p", "beside", "spread", "verdict", "reason")
+    lines = [{name: getattr(claim, name) for name in names} for claim in claims]
+    written: list[dict[str, Any]] = json.loads(json.dumps(lines))
+    return written
+
+
+def test_rules_1_give_the_published_verdicts(lite: Params) -> None:
+    files = {path.name: path.read_text() for path in write_claims(lite, evaluate(lite))}
+    assert len(files) == 5
+    for name, text in files.items():
+        folder = LITE if name == "claims.json" else LITE / "tables"
+        assert text == (folder / name).read_text(), name
+
+
+def test_c1_of_lite_is_as_it_was_fixed_and_says_how_sensitive_it_is(lite: Params) -> None:
+    c1 = evaluate(lite)[0]
+    assert (c1.rules, c1.estimate, c1.low, c1.high) == (1, -1.677037, -2.817519, -0.536555)
+    assert c1.reading == "contradicted on this grid (95 % interval below 0)"
+    assert c1.sensitivity == (
+        "Sensitivity: with the seeds' part not below that of independent cells (s.d. of the seeds' means: NEU 1.71 "
+        "instead of 3.20) the 95 % interval is [−3.71, +0.35] and holds 0"
+    )
+
+
+def test_the_caveat_of_lite_stands_wherever_its_verdict_does(lite: Params) -> None:
+    caveat = lite.claims.remark
+    assert caveat
+    assert f"Caveat: {caveat}" in headline(lite).splitlines()
+    page = (LITE / "index.html").read_text()
+    assert page.count(escape(caveat).replace("&#x27;", "&#39;")) >= 2  # above the verdicts, and in the table's caption
+    assert "the 95 % interval is [−3.71, +0.35] and holds 0" in page
+
+
+def test_rules_2_on_the_same_records(lite: Params) -> None:
+    assert summary(by_rules(lite, 2)) == json.loads(GOLDEN.read_text())
+
+
+if __name__ == "__main__":
+    import os
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        content = summary(by_rules(collected(), 2))
+    GOLDEN.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
