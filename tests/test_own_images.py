@@ -77,8 +77,8 @@ def test_beside_a_published_dataset_each_is_read_from_its_own_place(project):
     write_params(project / "params.yaml", datasets=["bsd", BOLTS], antialias=True)
     done("data")
     draws = {path.parents[1].relative_to("data/splits").as_posix() for path in Path("data/splits").rglob("*.json")}
-    assert draws == {"local/bsd-32-aa", "own/bolts-32-aa"}
-    assert load(Path("data/prepared/own/bolts-32-aa")).classes == sorted(BOLT_CLASSES)
+    assert draws == {"local/bsd-32-aa", "own/bolts-32"}
+    assert load(Path("data/prepared/own/bolts-32")).classes == sorted(BOLT_CLASSES)
     assert load(Path("data/prepared/local/bsd-32-aa")).source == "local"
 
 

@@ -56,8 +56,9 @@ def test_images_of_any_size_format_and_folder_are_read_and_bad_ones_named(record
     predictions, unreadable = predict_files(load_ensemble(record), Path("photos"), say=said.append)
     names = ["a.JPG", "b.tif", "d.gif", "deep.png", "deeper/c.webp", "grey.png"]
     assert [one.name for one in predictions] == names
-    assert unreadable == 1
-    assert said[0].startswith("photos/cut.png: not a readable image")
+    assert unreadable == 2
+    assert said[0].startswith("photos/notes.txt: not one of .png")
+    assert said[1].startswith("photos/cut.png: not a readable image")
 
 
 def test_postscript_is_not_opened_as_an_image(record):
@@ -69,7 +70,7 @@ def test_postscript_is_not_opened_as_an_image(record):
 
 
 def test_one_image_may_be_named(record):
-    assert image_files(Path("images/bsd/test/pitting/0.png")) == [Path("images/bsd/test/pitting/0.png")]
+    assert image_files(Path("images/bsd/test/pitting/0.png"))[0] == [Path("images/bsd/test/pitting/0.png")]
     predictions, _ = predict_files(load_ensemble(record), Path("images/bsd/test/pitting/0.png"), say=print)
     assert [one.name for one in predictions] == ["0.png"]
 

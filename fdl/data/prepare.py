@@ -8,7 +8,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.data import formats, sources
-from fdl.data.images import POOLS, ImageFiles
+from fdl.data import formats, own_images, sources
+from fdl.data.images import FULL, POOLS, ImageFiles, open_picture, resized
 from fdl.data.pools import TEST, VALIDATION, assign
 from fdl.errors import InputError
 from fdl.live_lines import Say, plain
@@ -43,6 +43,8 @@ class Prepared:
     ids: NDArray[np.str_]  # (N,): the source's names
     digests: NDArray[np.uint64]  # (N,): of each image's pixels
     hash: str  # of pixels, labels, pools, classes, size
+    white: int = FULL  # the value of 16-bit files that became white
+    files: str = ""  # fingerprint of the user's own photographs
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read images into memory: (n, H, W, 3).
@@ -87,9 +89,14 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
 
 def _write(params: Params, dataset: str, pool: int | None, located: sources.Located, folder: Path, say: Say) -> None:
     size, source = params.image_size_of(dataset), params.source_of(dataset)
-    synthetic = source == "synthetic"
+    synthetic, own = source == "synthetic", source == "own"
+    fingerprint = own_images.fingerprint(located.folder) if own else ""
     with sources.lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
-        files = formats.open_images(located.folder, located.expected)
+        unpacked = layout.extracted_folder(params, dataset)
+        files = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
+    if own:
+        own_images.check_classes(files.classes, located.folder)
+        own_images.check_numbers(params, dataset, files.classes, files.records, located.folder)
     classes, label_of = sources.label_order(dataset, files.classes, synthetic=synthetic, where=located.folder)
     labels = np.array([label_of[record.label] for record in files.records], np.int16)
     groups = [sources.group(dataset, record.identity) for record in files.records]
@@ -97,7 +104,9 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
     pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
-    digests = _decode(files, decoded, size, f"{dataset}: ", say, antialias=params.antialias)
+    antialias = params.antialias_of(dataset)
+    read = _decode(files, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
+    digests = read.digests
     kept = order[_first_kept(digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
@@ -105,14 +114,24 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
 
     ids = np.array([record.identity for record in files.records])
     duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
+    if own:
+        own_images.check_labels(duplicates, located.folder)
     names = {"ids": ids[kept], "groups": np.array(groups)[kept]}
-    labels, pools, digests = labels[kept], pools[kept], digests[kept]
+    labels, pools, digests, ids = labels[kept], pools[kept], digests[kept], ids[kept]
     counts = _counts(labels, pools, classes, located.folder, duplicates)
-    notes = [*located.notes, *assigned.notes]
+    notes = [*located.notes, *assigned.notes, *read.notes]
     if source == "official" or not located.notes:  # twins and crops are no subset of what was published
         notes += sources.content_notes(dataset, files.records)
     if any(removed.values()):
         notes.append(f"left out as exact duplicates: {removed['validation']} validation, {removed['test']} test images")
+    extra: dict[str, Any] = {}
+    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
+    if own:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        place = {row: _place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))}
+        copies, warnings = own_images.near_copies(images, labels, pools, place.__getitem__)
+        notes += warnings
+        extra = {"files": fingerprint, "white": read.white, "near_copies": copies}
     np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
     content = {
         "dataset": dataset,
@@ -121,21 +140,26 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
         "notes": notes,
         "classes": classes,
         "size": size,
-        "resize": "antialiased" if params.antialias else "nearest neighbour",
+        "resize": "antialiased" if antialias else "nearest neighbour",
         "counts": counts,
         "unused": len(files.records) - len(order),
         "duplicates_removed": {name: removed[name] for name in ("validation", "test")},
         "duplicates": duplicates,
         "hash": _content_hash(digests, labels, pools, classes, size),
+        **extra,
     }
     records.write_atomically(folder / "dataset.json", records.to_json(content))
     totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
-    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
     repeated = [f"images that occur more than once: {len(duplicates):,}, listed in {about}"] if duplicates else []
+    repeated += [f"near-copies are listed in {about}"] if extra.get("near_copies") else []
     say(
         f"{dataset}: {totals} images of {size} px in {len(classes)} classes"
         + "".join(f"; {note}" for note in [*notes, *repeated])
     )
+
+
+def _place(identity: str, name: str, pool: int) -> dict[str, Any]:
+    return {"id": str(identity), "class": name, "pool": POOLS[pool]}
 
 
 def _duplicates(
@@ -151,8 +175,8 @@ def _duplicates(
     copies: dict[int, list[dict[str, Any]]] = {}
     for number, index in zip(numbers.tolist(), order.tolist(), strict=True):
         if counts[number] > 1:
-            place = {"id": str(ids[index]), "class": classes[index], "pool": POOLS[pools[index]], "kept": index in kept}
-            copies.setdefault(number, []).append(place)
+            place = _place(ids[index], classes[index], int(pools[index]))
+            copies.setdefault(number, []).append(place | {"kept": index in kept})
     return list(copies.values())
 
 
@@ -181,31 +205,97 @@ def _counts(
     return counts
 
 
+@dataclass
+class _Read:
+    """What was seen while images were decoded."""
+
+    digests: NDArray[np.uint64]
+    peaks: dict[int, int]  # of the images with 16 bits per channel: the largest value
+    white: int = FULL
+    pages: list[str] = field(default_factory=list)  # files of several pages
+    constant: list[str] = field(default_factory=list)  # of a single colour
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said of it."""
+        notes = []
+        if self.white < FULL:
+            notes.append(
+                f"{len(self.peaks):,} files of 16 bits hold values up to {max(self.peaks.values()):,}: "
+                f"{self.white.bit_length()} bits are in use, {self.white:,} becomes white"
+            )
+        if self.pages:
+            notes.append(
+                f"{len(self.pages):,} files hold several pages, of which the first counts: "
+                f"{own_images.listed(self.pages)}"
+            )
+        if self.constant:
+            notes.append(f"{len(self.constant):,} images are of a single colour: {own_images.listed(self.constant)}")
+        return notes
+
+
 def _decode(
     files: ImageFiles,
     path: Path,
     size: int,
     prefix: str,
     say: Say,
+    folder: Path,
     *,
     antialias: bool,
+    own: bool,
     seconds: float = 5.0,
-) -> NDArray[np.uint64]:
-    """Decode all images into a file, one in memory at a time; return their digests."""
+) -> _Read:
+    """Decode all images into a file, one in memory at a time.
+
+    Raises:
+        InputError: images cannot be read; of the user's own, or where transparency left nothing, all of them.
+    """
     count = len(files.records)
-    digests = np.empty(count, np.uint64)
+    read = _Read(np.empty(count, np.uint64), {})
+    unreadable: list[str] = []
+    invisible: list[str] = []
     said = time.monotonic()
     with path.open("wb") as file:
         shape = (count, size, size, 3)
         np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for index, (record, content) in enumerate(zip(files.records, files.contents(), strict=True)):
-            image = formats.decode(content, size, record.where, antialias=antialias)
-            digests[index] = _digests(image[None])[0]
+            try:
+                picture = open_picture(content, record.where)
+            except InputError as error:
+                unreadable.append(str(error))
+                continue
+            image = resized(picture, size, antialias=antialias)
+            if picture.peak is not None:
+                read.peaks[index] = picture.peak
+            if picture.pages:
+                read.pages.append(record.identity)
+            if own and (image == image[0, 0]).all():
+                (invisible if picture.transparent else read.constant).append(record.identity)
+            read.digests[index] = _digests(image[None])[0]
             file.write(image.tobytes())
             if time.monotonic() - said >= seconds:
                 say(f"{prefix}{index + 1:,} of {count:,} images read")
                 said = time.monotonic()
-    return digests
+    if unreadable:
+        raise InputError(own_images.listed(unreadable, "; "))
+    own_images.check_transparency(invisible, folder)
+    if own and read.peaks:
+        read.white = own_images.white_of(max(read.peaks.values()))
+    if read.white < FULL:
+        _decode_again(files, path, size, read, antialias=antialias)
+    return read
+
+
+def _decode_again(files: ImageFiles, path: Path, size: int, read: _Read, *, antialias: bool) -> None:
+    """Decode the images of 16 bits per channel once more: how many bits are in use is known after all were read."""
+    images = np.lib.format.open_memmap(path, mode="r+")
+    for index, (record, content) in enumerate(zip(files.records, files.contents(), strict=True)):
+        if index in read.peaks:
+            picture = open_picture(content, record.where, white=read.white)
+            images[index] = resized(picture, size, antialias=antialias)
+            read.digests[index] = _digests(images[index][None])[0]
+    images.flush()
 
 
 def _digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -257,6 +347,7 @@ def load(folder: Path) -> Prepared:
         return Prepared(
             folder, about["dataset"], about["source"], about["synthetic"], about["notes"],
             classes, images, labels, pools, ids, digests, about["hash"],
+            about.get("white", FULL), about.get("files", ""),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; run `python -m fdl data prepare`") from None

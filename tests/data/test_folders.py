@@ -51,10 +51,10 @@ def test_pool_folders_keep_their_pools(tmp_path):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["a/1.png", "b.png"], "expected parquet files, or only the folders"),
-        (["train/a/1.png", "val/a/1.png"], "found val"),
-        (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "test/b: expected a folder with the images"),
-        (["a/1.png", "b/deep/1.png"], "b/deep: not one of .png"),
+        (["a/1.png", "b.png"], "b.png: an image that lies in no class folder; labels come from folders"),
+        (["train/a/1.png", "val/a/1.png", "validation/a/1.png"], "'val' and 'validation' both mean validation images"),
+        (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "test/b: no such folder, but the class 'b' has one"),
+        (["a/1.png", "b/deep/1.png"], "b/deep: a folder within the class 'b'"),
     ],
 )
 def test_other_folder_layouts_are_refused(tmp_path, names, expected):
@@ -65,15 +65,15 @@ def test_other_folder_layouts_are_refused(tmp_path, names, expected):
 
 
 def test_empty_folders_and_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="expected parquet files"):
+    with pytest.raises(InputError, match="holds no images; expected a folder per class"):
         open_images(tmp_path)
     write_folder(tmp_path, ["a/1.png"])
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match="b: the class holds no images"):
         open_images(tmp_path)
-    write_parquet(tmp_path / "train.parquet", noise_rows(2, 1), ["a", "b", "c"])
+    write_parquet(tmp_path / "files/train.parquet", noise_rows(2, 1), ["a", "b", "c"])
     with pytest.raises(InputError, match="class 'c' holds no images"):
-        open_images(tmp_path)
+        open_images(tmp_path / "files")
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_a_rotated_copy_follows_its_original(tmp_path):
         b"",
         b"<!DOCTYPE html>",
         encoded(pixels(5, 64))[:3000],
-        encoded(pixels(5, 64), "GIF"),
+        encoded(pixels(5, 64), "TGA"),
         encoded(pixels(5, 64)).replace(b"IDAT", b"IDAX"),
         encoded(pixels(5, 64))[:16] + b"\x7f\xff\xff\xff" * 2 + encoded(pixels(5, 64))[24:],
     ],
-    ids=["empty", "a web page", "cut short", "a GIF", "damaged", "of absurd size"],
+    ids=["empty", "a web page", "cut short", "a TGA", "damaged", "of absurd size"],
 )
 def test_unreadable_images_are_named(tmp_path, content):
     write_folder(tmp_path, ["a/1.png", "b/1.png"])

@@ -15,6 +15,7 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 
 from fdl import layout, receipts
 from fdl import params as fdl_params
+from fdl.data.own_images import fingerprint
 from fdl.errors import InputError
 from fdl.reporting.targets import report_files, targets
 from fdl.training.device import gpu_slots
@@ -89,9 +90,17 @@ def dataset_of(wildcards):
 
 
 def data_folder(wildcards):
-    """Where a dataset's files lie, and for the user's own also how they are read."""
+    """Where a dataset's files lie, and for the user's own also what lies there and how it is read."""
     own = PARAMS.own(dataset_of(wildcards))
-    return [own.folder, own.image_size, own.like] if own else DATA_DIR
+    if own is None:
+        return DATA_DIR
+    return [
+        own.folder,
+        own.image_size,
+        own.like,
+        own.antialias,
+        fingerprint(Path(own.folder).expanduser()),
+    ]
 
 
 def bundle_cells(wildcards):
