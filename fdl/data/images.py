@@ -123,7 +123,10 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # PIL warns of odd tags, which nobody asked for, and of images of 89 to 178 million pixels: photographs.
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(content), formats=FORMATS) as image:
+            shown, exif = _exif_hidden(content)
+            with Image.open(BytesIO(shown), formats=FORMATS) as image:
+                if exif is not None:
+                    image.info["exif"] = exif
                 yield image
     except InputError:
         raise
@@ -135,6 +138,23 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
         raise InputError(f"{where}: not a readable image ({problem}); replace or remove it") from None
     except Exception as error:  # a damaged file can fail in any way, and costs itself alone
         raise InputError(f"{where}: not a readable image ({one_line(error)}); replace or remove it") from None
+
+
+def _exif_hidden(content: bytes) -> tuple[bytes, bytes | None]:
+    """A JPEG without the name of its EXIF block, and the block: PIL looks for a resolution there, and may fail at it.
+
+    Other files, and a JPEG without EXIF, are left as they are.
+    """
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while (
+        place + 10 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA
+    ):  # where the pixels start
+        (length,) = struct.unpack_from(">H", content, place + 2)
+        if content[place + 1] == 0xE1 and content[place + 4 : place + 10] == b"Exif\0\0":
+            hidden = content[: place + 4] + b"EXIF\0\0" + content[place + 10 :]
+            return hidden, content[place + 10 : place + 2 + length]
+        place += 2 + length
+    return content, None
 
 
 def _orientation(image: Image.Image) -> int:
