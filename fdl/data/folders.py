@@ -26,6 +26,7 @@ _LEFT_FOLDERS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", "sy
 # Notes are texts: never a folder, and never a file that may hold images or labels.
 _NOTE = re.compile(r"(README|LICEN[CS]E|TERMS|CITATION)(?![a-z]).*", re.IGNORECASE)
 _NOTE_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".rtf", ".docx", ".bib", ".cff")
+_OTHER_ARCHIVES = (".7z", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz", ".cab", ".iso")
 # What a folder or a parquet file of a pool may be called, in any case.
 POOL_WORDS = {
     "train": "train",
@@ -85,7 +86,7 @@ def check_name(path: Path) -> None:
     if any("\udc80" <= letter <= "\udcff" for letter in path.name):
         raw = str(os.fsencode(path.name))[2:-1]
         raise InputError(
-            f"{shown}: the name {raw!r} in it is not UTF-8 (of an old Windows archive?); rename it, "
+            f"{shown}: the name '{raw}' in it is not UTF-8 (of an old Windows archive?); rename it, "
             "or all of them with `convmv -f cp1252 -t utf8 -r --notest`"
         )
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path.name):
@@ -121,12 +122,11 @@ def check_distinct(names: Sequence[str], where: Path) -> None:
         key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
         other = seen.setdefault(key, name)
         if other != name:
-            differ = (
-                "case"
-                if unicodedata.normalize("NFC", other) != unicodedata.normalize("NFC", name)
-                else ("how Unicode writes their letters")
-            )
-            raise InputError(f"{where}: {other!r} and {name!r} differ only in {differ}; rename one")
+            if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+                shown = f"{other!r} is there twice, as {other!a} and {name!a}: only Unicode's way to write it differs"
+            else:
+                shown = f"{other!r} and {name!r} differ only in case, width or spaces"
+            raise InputError(f"{where}: {shown}; rename one of them, or join them")
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -205,6 +205,8 @@ def no_class(path: Path) -> str:
         return "an image that lies in no class folder; labels come from folders: put each class's images into its own"
     if suffix == ".parquet":
         return "not called train, validation or test (.parquet, or -00000-of-00001.parquet); rename it or move it away"
+    if suffix in _OTHER_ARCHIVES:
+        return "an archive of a kind that is not read; unpack it into a folder of its own and move it away"
     return f"no class folder, and no labels are read from it; move it away ({_EXPECTED})"
 
 

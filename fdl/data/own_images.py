@@ -60,10 +60,10 @@ def check_numbers(params: Params, dataset: str, classes: Sequence[str], images: 
     small = [f"{name!r} ({count})" for name, count in zip(classes, held, strict=True) if count < needed]
     if small:
         place = f"{folder}: " if pool == "all" else f"{folder}: of the {pool} images "
-        cut = f" and {' and '.join(f'a {part} set' for part in parts)}" if parts else ""
+        wanted = ", ".join([f"{shots} shots", *(f"a {part} set" for part in parts)])
         raise InputError(
             f"{place}{listed(small)} {'has' if len(small) == 1 else 'have'} too few images: each class needs "
-            f"{needed} for {shots} shots{cut}; add images or ask for fewer shots"
+            f"{needed}, for {wanted}; add images or ask for fewer shots"
         )
 
 
@@ -122,12 +122,12 @@ def near_copies(
     """
     signatures = Signatures(images)
     found = {
-        "validation or test images look like copies (saved again, resized, mirrored or turned) of one in an earlier "
-        "pool": between_pools(signatures, pools),
-        "images look like copies of one under another label": between_labels(signatures, labels),
+        "validation and test images that look like a copy (saved again, resized, mirrored or turned) of an image in an "
+        "earlier pool": between_pools(signatures, pools),
+        "images that look like a copy of one under another label": between_labels(signatures, labels),
     }
     pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in found.values() for pair in pairs))
-    notes = [f"{len(pairs):,} {what}" for what, pairs in found.items() if pairs]
+    notes = [f"{what}: {len(pairs):,}" for what, pairs in found.items() if pairs]
     return [[name(pair.other), name(pair.image)] for pair in pairs_found], notes
 
 

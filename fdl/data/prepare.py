@@ -221,16 +221,16 @@ class _Read:
         notes = []
         if self.white < FULL:
             notes.append(
-                f"{len(self.peaks):,} files of 16 bits hold values up to {max(self.peaks.values()):,}: "
+                f"the files of 16 bits ({len(self.peaks):,}) hold values up to {max(self.peaks.values()):,}: "
                 f"{self.white.bit_length()} bits are in use, {self.white:,} becomes white"
             )
         if self.pages:
             notes.append(
-                f"{len(self.pages):,} files hold several pages, of which the first counts: "
+                f"files of several pages, of which the first counts: {len(self.pages):,}, "
                 f"{own_images.listed(self.pages)}"
             )
         if self.constant:
-            notes.append(f"{len(self.constant):,} images are of a single colour: {own_images.listed(self.constant)}")
+            notes.append(f"images of a single colour: {len(self.constant):,}, {own_images.listed(self.constant)}")
         return notes
 
 
