@@ -18,6 +18,7 @@ from fdl.cli_options import (
     chosen,
     flag,
     load,
+    with_options,
 )
 from fdl.errors import InputError
 from fdl.params import Params
@@ -191,7 +192,7 @@ def show(
     chosen(resolved, [dataset])
     dataset, pool = resolved.images()[dataset]
     if stale := changed(resolved, dataset, load_prepared(layout.prepared_folder(resolved, dataset, pool)).files):
-        print(f"fdl: {stale}", file=sys.stderr)
+        print(f"fdl: {with_options(stale, sys.argv[1:])}", file=sys.stderr)
     for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw, pool):
         print(path)
 

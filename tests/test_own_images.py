@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fdl import layout
+from fdl.data.own_images import changed, photographs
 from fdl.data.prepare import load, prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
@@ -247,3 +248,18 @@ def test_archives_are_unpacked_below_data_and_nothing_into_the_folder(project):
     prepare(tiny(datasets=[BOLTS]), "bolts", say=quiet)
     assert [path.name for path in Path("photos/bolts").iterdir()] == ["photos.zip"]
     assert Path("data/extracted/own/bolts/photos.zip/a").is_dir()
+
+
+def test_a_share_that_is_not_mounted_is_no_other_set_of_photographs(project):
+    write_photographs("photos/bolts", dict.fromkeys("ab", 20))
+    params = tiny(datasets=[BOLTS])
+    assert (then := photographs(params, "bolts"))
+    prepared = load(prepare(params, "bolts", say=quiet))
+    assert prepared.files == then
+    Path("photos").rename("elsewhere")
+    assert photographs(params, "bolts") == then
+    assert changed(params, "bolts", prepared.files) is None
+    Path("elsewhere").rename("photos")
+    Path("photos/bolts/a/Foto 1.png").touch()
+    assert photographs(params, "bolts") != then
+    assert "not those that were prepared" in changed(params, "bolts", prepared.files)

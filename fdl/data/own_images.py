@@ -1,6 +1,7 @@
 """What a user's own images must be besides readable: unlike published ones, nobody has looked through them."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl import layout
 from fdl.data.folders import walk
 from fdl.data.images import FULL, Record
 from fdl.data.near_copies import NearCopy, Signatures, between_labels, between_pools
@@ -22,11 +24,13 @@ def fingerprint(folder: Path) -> str:
 
     Empty where there is no such folder.
     """
+    if not folder.is_dir():
+        return ""
     lines = []
     for path in walk(folder):
         about = path.stat() if path.exists() else path.lstat()  # a link to nowhere has no other
         lines.append(f"{str(path.relative_to(folder))!a} {about.st_size} {about.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] if lines else ""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def shots_of(params: Params, dataset: str) -> int:
@@ -137,6 +141,21 @@ def listed(names: Sequence[str], between: str = ", ") -> str:
     return between.join(names[:_NAMED]) + more
 
 
+def photographs(params: Params, dataset: str) -> str:
+    """What lies in the folder today, for the workflow: another value, and the images are prepared again.
+
+    Where the folder is not there, such as a share that is not mounted, what was prepared counts.
+    """
+    own = params.own(dataset)
+    now = fingerprint(Path(own.folder).expanduser()) if own else ""
+    if now:
+        return now
+    try:
+        return str(json.loads((layout.prepared_folder(params, dataset) / "dataset.json").read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError):  # not prepared, or damaged: reading it says so
+        return ""
+
+
 def changed(params: Params, dataset: str, prepared: str) -> str | None:
     """What to say where photographs were added, removed, renamed or replaced after they were prepared.
 
@@ -144,7 +163,8 @@ def changed(params: Params, dataset: str, prepared: str) -> str | None:
         prepared: their fingerprint then.
     """
     own = params.own(dataset)
-    if own is None or not prepared or fingerprint(Path(own.folder).expanduser()) == prepared:
+    now = fingerprint(Path(own.folder).expanduser()) if own else ""
+    if own is None or not now or not prepared or now == prepared:
         return None
     return (
         f"{own.folder}: the photographs there are not those that were prepared (other names, sizes or times); "

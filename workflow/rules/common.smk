@@ -15,7 +15,7 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 
 from fdl import layout, receipts
 from fdl import params as fdl_params
-from fdl.data.own_images import fingerprint
+from fdl.data.own_images import photographs
 from fdl.errors import InputError
 from fdl.reporting.targets import report_files, targets
 from fdl.training.device import gpu_slots
@@ -91,7 +91,8 @@ def dataset_of(wildcards):
 
 def data_folder(wildcards):
     """Where a dataset's files lie, and for the user's own also what lies there and how it is read."""
-    own = PARAMS.own(dataset_of(wildcards))
+    name = dataset_of(wildcards)
+    own = PARAMS.own(name)
     if own is None:
         return DATA_DIR
     return [
@@ -99,7 +100,7 @@ def data_folder(wildcards):
         own.image_size,
         own.like,
         own.antialias,
-        fingerprint(Path(own.folder).expanduser()),
+        photographs(PARAMS, name),
     ]
 
 
