@@ -18,6 +18,7 @@ from fdl.cli_options import (
     chosen,
     flag,
     load,
+    with_options,
 )
 from fdl.errors import InputError
 from fdl.params import Params
@@ -140,6 +141,7 @@ def verify(
 def _verify_prepared(resolved: Params, dataset: str, pool: int | None) -> int:
     import numpy as np
 
+    from fdl.data.own_images import changed
     from fdl.data.prepare import load as load_prepared
 
     folder = layout.prepared_folder(resolved, dataset, pool)
@@ -149,6 +151,8 @@ def _verify_prepared(resolved: Params, dataset: str, pool: int | None) -> int:
     rows = np.arange(len(prepared.labels))
     for start in range(0, len(rows), 1024):  # so many in memory at a time
         prepared.rows(rows[start : start + 1024])
+    if stale := changed(resolved, dataset, prepared.files):
+        raise InputError(stale)
     print(f"{images_name(dataset, pool)}: {len(rows):,} prepared images verified in {folder}", flush=True)
     return len(rows)
 
@@ -180,11 +184,15 @@ def show(
     draw: Annotated[int, typer.Option(min=0, help="Which draw is marked.")] = 0,
 ) -> None:
     """Write contact sheets of a prepared dataset, with the images of one k-shot draw marked."""
+    from fdl.data.own_images import changed
+    from fdl.data.prepare import load as load_prepared
     from fdl.data.show import write_contact_sheets
 
     resolved = load(file, preset, set_, configfile)
     chosen(resolved, [dataset])
     dataset, pool = resolved.images()[dataset]
+    if stale := changed(resolved, dataset, load_prepared(layout.prepared_folder(resolved, dataset, pool)).files):
+        print(f"fdl: {with_options(stale, sys.argv[1:])}", file=sys.stderr)
     for path in write_contact_sheets(resolved, dataset, shots or resolved.shots[0], draw, pool):
         print(path)
 

@@ -86,6 +86,7 @@ class OwnDataset(Strict):
     folder: Annotated[str, Field(min_length=1)] = Field(description="relative to the working directory, or absolute")
     image_size: Pixels = Field(description="side in pixels that the images are resized to")
     like: Dataset = Field(description="whose networks, learning rates, loss weights, epochs and selection are used")
+    antialias: bool = Field(default=True, description="false: photographs are shrunk by nearest neighbour")
 
 
 # The branch is chosen by the form: so a wrong key or value is explained by the model that was meant.

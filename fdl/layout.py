@@ -6,6 +6,7 @@ from fdl.params import Bundle, Cell, Params
 from fdl.reference.protocol import DATASETS, images_name
 
 RAW, PREPARED, SPLITS = Path("data/raw"), Path("data/prepared"), Path("data/splits")
+EXTRACTED = Path("data/extracted")  # archives of folders that are not ours to write into
 RESULTS, REPORTS, SCRATCH = Path("results"), Path("reports"), Path("scratch")
 SNAKEMAKE = Path(".snakemake/fdl")  # what the workflow tells its jobs
 
@@ -14,16 +15,24 @@ def dataset_name(params: Params, dataset: str, pool: int | None = None) -> str:
     """Folder name of a dataset: `cifar10`, or `cifar10-pool3750-64-aa`.
 
     The pool is named where it is a backbone's own (`Params.pool_of`), the size in pixels where that is
-    not the authors', `aa` where images are antialiased.
+    not the authors', and how images are resized where that is not usual: `aa` where they are antialiased,
+    `nearest` where the user's own are not.
     """
-    size = params.image_size_of(dataset)
+    size, own = params.image_size_of(dataset), params.own(dataset)
     authors = dataset in DATASETS and size == DATASETS[dataset].image_size
-    return "-".join([images_name(dataset, pool), *([] if authors else [str(size)]), *["aa"] * params.antialias])
+    resize = ["nearest"] * (not own.antialias) if own else ["aa"] * params.antialias
+    return "-".join([images_name(dataset, pool), *([] if authors else [str(size)]), *resize])
 
 
 def prepared_folder(params: Params, dataset: str, pool: int | None = None) -> Path:
     """Folder of a dataset's pixels and labels; sources and pools never share one."""
     return PREPARED / params.source_of(dataset) / dataset_name(params, dataset, pool)
+
+
+def extracted_folder(params: Params, dataset: str) -> Path | None:
+    """Folder for what a dataset's archives hold; None: beside the archives, which were downloaded or written here."""
+    source = params.source_of(dataset)
+    return EXTRACTED / source / dataset if source in ("local", "own") else None
 
 
 def split_file(params: Params, dataset: str, shots: int, draw: int, pool: int | None = None) -> Path:

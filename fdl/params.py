@@ -263,6 +263,11 @@ class Params(Strict):
         own = self.own(dataset)
         return own.image_size if own else _of(self.image_size, dataset) or DATASETS[dataset].image_size
 
+    def antialias_of(self, dataset: str) -> bool:
+        """Whether images are shrunk with antialiasing: the user's own have a setting of their own."""
+        own = self.own(dataset)
+        return own.antialias if own else self.antialias
+
     def epochs_of(self, cell: Cell) -> int:
         """Epochs that the cell is trained for."""
         for block in self.grid or []:
@@ -334,7 +339,7 @@ class Params(Strict):
             "evaluate_every": self.evaluate_every,
             "bn_statistics": self.bn_statistics,
             "precision": self.precision,
-            **({"antialias": True} if self.antialias else {}),
+            **({"antialias": True} if self.antialias_of(cell.dataset) else {}),
             "training_version": TRAINING_VERSION,
         }
 
@@ -459,7 +464,8 @@ def _explain(error: ValidationError) -> str:
     names = {*(name for model in models for name in model.model_fields), *DATASETS}
     key = ".".join(part for part in loc if part in names or part.isdigit())
     if first["type"] == "missing" and loc[0] == "datasets":
-        return f"{key}: missing; your own images need {', '.join(OwnDataset.model_fields)}"
+        needed = [name for name, about in OwnDataset.model_fields.items() if about.is_required()]
+        return f"{key}: missing; your own images need {', '.join(needed)}"
     if first["type"] == "missing":
         return f"{key or '.'.join(loc)}: missing; every setting must be in the file"
     if first["type"] == "extra_forbidden":

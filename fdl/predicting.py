@@ -14,7 +14,8 @@ from PIL import Image
 
 from fdl import records
 from fdl.combine.voting import softmax
-from fdl.data.images import decode
+from fdl.data.folders import check_name, walk
+from fdl.data.images import FULL, SUFFIXES, open_picture, resized
 from fdl.errors import InputError
 from fdl.evaluation.cam import grad_cam, normalise
 from fdl.live_lines import Say
@@ -22,9 +23,6 @@ from fdl.results.state import require
 from fdl.training.engine import EVALUATION_BATCH, CellSettings, load_members, predict, to_input
 from fdl.training.predictions import read_weights, weights_file
 
-# Beside those that are prepared: what cameras and microscopes write. Not EPS and its like, which run programs.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm")
 _PANEL = 128  # pixels at least of an overlay's side
 Pixels = NDArray[np.uint8]
 
@@ -47,6 +45,7 @@ class Ensemble:
     settings: CellSettings
     classes: Sequence[str]
     antialias: bool
+    white: int  # the value of 16-bit files that is white
 
     @property
     def size(self) -> int:
@@ -55,7 +54,12 @@ class Ensemble:
 
     def decode(self, content: bytes | Pixels, where: str) -> Pixels:
         """An image as it was prepared for the training: (size, size, 3); raises `InputError` if it is unreadable."""
-        return decode(content, self.size, where, antialias=self.antialias, formats=FORMATS)
+        return self.read(content, where)[0]
+
+    def read(self, content: bytes | Pixels, where: str) -> tuple[Pixels, bool]:
+        """As `decode`; and whether the file holds several pages, of which this is the first."""
+        picture = open_picture(content, where, white=self.white)
+        return resized(picture, self.size, antialias=self.antialias), picture.pages
 
     def predict(self, names: Sequence[str], images: Sequence[Pixels]) -> list[Prediction]:
         """Predictions of decoded images."""
@@ -114,22 +118,41 @@ def load_ensemble(record: Path, selection: str | None = None) -> Ensemble:
     settings = CellSettings(**{name: values[name] for name in CellSettings.__dataclass_fields__ if name in values})
     classes = run["data"]["classes"]
     nets = load_members(settings, read_weights(record / weights_file(rule)), len(classes), "cpu")
-    return Ensemble(nets, settings, classes, antialias=values.get("antialias", False))
+    white = run["data"].get("white", FULL)
+    return Ensemble(nets, settings, classes, antialias=values.get("antialias", False), white=white)
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> tuple[list[Path], list[str]]:
     """The images in a folder and the folders in it, sorted; or the one image that is named.
 
+    What a training passes over (`folders.is_passed_over`) is passed over here, what it refuses is left out.
+
+    Returns:
+        The images, and a line for each file that is left out.
+
     Raises:
-        InputError: there are none.
+        InputError: there are no images.
     """
     if folder.is_file():
-        return [folder]
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+        return [folder], []
+    files, others = [], []
+    for path in walk(folder):
+        try:
+            for part in (path, *path.parents):
+                if part == folder:
+                    break
+                check_name(part)
+        except InputError as error:
+            others.append(str(error))
+            continue
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            files.append(path)
+        else:
+            others.append(f"{path}: not one of {', '.join(SUFFIXES)} files, left out; convert it or move it away")
+    if not files:
         problem = f"holds no images ({' '.join(SUFFIXES)})" if folder.is_dir() else "no such folder or image"
-        raise InputError(f"{folder}: {problem}")
-    return found
+        raise InputError("; ".join([f"{folder}: {problem}", *others[:1]]))
+    return sorted(files), others
 
 
 def predict_files(
@@ -141,21 +164,28 @@ def predict_files(
         ensemble: from `load_ensemble`.
         folder: see `image_files`.
         overlays: folder for a picture of each image with the members' maps: `<name of the image>.png`.
-        say: takes a line for each unreadable image, which is left out.
+        say: takes a line for each file that is left out or unreadable, and for each of several pages.
 
     Returns:
-        The predictions, named by path within the folder, and the number of unreadable images.
+        The predictions, named by path within the folder, and the number of files without one.
     """
-    files, predictions, unreadable = image_files(folder), [], 0
+    files, others = image_files(folder)
+    for line in others:
+        say(line)
+    predictions: list[Prediction] = []
+    unreadable = len(others)
     for start in range(0, len(files), EVALUATION_BATCH):
         names, images = [], []
         for path in files[start : start + EVALUATION_BATCH]:
             try:
-                images.append(ensemble.decode(path.read_bytes(), str(path)))
+                pixels, pages = ensemble.read(path.read_bytes(), str(path))
             except (InputError, OSError) as error:
                 unreadable += 1
-                say(str(error))
+                say(" ".join(str(error).split()))
                 continue
+            if pages:
+                say(f"{path}: holds several pages; the first counts")
+            images.append(pixels)
             names.append(path.relative_to(folder).as_posix() if path != folder else path.name)
         if not images:
             continue

@@ -17,7 +17,7 @@ from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
 from tests.data.fetching import CONTENT
 from tests.data.server import serve
-from tests.projects import ROOT, write_images, write_params
+from tests.projects import ROOT, write_images, write_params, write_photographs
 
 RAW = Path("data/raw/official/bsd")
 
@@ -150,6 +150,26 @@ def test_verify_hashes_files_and_prepared_images(fdl):
     code, _, err = fdl("verify")
     assert code == 2
     assert f"{changed}: differs from the file first seen" in err
+
+
+def test_verify_and_show_say_that_photographs_were_changed(fdl, project):
+    own = {"name": "bolts", "folder": "photos/bolts", "image_size": 32, "like": "neu"}
+    write_params(project / "params.yaml", datasets=[own])
+    write_photographs("photos/bolts", dict.fromkeys("ab", 10))
+    assert fdl("prepare")[0] == 0
+    assert fdl("verify", "bolts")[0] == 0
+    assert fdl("show", "bolts")[2] == ""
+    Path("photos/bolts/a/Foto 1.png").rename("photos/bolts/b/moved.png")
+    line = "fdl: photos/bolts: the photographs there are not those that were prepared (other names, sizes or times)"
+    code, _, err = fdl("verify", "bolts")
+    assert code == 2
+    assert err.startswith(line)
+    code, lines, err = fdl("show", "bolts")
+    assert code == 0
+    assert err.startswith(line)
+    assert lines
+    assert fdl("prepare")[0] == 0
+    assert fdl("verify", "bolts")[0] == 0
 
 
 def test_show_writes_sheets_and_prints_their_names(fdl):

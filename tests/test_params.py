@@ -97,7 +97,7 @@ def test_own_images_are_trained_on_as_the_dataset_that_they_are_like():
     assert params.dataset_names == ["neu", "bolts"]
     assert [cell.dataset for cell in params.cells()] == ["neu"] * 24 + ["bolts"] * 24
     neu, bolts = (params.training_settings(Cell(name, "resnet", 3, "fdl", 0)) for name in ("neu", "bolts"))
-    differ = {"cell", "source", "image_size", "like"}
+    differ = {"cell", "source", "image_size", "like", "antialias"}
     assert {name for name in bolts if bolts[name] != neu.get(name)} == differ
     assert (bolts["source"], bolts["image_size"], bolts["like"]) == ("own", 48, "neu")
     assert params.source_of("neu") == "synthetic"

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +58,47 @@ def test_images_of_any_size_format_and_folder_are_read_and_bad_ones_named(record
     predictions, unreadable = predict_files(load_ensemble(record), Path("photos"), say=said.append)
     names = ["a.JPG", "b.tif", "d.gif", "deep.png", "deeper/c.webp", "grey.png"]
     assert [one.name for one in predictions] == names
-    assert unreadable == 1
-    assert said[0].startswith("photos/cut.png: not a readable image")
+    assert unreadable == 2
+    assert said[0].startswith("photos/notes.txt: not one of .png")
+    assert said[1].startswith("photos/cut.png: not a readable image")
+
+
+def test_what_a_training_passes_over_is_passed_over_and_all_else_is_named(record):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    for name in ("a.png", "._a.png", "@eaDir/a.png", "deeper/__MACOSX/b.png", "deeper/c.png", ".thumbs/d.png"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(Path("photos", name))
+    for name in ("Thumbs.db", "LICENSE"):
+        Path("photos", name).touch()
+    picture.save("photos/pages.tif", save_all=True, append_images=[picture])
+    for name in (b"gr\xfcn.png", b"old\xdf/e.png", b"empty.png", b"photo.heic"):
+        path = os.path.join(b"photos", name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb"):
+            pass
+    said = []
+    predictions, unreadable = predict_files(load_ensemble(record), Path("photos"), say=said.append)
+    assert [one.name for one in predictions] == ["a.png", "deeper/c.png", "pages.tif"]
+    assert unreadable == 4
+    assert len(said) == 5
+    for part in (
+        "'gr\\xfcn.png' in it is not UTF-8",
+        "'old\\xdf' in it is not UTF-8",
+        "empty.png: not a readable image",
+        "photo.heic: not one of",
+        "pages.tif: holds several pages; the first counts",
+    ):
+        assert any(part in line for line in said), part
+
+
+def test_16_bits_are_read_by_the_bits_that_the_training_had(record):
+    run = json.loads((record / "run.json").read_text())
+    (record / "run.json").write_text(json.dumps(run | {"data": run["data"] | {"white": 4095}}))
+    values = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    decoded = load_ensemble(record).decode(content.getvalue(), "x")
+    np.testing.assert_array_equal(decoded[..., 0], np.rint(values / 4095 * 255))
 
 
 def test_postscript_is_not_opened_as_an_image(record):
@@ -69,7 +110,7 @@ def test_postscript_is_not_opened_as_an_image(record):
 
 
 def test_one_image_may_be_named(record):
-    assert image_files(Path("images/bsd/test/pitting/0.png")) == [Path("images/bsd/test/pitting/0.png")]
+    assert image_files(Path("images/bsd/test/pitting/0.png"))[0] == [Path("images/bsd/test/pitting/0.png")]
     predictions, _ = predict_files(load_ensemble(record), Path("images/bsd/test/pitting/0.png"), say=print)
     assert [one.name for one in predictions] == ["0.png"]
 

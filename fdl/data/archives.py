@@ -67,7 +67,7 @@ def extract_once(archive: Path, folder: Path, limits: Limits = LIMITS) -> Path:
         InputError: the archive is damaged or not to be trusted; then nothing of it is left.
     """
     stamp, about = folder / ".archive", archive.stat()
-    state = f"{about.st_size} {about.st_mtime_ns}\n"
+    state = f"{about.st_size} {about.st_mtime_ns} {str(archive.resolve())!a}\n"
     if stamp.is_file() and stamp.read_text() == state:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,13 @@
-"""Reads image files from folders: a folder per class, or one folder of files named by class and number."""
+"""Reads image files from folders: a folder per class, or one folder of files named by class and number.
 
+Every entry of a folder that is read is accounted for: it is read, or it is one of the few kinds that `visible`
+leaves out, or the folder is refused with the entry's name.
+"""
+
+import os
 import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fdl.data.images import POOLS, SUFFIXES, ImageFiles, Record
@@ -12,27 +19,114 @@ _NUMBERED = re.compile(r"(?P<name>.+?)(?:_| )\(?(?P<number>\d+)\)?_?")
 # (docs/reference.md 4.1); patches of one photograph overlap, so this border is kept.
 _TEX_CLASSES = {"color", "cut", "good", "hole", "metal_contamination", "thread"}
 _TEX_TRAIN_FILES = 72_000
-_NOTES = re.compile(r"(README|LICEN[CS]E|TERMS|CITATION)\b.*|Thumbs\.db|desktop\.ini|__MACOSX", re.IGNORECASE)
+
+# What operating systems and tools leave behind, besides all whose name begins with a dot (docs/my-images.md).
+_LEFT_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+_LEFT_FOLDERS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"))
+# Notes are texts: never a folder, and never a file that may hold images or labels.
+_NOTE = re.compile(r"(README|LICEN[CS]E|TERMS|CITATION)(?![a-z]).*", re.IGNORECASE)
+_NOTE_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".rtf", ".docx", ".bib", ".cff")
+_OTHER_ARCHIVES = (".7z", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz", ".cab", ".iso")
+# What a folder or a parquet file of a pool may be called, in any case.
+POOL_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def is_passed_over(path: Path) -> bool:
+    """Whether an entry is a leftover of an operating system or a tool, or a note."""
+    name = path.name.casefold()
+    if name.startswith("."):
+        return True
+    if path.is_dir():
+        return name in _LEFT_FOLDERS
+    return name in _LEFT_FILES or bool(_NOTE.fullmatch(path.name) and path.suffix.lower() in _NOTE_SUFFIXES)
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, without notes and the files that desktops leave behind.
+    """What lies in a folder, in natural order, without what `is_passed_over`.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or a name in it cannot be stored.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; put the images there")
-    paths = (path for path in folder.iterdir() if not path.name.startswith(".") and not _NOTES.fullmatch(path.name))
+    paths = [path for path in folder.iterdir() if not is_passed_over(path)]
+    for path in paths:
+        check_name(path)
     return sorted(paths, key=lambda path: natural(path.name))
 
 
-def only_folder(folder: Path) -> Path:
-    """The folder below the folders that hold one folder and nothing else."""
+def walk(folder: Path) -> Iterator[Path]:
+    """All files in a folder and in its folders, sorted, without what `is_passed_over`; links are followed once."""
+    entered: set[Path] = set()
+    for place, inside, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if here.resolve() in entered:
+            inside.clear()
+            continue
+        entered.add(here.resolve())
+        inside[:] = sorted(name for name in inside if not is_passed_over(here / name))
+        yield from sorted(path for name in files if not is_passed_over(path := here / name))
+
+
+def check_name(path: Path) -> None:
+    """Names go into JSON files, tables and lines of text.
+
+    Raises:
+        InputError: the name is not UTF-8, or holds a line break or another control character.
+    """
+    shown = str(path.parent).encode(errors="backslashreplace").decode()
+    if any("\udc80" <= letter <= "\udcff" for letter in path.name):
+        raw = str(os.fsencode(path.name))[2:-1]
+        raise InputError(
+            f"{shown}: the name '{raw}' in it is not UTF-8 (of an old Windows archive?); rename it, "
+            "or all of them with `convmv -f cp1252 -t utf8 -r --notest`"
+        )
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path.name):
+        raise InputError(f"{shown}: the name {path.name!a} in it holds a control character; rename it")
+
+
+def pool_named(name: str) -> str | None:
+    """The pool that a folder's or file's name means; None: it is not one of `POOL_WORDS`."""
+    return POOL_WORDS.get(name.casefold())
+
+
+def wrapped(folder: Path) -> Path:
+    """The folder below the folders that hold one folder and nothing else; a pool's folder is no wrapper."""
     entries = visible(folder)
-    while len(entries) == 1 and entries[0].is_dir() and any(entry.is_dir() for entry in visible(entries[0])):
+    while (
+        len(entries) == 1
+        and entries[0].is_dir()
+        and not pool_named(entries[0].name)
+        and any(entry.is_dir() for entry in visible(entries[0]))
+    ):
         folder, entries = entries[0], visible(entries[0])
     return folder
+
+
+def check_distinct(names: Sequence[str], where: Path) -> None:
+    """Refuse names that some file systems, or a reader, take for the same.
+
+    Raises:
+        InputError: two names differ only in case or in how Unicode writes their letters.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+        other = seen.setdefault(key, name)
+        if other != name:
+            if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+                shown = f"{other!r} is there twice, as {other!a} and {name!a}: only Unicode's way to write it differs"
+            else:
+                shown = f"{other!r} and {name!r} differ only in case, width or spaces"
+            raise InputError(f"{where}: {shown}; rename one of them, or join them")
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -44,21 +138,24 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 def read_classes(folder: Path) -> ImageFiles:
     """The images of class folders: `<pool>/<class>/*`, or `<class>/*` where one folder holds all.
 
-    Classes and files are in natural order; files are png, jpg, jpeg, bmp or webp.
+    Classes and files are in natural order. Folders that hold one folder and nothing else are entered, above the
+    pools and below them.
 
     Raises:
         InputError: the folder holds anything else, or a class is empty.
     """
+    folder = wrapped(folder)
     entries = visible(folder)
-    pools = [entry for entry in entries if entry.name in POOLS]
-    if not entries or not all(entry.is_dir() for entry in entries) or (pools and len(pools) < len(entries)):
-        odd = next((entry for entry in entries if not entry.is_dir() or entry.name not in POOLS), None)
-        raise InputError(
-            f"{folder}: expected parquet files, or only the folders {'/'.join(POOLS)} with a folder per class, "
-            f"or only a folder per class{f', found {odd.name}' if odd else ''}; arrange the images so"
-        )
-    places = [(pool.name, pool) for pool in sorted(pools, key=lambda pool: POOLS.index(pool.name))] or [("all", folder)]
-    classes = sorted({entry.name for _, place in places for entry in visible(place)}, key=natural)
+    if not entries:
+        raise InputError(f"{folder}: holds no images; {_EXPECTED}")
+    for entry in entries:
+        if not entry.is_dir():
+            raise InputError(f"{entry}: {no_class(entry)}")
+    pools = _pools(folder, entries)
+    places = [(pool, wrapped(pools[pool])) for pool in POOLS if pool in pools] or [("all", folder)]
+    names = {pool: [entry.name for entry in _class_folders(place)] for pool, place in places}
+    classes = sorted({name for pool in names for name in names[pool]}, key=natural)
+    check_distinct(classes, folder)
     found = [
         (pool, label, path)
         for pool, place in places
@@ -68,10 +165,60 @@ def read_classes(folder: Path) -> ImageFiles:
     return _files(folder, classes, found)
 
 
+_EXPECTED = "expected a folder per class, or the folders train, validation and test with a folder per class in each"
+
+
+def _pools(folder: Path, entries: list[Path]) -> dict[str, Path]:
+    """The folders of the pools; none where there is a folder per class."""
+    pools: dict[str, Path] = {}
+    for entry in entries:
+        if pool := pool_named(entry.name):
+            if pool in pools:
+                raise InputError(
+                    f"{folder}: {pools[pool].name!r} and {entry.name!r} both mean {pool} images; join them"
+                )
+            pools[pool] = entry
+    other = next((entry for entry in entries if not pool_named(entry.name)), None)
+    if pools and other:
+        word = next(iter(pools.values())).name
+        raise InputError(
+            f"{other}: lies beside {word!r}, a word reserved for the images of one pool ({', '.join(POOL_WORDS)}); "
+            f"if {word!r} is a class, rename it, if not, move {other.name!r} into the pools"
+        )
+    return pools
+
+
+def _class_folders(place: Path) -> list[Path]:
+    entries = visible(place)
+    for entry in entries:
+        if not entry.is_dir():
+            raise InputError(f"{entry}: {no_class(entry)}")
+    if not entries:
+        raise InputError(f"{place}: holds no class folders; {_EXPECTED}")
+    return entries
+
+
+def no_class(path: Path) -> str:
+    """What is wrong with a file where class folders are expected, and what to do."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return "an image that lies in no class folder; labels come from folders: put each class's images into its own"
+    if suffix == ".parquet":
+        return "not called train, validation or test (.parquet, or -00000-of-00001.parquet); rename it or move it away"
+    if suffix in _OTHER_ARCHIVES:
+        return "an archive of a kind that is not read; unpack it into a folder of its own and move it away"
+    return f"no class folder, and no labels are read from it; move it away ({_EXPECTED})"
+
+
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with the images of this class; add it or move the file away")
+        raise InputError(f"{folder}: no such folder, but the class {folder.name!r} has one elsewhere; add its images")
     for path in (paths := visible(folder)):
+        if path.is_dir():
+            raise InputError(
+                f"{path}: a folder within the class {folder.name!r}; put its images one level up, or, where the "
+                "classes are these folders, name a folder further down"
+            )
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise InputError(f"{path}: not one of {', '.join(SUFFIXES)} files; convert it or move it away")
     if not paths:
@@ -88,18 +235,22 @@ def holds_numbered(folder: Path) -> bool:
     return any(
         path.suffix.lower() in SUFFIXES and _NUMBERED.fullmatch(path.stem)
         for place in _numbered_places(folder)
+        if place.is_dir()
         for path in visible(place)
     )
 
 
 def _numbered_places(folder: Path) -> list[Path]:
-    present = {path.name for path in visible(folder) if path.is_dir()}
-    if {"IMAGES", "ANNOTATIONS"} <= present:
+    """The folders that hold such images, where nothing else lies beside them than belongs to the published set."""
+    entries = visible(folder)
+    names = {path.name for path in entries}
+    if names == {"IMAGES", "ANNOTATIONS"}:
         return [folder / "IMAGES"]
-    kaggle = [folder / pool / "images" for pool in ("train", "validation")]
-    if all(place.is_dir() for place in kaggle):
-        return [name for place in kaggle for name in visible(place) if name.is_dir()]
-    return [] if present else [folder]
+    pools = [folder / pool for pool in ("train", "validation")]
+    if names == {pool.name for pool in pools} and all((pool / "images").is_dir() for pool in pools):
+        beside = [path for pool in pools for path in visible(pool) if path.name not in ("images", "annotations")]
+        return [] if beside else [name for pool in pools for name in visible(pool / "images")]
+    return [] if any(path.is_dir() for path in entries) else [folder]
 
 
 def read_numbered(folder: Path) -> ImageFiles:

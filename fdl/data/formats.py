@@ -3,14 +3,16 @@
 What is looked for, by file names alone, in this order:
 
 1. a published layout (`LAYOUTS`) in the folder itself; if the names of two fit, that is an error;
-2. archives as downloaded (.tar, .tar.gz, .tgz, .zip, .rar): each is extracted once, into
-   `<folder>/.extracted/<archive>/`, and looked into in the same way; they may hold one dataset only;
+2. archives as downloaded (.tar, .tar.gz, .tgz, .zip, .rar): each is extracted once, into a folder of its own, and
+   looked into in the same way; they may hold one dataset only;
 3. where the folder holds one folder and nothing else: what lies in that one;
 4. folders of classes.
 
-Files whose names start with a dot, and notes (README, LICENSE, TERMS, …), are passed over everywhere.
+Every entry must belong to what was recognised, else the folder is refused with the name of the entry; only the
+leftovers of `folders.is_passed_over` may lie anywhere.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,37 +47,54 @@ class Layout:
     name: str
     matches: Callable[[Path], bool]  # by the names in a folder alone
     read: Callable[[Path], ImageFiles]
+    names: str  # regular expression of what belongs to it in its folder, read or not
 
 
+_CIFAR10, _CIFAR100 = r"data_batch_[1-5]|test_batch|batches\.meta", r"train|test|meta|file\.txt~"
+_CIFAR10_BINARY = r"(data_batch_[1-5]|test_batch)\.bin|batches\.meta\.txt"
+_CIFAR100_BINARY = r"(train|test)\.bin|(fine|coarse)_label_names\.txt"
+_MINI = r"mini-imagenet-cache-(train|val|validation|test)\.pkl"
+_TEX = r"(train|test)(64|32)\.(h5|csv)|matchingtDATASET_(train|test)_(64|32)\.h5"
 LAYOUTS = (
-    Layout("parquet files", lambda folder: bool(parquet.files_in(folder)), parquet.read),
-    Layout("CIFAR-10 pickles", cifar.holds_cifar10_pickles, cifar.read_cifar10_pickles),
-    Layout("CIFAR-100 pickles", cifar.holds_cifar100_pickles, cifar.read_cifar100_pickles),
-    Layout("CIFAR-10 binary files", cifar.holds_cifar10_binary, cifar.read_cifar10_binary),
-    Layout("CIFAR-100 binary files", cifar.holds_cifar100_binary, cifar.read_cifar100_binary),
-    Layout("miniImageNet pickles", mini_imagenet.holds_pickles, mini_imagenet.read),
-    Layout("TEX HDF5 files", tex.holds_hdf5, tex.read),
-    Layout("images named by class and number", folders.holds_numbered, folders.read_numbered),
+    Layout("parquet files", lambda folder: bool(parquet.files_in(folder)), parquet.read, r"(?i:.*\.parquet)"),
+    Layout("CIFAR-10 pickles", cifar.holds_cifar10_pickles, cifar.read_cifar10_pickles, _CIFAR10),
+    Layout("CIFAR-100 pickles", cifar.holds_cifar100_pickles, cifar.read_cifar100_pickles, _CIFAR100),
+    Layout("CIFAR-10 binary files", cifar.holds_cifar10_binary, cifar.read_cifar10_binary, _CIFAR10_BINARY),
+    Layout("CIFAR-100 binary files", cifar.holds_cifar100_binary, cifar.read_cifar100_binary, _CIFAR100_BINARY),
+    Layout("miniImageNet pickles", mini_imagenet.holds_pickles, mini_imagenet.read, _MINI),
+    Layout("TEX HDF5 files", tex.holds_hdf5, tex.read, _TEX),
 )
-# What an archive holds where it is nothing else.
-CLASS_FOLDERS = Layout(
-    "class folders", lambda _: True, lambda folder: folders.read_classes(folders.only_folder(folder))
-)
+# For the published datasets alone: in a user's own folder names of files say nothing of classes. These two account
+# for every entry themselves.
+NUMBERED = Layout("images named by class and number", folders.holds_numbered, folders.read_numbered, ".*")
+CLASS_FOLDERS = Layout("class folders", lambda _: True, folders.read_classes, ".*")
 
 
-def open_images(folder: Path, expected: Expected | None = None) -> ImageFiles:
+def open_images(
+    folder: Path, expected: Expected | None = None, *, own: bool = False, unpacked: Path | None = None
+) -> ImageFiles:
     """List the images of a folder in any of the published layouts, or in class folders (`folders.read_classes`).
 
     Args:
         expected: what the official files hold; the stored shape is checked as the images are read.
+        own: the folder is the user's own: no class is made of the names of files.
+        unpacked: where archives are extracted to; None: `<folder>/.extracted`.
 
     Raises:
-        InputError: the files are in no known layout or in two, cannot be read, a class is empty, or they
-            are not what is expected.
+        InputError: the files are in no known layout or in two, cannot be read, a class is empty, something lies
+            there that belongs to no layout, or they are not what is expected.
     """
-    files = _open(folder)
+    search = _Search(LAYOUTS if own else (*LAYOUTS, NUMBERED), unpacked or folder / ".extracted")
+    places = search.places(folder)
+    if len(places) > 1:
+        found = " and ".join(f"{layout.name} ({place})" for layout, place in places)
+        raise InputError(f"{folder}: holds {found}; keep one of them")
+    ((layout, place),) = places
+    _account(layout, place)
+    files = layout.read(place)
     if not files.records:
         raise InputError(f"{folder}: holds no images; download the files again")
+    folders.check_distinct(files.classes, folder)
     counts = np.bincount([record.label for record in files.records], minlength=len(files.classes))
     for name, count in zip(files.classes, counts, strict=True):
         if not count:
@@ -83,27 +102,51 @@ def open_images(folder: Path, expected: Expected | None = None) -> ImageFiles:
     return _checked(files, expected, folder) if expected else files
 
 
-def _open(folder: Path) -> ImageFiles:
-    places = _places(folder, _DEPTH)
-    if len(places) > 1:
-        found = " and ".join(f"{layout.name} ({place})" for layout, place in places)
-        raise InputError(f"{folder}: holds {found}; keep one of them")
-    for layout, place in places:
-        return layout.read(place)
-    return folders.read_classes(folder)
+@dataclass(frozen=True)
+class _Search:
+    """Looks for layouts in a folder, in its archives, and in the one folder that it holds."""
+
+    layouts: tuple[Layout, ...]
+    unpacked: Path
+
+    def places(self, folder: Path) -> list[tuple[Layout, Path]]:
+        """The layouts in a folder, each with the folder of its files; class folders where there is no other."""
+        return self._places(folder, _DEPTH) or [(CLASS_FOLDERS, folder)]
+
+    def _places(self, folder: Path, depth: int) -> list[tuple[Layout, Path]]:
+        found = [(layout, folder) for layout in self.layouts if layout.matches(folder)]
+        if found or not depth:
+            return found
+        entries = folders.visible(folder)
+        packed = [path for path in entries if archives.is_archive(path)]
+        if packed:
+            for path in entries:
+                if path not in packed:
+                    raise InputError(
+                        f"{packed[0]}: an archive beside {path.name!r}, and only one of them can be what is meant; "
+                        "move the archive away, or the rest"
+                    )
+            inside = [archives.extract_once(path, self._folder_of(path)) for path in packed]
+            return [
+                place for content in inside for place in self._places(content, depth - 1) or [(CLASS_FOLDERS, content)]
+            ]
+        return self._places(entries[0], depth - 1) if len(entries) == 1 and entries[0].is_dir() else []
+
+    def _folder_of(self, archive: Path) -> Path:
+        """Where an archive is extracted to; one that came out of another archive lies in that one's folder already."""
+        inside = archive.is_relative_to(self.unpacked)
+        return (archive.parent / ".extracted" if inside else self.unpacked) / archive.name
 
 
-def _places(folder: Path, depth: int) -> list[tuple[Layout, Path]]:
-    """The layouts in a folder, each with the folder that its files lie in."""
-    found = [(layout, folder) for layout in LAYOUTS if layout.matches(folder)]
-    if found or not depth:
-        return found
-    packed = [path for path in folders.visible(folder) if archives.is_archive(path)]
-    if packed:
-        inside = [archives.extract_once(path, folder / ".extracted" / path.name) for path in packed]
-        return [place for unpacked in inside for place in _places(unpacked, depth - 1) or [(CLASS_FOLDERS, unpacked)]]
-    entries = folders.visible(folder)
-    return _places(entries[0], depth - 1) if len(entries) == 1 and entries[0].is_dir() else []
+def _account(layout: Layout, place: Path) -> None:
+    """Whatever lies beside a layout's files would be passed over in silence: it is named instead."""
+    entries = folders.visible(place)
+    belong = [path.name for path in entries if re.fullmatch(layout.names, path.name)]
+    for path in entries:
+        if path.suffix.lower() == ".parquet" and path.is_file() and not parquet.is_named(path.name):
+            raise InputError(f"{path}: {folders.no_class(path)}")
+        if path.name not in belong:
+            raise InputError(f"{path}: lies beside {layout.name} ({belong[0]}) and is no part of them; move it away")
 
 
 def _checked(files: ImageFiles, expected: Expected, folder: Path) -> ImageFiles:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fdl.data.folders import pool_named
 from fdl.data.images import POOLS, ImageFiles, Record, one_line
 from fdl.errors import InputError
 
@@ -14,14 +15,30 @@ IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 _BATCH = 256  # rows of a parquet file in memory at a time
 
 
+# A shard's name may end in the hash that older writers of the Hub added.
+_NAME = re.compile(r"(?P<word>[a-z]+)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]{8,})?)?", re.IGNORECASE)
+
+
+def is_named(name: str) -> bool:
+    """Whether the name is that of a parquet file, or of a shard of one, that holds the images of a pool."""
+    return _named(Path(name)) is not None
+
+
+def _named(path: Path) -> tuple[str, re.Match[str]] | None:
+    match = _NAME.fullmatch(path.stem)
+    pool = pool_named(match["word"]) if match else None
+    return (pool, match) if match and pool and path.suffix.lower() == ".parquet" else None
+
+
 def files_in(folder: Path) -> list[tuple[str, Path]]:
-    """Pool and path of `train.parquet`, `validation.parquet`, `test.parquet`, or of shards of these."""
-    return [
-        (pool, path)
-        for pool in POOLS
-        for path in sorted(folder.glob(f"{pool}*.parquet"))
-        if re.fullmatch(rf"{pool}(-\d+-of-\d+)?", path.stem)
-    ]
+    """Pool and path of `train.parquet`, `validation.parquet`, `test.parquet`, or of shards of these.
+
+    `POOL_WORDS` has the other names of the pools.
+    """
+    if not folder.is_dir():
+        return []
+    found = [(named[0], path) for path in sorted(folder.iterdir()) if (named := _named(path)) and path.is_file()]
+    return sorted(found, key=lambda file: POOLS.index(file[0]))
 
 
 def read(folder: Path) -> ImageFiles:
@@ -58,14 +75,20 @@ def read(folder: Path) -> ImageFiles:
 
 def _check_shards(paths: list[tuple[str, Path]]) -> None:
     for pool in POOLS:
-        stems = [path.stem for name, path in paths if name == pool]
-        if len(stems) == 1 and stems[0] == pool:
+        held = [path for name, path in paths if name == pool]
+        names = [match for path in held if (match := _NAME.fullmatch(path.stem))]
+        first = held[0] if held else None
+        if first and len({match["word"] for match in names}) > 1:
+            raise InputError(
+                f"{first.parent}: {first.name} and {held[-1].name} both hold {pool} images; keep those of one name"
+            )
+        if len(names) == 1 and names[0]["number"] is None:
             continue
-        for number, stem in enumerate(stems):
-            expected = f"{pool}-{number:05d}-of-{len(stems):05d}"
-            if stem != expected:
+        for number, (path, match) in enumerate(zip(held, names, strict=True)):
+            if (match["number"], match["count"]) != (f"{number:05d}", f"{len(held):05d}"):
+                expected = f"{match['word']}-{number:05d}-of-{len(held):05d}"
                 raise InputError(
-                    f"{paths[0][1].parent}: found {stem}.parquet, expected {expected}.parquet; "
+                    f"{path.parent}: found {path.name}, expected {expected}.parquet; "
                     "keep all the shards of one version and nothing else"
                 )
 

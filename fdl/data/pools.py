@@ -78,7 +78,11 @@ def assign(
         return Assignment(pools, np.lexsort((numbers, labels, pools)), [])
     if "all" not in present and not {"train", "test"} <= present:
         missing = "train" if "train" not in present else "test"
-        raise InputError(f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file")
+        (alone, *others) = sorted(present)
+        level = "" if others else f", or, to cut all pools from these images, name the folder one level down, {alone}"
+        raise InputError(
+            f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file{level}"
+        )
     pools = np.array([TRAIN if record.pool == "all" else POOLS.index(record.pool) for record in images], np.int8)
     if "validation" not in present and (published := _published(images_name(dataset, own_pool), pools, labels)):
         return _published_pools(published, pools, labels, own_pool)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl import layout, records
-from fdl.data import formats, sources
-from fdl.data.images import POOLS, ImageFiles
+from fdl.data import formats, own_images, sources
+from fdl.data.decoding import decode_all, digests_of
+from fdl.data.images import FULL, POOLS
 from fdl.data.pools import TEST, VALIDATION, assign
 from fdl.errors import InputError
 from fdl.live_lines import Say, plain
@@ -43,6 +43,8 @@ class Prepared:
     ids: NDArray[np.str_]  # (N,): the source's names
     digests: NDArray[np.uint64]  # (N,): of each image's pixels
     hash: str  # of pixels, labels, pools, classes, size
+    white: int = FULL  # the value of 16-bit files that became white
+    files: str = ""  # fingerprint of the user's own photographs
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read images into memory: (n, H, W, 3).
@@ -51,7 +53,7 @@ class Prepared:
             InputError: the pixels are not those that were prepared.
         """
         images = np.ascontiguousarray(self.images[rows])
-        damaged = np.flatnonzero(_digests(images) != self.digests[rows])
+        damaged = np.flatnonzero(digests_of(images) != self.digests[rows])
         if damaged.size:
             row = int(rows[damaged[0]])
             raise InputError(f"{self.folder / 'images.npy'}: image {row} ({self.ids[row]}) is damaged; {_REBUILD}")
@@ -87,9 +89,14 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
 
 def _write(params: Params, dataset: str, pool: int | None, located: sources.Located, folder: Path, say: Say) -> None:
     size, source = params.image_size_of(dataset), params.source_of(dataset)
-    synthetic = source == "synthetic"
+    synthetic, own = source == "synthetic", source == "own"
+    fingerprint = own_images.fingerprint(located.folder) if own else ""
     with sources.lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
-        files = formats.open_images(located.folder, located.expected)
+        unpacked = layout.extracted_folder(params, dataset)
+        files = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
+    if own:
+        own_images.check_classes(files.classes, located.folder)
+        own_images.check_numbers(params, dataset, files.classes, files.records, located.folder)
     classes, label_of = sources.label_order(dataset, files.classes, synthetic=synthetic, where=located.folder)
     labels = np.array([label_of[record.label] for record in files.records], np.int16)
     groups = [sources.group(dataset, record.identity) for record in files.records]
@@ -97,7 +104,9 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
     pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
-    digests = _decode(files, decoded, size, f"{dataset}: ", say, antialias=params.antialias)
+    antialias = params.antialias_of(dataset)
+    read = decode_all(files, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
+    digests = read.digests
     kept = order[_first_kept(digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
@@ -105,14 +114,24 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
 
     ids = np.array([record.identity for record in files.records])
     duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
+    if own:
+        own_images.check_labels(duplicates, located.folder)
     names = {"ids": ids[kept], "groups": np.array(groups)[kept]}
-    labels, pools, digests = labels[kept], pools[kept], digests[kept]
+    labels, pools, digests, ids = labels[kept], pools[kept], digests[kept], ids[kept]
     counts = _counts(labels, pools, classes, located.folder, duplicates)
-    notes = [*located.notes, *assigned.notes]
+    notes = [*located.notes, *assigned.notes, *read.notes]
     if source == "official" or not located.notes:  # twins and crops are no subset of what was published
         notes += sources.content_notes(dataset, files.records)
     if any(removed.values()):
         notes.append(f"left out as exact duplicates: {removed['validation']} validation, {removed['test']} test images")
+    extra: dict[str, Any] = {}
+    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
+    if own:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        place = {row: _place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))}
+        copies, warnings = own_images.near_copies(images, labels, pools, place.__getitem__)
+        notes += warnings
+        extra = {"files": fingerprint, "white": read.white, "near_copies": copies}
     np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
     content = {
         "dataset": dataset,
@@ -121,21 +140,26 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
         "notes": notes,
         "classes": classes,
         "size": size,
-        "resize": "antialiased" if params.antialias else "nearest neighbour",
+        "resize": "antialiased" if antialias else "nearest neighbour",
         "counts": counts,
         "unused": len(files.records) - len(order),
         "duplicates_removed": {name: removed[name] for name in ("validation", "test")},
         "duplicates": duplicates,
         "hash": _content_hash(digests, labels, pools, classes, size),
+        **extra,
     }
     records.write_atomically(folder / "dataset.json", records.to_json(content))
     totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
-    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
     repeated = [f"images that occur more than once: {len(duplicates):,}, listed in {about}"] if duplicates else []
+    repeated += [f"near-copies are listed in {about}"] if extra.get("near_copies") else []
     say(
         f"{dataset}: {totals} images of {size} px in {len(classes)} classes"
         + "".join(f"; {note}" for note in [*notes, *repeated])
     )
+
+
+def _place(identity: str, name: str, pool: int) -> dict[str, Any]:
+    return {"id": str(identity), "class": name, "pool": POOLS[pool]}
 
 
 def _duplicates(
@@ -151,8 +175,8 @@ def _duplicates(
     copies: dict[int, list[dict[str, Any]]] = {}
     for number, index in zip(numbers.tolist(), order.tolist(), strict=True):
         if counts[number] > 1:
-            place = {"id": str(ids[index]), "class": classes[index], "pool": POOLS[pools[index]], "kept": index in kept}
-            copies.setdefault(number, []).append(place)
+            place = _place(ids[index], classes[index], int(pools[index]))
+            copies.setdefault(number, []).append(place | {"kept": index in kept})
     return list(copies.values())
 
 
@@ -179,39 +203,6 @@ def _counts(
                 raise InputError(f"{folder}: no {pool_name} image of class {name!r}; add images of it")
             counts[pool_name][name] = count
     return counts
-
-
-def _decode(
-    files: ImageFiles,
-    path: Path,
-    size: int,
-    prefix: str,
-    say: Say,
-    *,
-    antialias: bool,
-    seconds: float = 5.0,
-) -> NDArray[np.uint64]:
-    """Decode all images into a file, one in memory at a time; return their digests."""
-    count = len(files.records)
-    digests = np.empty(count, np.uint64)
-    said = time.monotonic()
-    with path.open("wb") as file:
-        shape = (count, size, size, 3)
-        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for index, (record, content) in enumerate(zip(files.records, files.contents(), strict=True)):
-            image = formats.decode(content, size, record.where, antialias=antialias)
-            digests[index] = _digests(image[None])[0]
-            file.write(image.tobytes())
-            if time.monotonic() - said >= seconds:
-                say(f"{prefix}{index + 1:,} of {count:,} images read")
-                said = time.monotonic()
-    return digests
-
-
-def _digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """8 bytes of BLAKE2b of each image's pixels."""
-    hashed = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images]
-    return np.frombuffer(b"".join(hashed), "<u8").astype(np.uint64)
 
 
 def _first_kept(digests: NDArray[np.uint64], pools: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -257,6 +248,7 @@ def load(folder: Path) -> Prepared:
         return Prepared(
             folder, about["dataset"], about["source"], about["synthetic"], about["notes"],
             classes, images, labels, pools, ids, digests, about["hash"],
+            about.get("white", FULL), about.get("files", ""),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; run `python -m fdl data prepare`") from None

@@ -162,6 +162,8 @@ def locate(params: Params, dataset: str) -> Located:
     """
     if own := params.own(dataset):
         folder = Path(own.folder).expanduser()
+        if folder.is_file():
+            raise InputError(f"{folder}: a file; put it into a folder of its own and name that one in params.yaml")
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; put the images of {dataset} there, or correct params.yaml")
         return Located(folder)

@@ -102,8 +102,11 @@ def _labels(table: Path, count: int, images: Path) -> list[str]:
     values: dict[str, str] = {}
     again = f"download {table.name} and {images.name} again"
     try:
-        with table.open(newline="", encoding="utf-8") as text:
-            reader = csv.DictReader(text, strict=True)
+        # A spreadsheet program that saved the table may have put a byte-order mark and semicolons into it.
+        with table.open(newline="", encoding="utf-8-sig") as text:
+            delimiter = ";" if ";" in text.readline() else ","
+            text.seek(0)
+            reader = csv.DictReader(text, strict=True, delimiter=delimiter)
             for column in _COLUMNS:
                 if column not in (reader.fieldnames or ()):
                     raise InputError(f"{table}: no column {column!r}; download it again")

@@ -12,6 +12,7 @@ import torch
 
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
+from fdl.data.images import FULL
 from fdl.errors import InputError
 from fdl.evaluation.cam import Score
 from fdl.head_settings import HeadSettings, head_settings
@@ -296,6 +297,7 @@ def _run_cell(
             "notes": list(prepared.notes),
             "classes": list(prepared.classes),
             "hash": prepared.hash,
+            **({"white": prepared.white} if prepared.white < FULL else {}),  # what `predict` reads 16-bit files by
             "train": len(data.train),
             "validation": len(data.validation),
             "test": len(data.test),

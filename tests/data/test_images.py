@@ -1,12 +1,13 @@
 """Decoding: the one rule by which images become pixels."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fdl.data.images import decode
+from fdl.data.images import decode, open_picture
 from fdl.errors import InputError
 from tests.data.published import encoded, pixels
 
@@ -40,6 +41,37 @@ def test_16_bit_grey_is_divided_by_257_and_rounded():
     expected = np.rint(deep / 257).astype(np.uint8)
     assert (expected != deep // 257).any()  # rounding and truncation differ here
     np.testing.assert_array_equal(decode(encoded(deep), 16, "x")[..., 0], expected)
+
+
+def test_16_bits_of_colour_keep_what_a_12_bit_camera_fills():
+    values = np.random.default_rng(0).integers(0, 4096, (16, 16, 4), dtype=np.uint16)
+    values[..., 3] = 65_535
+    for channels, suffix in ((3, ".png"), (4, ".png"), (3, ".tif"), (3, ".ppm")):
+        content = cv2.imencode(suffix, values[..., :channels])[1].tobytes()
+        picture = open_picture(content, "x", white=4095)
+        assert picture.peak == values[..., :3].max()
+        np.testing.assert_array_equal(np.asarray(picture.rgb), np.rint(values[..., 2::-1] / 4095 * 255))
+    assert decode(content, 16, "x").max() < 17  # as 16 bits it is nearly black
+
+
+def test_what_ppm_calls_white_is_white():
+    for letter, values in ((b"P6", RAMP[..., None].repeat(3, axis=2)), (b"P5", RAMP)):
+        content = letter + b"\n16 16\n1023\n" + (values.astype(np.uint16) * 4).astype(">u2").tobytes()
+        image = decode(content, 16, "x")
+        np.testing.assert_array_equal(image[..., 0], np.rint(RAMP * 4.0 / 1023 * 255))
+        assert open_picture(content, "x").peak is None
+
+
+def test_the_first_of_several_pages_counts_and_is_said():
+    frames = [Image.fromarray(pixels(seed)) for seed in range(2)]
+    for kind in ("TIFF", "PNG"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        picture = open_picture(content, "x")
+        assert picture.pages
+        np.testing.assert_array_equal(np.asarray(picture.rgb), pixels(0))
+    assert not open_picture(encoded(frames[0], "TIFF"), "x").pages
+    # The second picture of a telephone's file is a preview.
+    assert not open_picture(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), "x").pages
 
 
 def test_a_palette_gives_its_colours():
@@ -109,20 +141,23 @@ def test_other_colour_modes_are_refused():
         b"not an image",
         encoded(pixels(5, 64))[:2000],
         encoded(pixels(5, 64), "JPEG")[:900],
-        encoded(pixels(5), "GIF"),
+        encoded(pixels(5), "TGA"),
     ],
-    ids=["empty", "text", "half a PNG", "half a JPEG", "GIF"],
+    ids=["empty", "text", "half a PNG", "half a JPEG", "TGA"],
 )
 def test_unreadable_images_are_named(content):
     with pytest.raises(InputError) as error:
         decode(content, 16, "b.png")
     assert one_line(error).startswith("b.png: not a readable image")
     assert "object at 0x" not in one_line(error)
+    assert "BytesIO" not in one_line(error)
 
 
 def test_an_image_of_absurd_size_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # one image of 256 pixels: more, but not twice as many
-    with pytest.raises(InputError, match="not a readable image"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # a photograph of 256 pixels: more, but not twice as many
+    np.testing.assert_array_equal(decode(encoded(pixels(5)), 16, "b.png"), pixels(5))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"b\.png: more than 200 pixels, too many to read; shrink the image"):
         decode(encoded(pixels(5)), 16, "b.png")
 
 

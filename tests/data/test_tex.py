@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fdl.data.formats import open_images
 from tests.data.published_formats import write_tex, write_tex_groups
 from tests.data.reading import read_all, refusal
 
@@ -126,6 +127,15 @@ def test_bytes_are_read_as_they_are(tmp_path):
     with h5py.File(tmp_path / "train64.h5", "w") as file:
         file["images"] = np.full((24, 64, 64), 77, np.uint8)
     assert (np.array(read_all(tmp_path)[1][:24]) == 77).all()
+
+
+def test_tables_that_a_spreadsheet_program_saved_are_read(tmp_path):
+    write_tex(tmp_path)
+    before = open_images(tmp_path).records
+    for name in ("train64.csv", "test64.csv"):
+        text = (tmp_path / name).read_text().replace(",", ";").replace("\n", "\r\n")
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert open_images(tmp_path).records == before
 
 
 @pytest.mark.parametrize("name", ["train64.csv", "test64.csv", "test64.h5"])

@@ -15,6 +15,7 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 
 from fdl import layout
 from fdl import params as fdl_params
+from fdl.data.own_images import photographs
 from fdl.errors import InputError
 from fdl.grid import Bundle
 from fdl.reporting.targets import report_files, targets
@@ -123,9 +124,18 @@ def dataset_of(wildcards):
 
 
 def data_folder(wildcards):
-    """Where a dataset's files lie, and for the user's own also how they are read."""
-    own = PARAMS.own(dataset_of(wildcards))
-    return [own.folder, own.image_size, own.like] if own else DATA_DIR
+    """Where a dataset's files lie, and for the user's own also what lies there and how it is read."""
+    name = dataset_of(wildcards)
+    own = PARAMS.own(name)
+    if own is None:
+        return DATA_DIR
+    return [
+        own.folder,
+        own.image_size,
+        own.like,
+        own.antialias,
+        photographs(PARAMS, name),
+    ]
 
 
 def bundle_cells(wildcards):
