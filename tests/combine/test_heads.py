@@ -208,3 +208,32 @@ def test_the_digest_of_heads_changes_with_their_settings_and_the_trainings_does_
     assert head_settings(one, cell).digest != head_settings(other, cell).digest
     assert one.settings_digest(cell) == other.settings_digest(cell)
     assert head_settings(settings_module.load(file, preset="lite"), cell) is None
+
+
+def test_a_fusion_head_is_dense_batch_norm_relu_dropout_half_dense():
+    """docs/reference.md 6.1."""
+    head = build_head("fusion", 6, 4, 3, seed=0)
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["Linear", "DenseBatchNorm", "ReLU", "Dropout", "Linear"]
+    assert [tuple(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)] == [(4, 6), (3, 4)]
+    assert head[3].p == 0.5
+
+
+def test_a_stacking_head_is_dense_relu_dense():
+    """docs/reference.md 6.2."""
+    assert [type(layer).__name__ for layer in build_head("stacking", 6, 4, 3, seed=0)] == ["Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("name", ["fusion", "stacking"])
+def test_a_head_starts_with_glorots_weights_and_no_bias(name):
+    dense = [layer.weight.detach() for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)]
+    limits = [(6 / sum(weight.shape)) ** 0.5 for weight in dense]
+    assert all(0.99 * limit < weight.abs().max() <= limit for weight, limit in zip(dense, limits, strict=True))
+    assert not any(
+        layer.bias.any() for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)
+    )
+    # Each layer of each head has numbers of its own.
+    first, last = (weight.flatten()[:1000] / limit for weight, limit in zip(dense, limits, strict=True))
+    assert not torch.allclose(first, last)
+    other = build_head({"fusion": "stacking", "stacking": "fusion"}[name], 300, 200, 100, seed=3)
+    assert not torch.allclose(dense[0], other[0].weight)
