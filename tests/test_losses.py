@@ -140,3 +140,11 @@ def test_a_pair_of_maps_by_hand():
     assert result.cosine.item() == pytest.approx(cosine)
     assert result.gaussian.item() == pytest.approx(gaussian)
     assert result.total.item() == pytest.approx(2 * cosine + 10 * gaussian)
+
+
+def test_max_norm_of_a_peak_of_one_and_of_a_dead_map():
+    """A peak of 1 stays 1; a dead map is 0 with gradient 0, where 0/0 would make both NaN."""
+    assert descriptor(torch.tensor([[[0.0, 1.0]]]), max_norm=True).tolist() == [[0, 1]]
+    dead = torch.zeros(1, 2, 2, requires_grad=True)
+    descriptor(dead, max_norm=True).sum().backward()
+    assert not dead.grad.any()

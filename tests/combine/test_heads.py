@@ -226,7 +226,9 @@ def test_a_stacking_head_is_dense_relu_dense():
 
 @pytest.mark.parametrize("name", ["fusion", "stacking"])
 def test_a_head_starts_with_glorots_weights_and_no_bias(name):
-    dense = [layer.weight.detach() for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)]
+    assert not any(layer.bias.any() for layer in layers)
+    dense = [layer.weight.detach() for layer in layers]
     limits = [(6 / sum(weight.shape)) ** 0.5 for weight in dense]
     assert all(0.99 * limit < weight.abs().max() <= limit for weight, limit in zip(dense, limits, strict=True))
     assert not any(
