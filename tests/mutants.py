@@ -165,7 +165,7 @@ def _changes(node: ast.AST) -> Iterator[str]:
             for index, operator in enumerate(operators):
                 changed = [*operators[:index], _OPERATORS[type(operator)](), *operators[index + 1 :]]
                 yield f"({ast.unparse(ast.Compare(left, changed, others))})"
-        case ast.Call(ast.Name(name), arguments, keywords) if name in _NAMES:
+        case ast.Call(ast.Name("min" | "max" | "any" | "all" as name), arguments, keywords):
             yield ast.unparse(ast.Call(ast.Name(_NAMES[name]), arguments, keywords))
         case ast.Call(ast.Attribute(value, name), arguments, keywords) if name in _NAMES:
             yield ast.unparse(ast.Call(ast.Attribute(value, _NAMES[name]), arguments, keywords))
