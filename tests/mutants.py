@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README = Path(__file__).with_name("README.md")
@@ -66,8 +67,6 @@ LIBRARIES = (
     *("captum.attr", "cv2", "PIL.Image", "hypothesis.strategies", "pydantic", "yaml", "filelock", "pytest", "rich"),
 )
 
-Replacement = tuple[ast.AST, str]  # a node of the tree, and the text that takes its place
-
 
 @dataclass(frozen=True)
 class Mutant:
@@ -86,7 +85,7 @@ class Mutant:
         return f"`{self.path}` {self.place or 'module'}: `{self.old}` → `{self.new}`"
 
 
-_OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+_OPERATORS: dict[type[ast.AST], Any] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.MatMult: ast.Mult,
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitAnd, ast.LShift: ast.RShift,
@@ -111,16 +110,17 @@ def mutants_of(path: str, root: Path = ROOT) -> list[Mutant]:
     return mutants
 
 
-def _replaced(source: bytes, node: ast.AST, text: str) -> bytes:
-    lines = source.splitlines(keepends=True)
+def _replaced(source: bytes, node: ast.expr | ast.stmt, text: str) -> bytes:
     starts = [0]
-    for line in lines:
+    for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
     start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
     return source[:start] + text.encode() + source[end:]
 
 
-def _replacements(node: ast.AST, place: str = "") -> Iterator[tuple[ast.AST, str, str]]:
+def _replacements(node: ast.AST, place: str = "") -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
     """Nodes of a tree, what takes their place, and the function around them."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
@@ -130,7 +130,8 @@ def _replacements(node: ast.AST, place: str = "") -> Iterator[tuple[ast.AST, str
         inside = place
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             inside = f"{place}.{child.name}".lstrip(".")
-        yield from ((child, text, inside) for text in _changes(child))
+        if isinstance(child, ast.expr | ast.stmt):
+            yield from ((child, text, inside) for text in _changes(child))
         if isinstance(child, ast.UnaryOp) and isinstance(child.operand, ast.Constant):
             continue  # a negative number is one number
         for part in _without_annotations(child):
@@ -165,8 +166,8 @@ def _changes(node: ast.AST) -> Iterator[str]:
         case ast.BoolOp(operator, values):
             yield f"({ast.unparse(ast.BoolOp(_OPERATORS[type(operator)](), values))})"
         case ast.Compare(left, operators, others):
-            for index, operator in enumerate(operators):
-                changed = [*operators[:index], _OPERATORS[type(operator)](), *operators[index + 1 :]]
+            for index, comparison in enumerate(operators):
+                changed = [*operators[:index], _OPERATORS[type(comparison)](), *operators[index + 1 :]]
                 yield f"({ast.unparse(ast.Compare(left, changed, others))})"
         case ast.Call(ast.Name("min" | "max" | "any" | "all" as name), arguments, keywords):
             yield ast.unparse(ast.Call(ast.Name(_NAMES[name]), arguments, keywords))
