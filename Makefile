@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak kills audit
+.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak kills mutants audit
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
 	@echo "make kills       20 kills of a bundle in training: its records must be the same bits (some minutes)"
 	@echo "make soak        50 kills, of all stages, then plain runs: the numbers must be the same (40 minutes)"
+	@echo "make mutants     break the code in 600 places, one at a time: do the tests notice? (an hour; tests/README.md)"
 	@echo "make audit       known weaknesses of the pinned packages"
 
 setup: $(READY)
@@ -72,6 +73,10 @@ SOAK_KILLS ?= 50
 soak: $(READY)
 	@rm -rf scratch/soak
 	python -m tests.faults.soak --kills $(SOAK_KILLS) --folder scratch/soak
+
+MUTANTS ?= 40
+mutants: $(READY)
+	python -m tests.mutants --most $(MUTANTS)
 
 audit: $(READY)
 	uv tool run --quiet pip-audit --strict --requirement requirements.txt --no-deps --disable-pip

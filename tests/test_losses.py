@@ -116,3 +116,35 @@ def test_low_precision_maps_are_compared_in_float32():
 def test_wrong_maps_are_named(maps):
     with pytest.raises(ValueError, match="two or more maps"):
         feature_distance(maps, 1, 1)
+
+
+@pytest.mark.parametrize(("squared_norm", "cosine"), [(1e-7, 1), (2e-12, 1), (5e-13, 0.5), (1e-14, 0.01)])
+def test_the_squared_norm_has_a_floor_of_1e_12(squared_norm, cosine):
+    """docs/reference.md 2.1, as Keras normalises: below the floor the cosine of equal maps is norm² / 1e-12."""
+    feature_map = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
+    feature_map[..., 0, 0] = math.sqrt(squared_norm)
+    result = feature_distance([feature_map, feature_map], 1, 1)
+    assert result.cosine.item() == pytest.approx(cosine, rel=1e-9)
+
+
+def test_a_pair_of_maps_by_hand():
+    """Channel means 1 and 3 above, 4 and 0 below, of spatial mean 2: 3 and 4 are kept. The other keeps 5 and 3."""
+    left = torch.tensor([[0.0, 2.0], [8.0, 0.0]]), torch.tensor([[2.0, 4.0], [0.0, 0.0]])
+    first = torch.stack(left)[None].double()
+    second = torch.tensor([[1.0, 3.0], [0.0, 5.0]]).double().expand(1, 2, 2, 2)
+    assert descriptor(first).tolist() == [[[0, 3], [4, 0]]]
+    assert descriptor(first, max_norm=True).tolist() == [[[0, 0.75], [1, 0]]]
+    assert descriptor(second).tolist() == [[[0, 3], [0, 5]]]
+    result = feature_distance([first, second], 2, 10)
+    cosine, gaussian = 9 / (5 * math.sqrt(34)), (1 + 1 + math.exp(-16) + math.exp(-25)) / 4
+    assert result.cosine.item() == pytest.approx(cosine)
+    assert result.gaussian.item() == pytest.approx(gaussian)
+    assert result.total.item() == pytest.approx(2 * cosine + 10 * gaussian)
+
+
+def test_max_norm_of_a_peak_of_one_and_of_a_dead_map():
+    """A peak of 1 stays 1; a dead map is 0 with gradient 0, where 0/0 would make both NaN."""
+    assert descriptor(torch.tensor([[[0.0, 1.0]]]), max_norm=True).tolist() == [[0, 1]]
+    dead = torch.zeros(1, 2, 2, requires_grad=True)
+    descriptor(dead, max_norm=True).sum().backward()
+    assert not dead.grad.any()

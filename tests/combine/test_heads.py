@@ -15,6 +15,7 @@ from fdl.head_settings import HeadSettings, head_settings
 from fdl.models import build
 from fdl.params import Cell
 from fdl.reference.protocol import DATASETS
+from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import build_members, load_members
 from fdl.training.engine import train as engine_train
 from tests.training.cells import CLASSES, data, settings
@@ -208,3 +209,90 @@ def test_the_digest_of_heads_changes_with_their_settings_and_the_trainings_does_
     assert head_settings(one, cell).digest != head_settings(other, cell).digest
     assert one.settings_digest(cell) == other.settings_digest(cell)
     assert head_settings(settings_module.load(file, preset="lite"), cell) is None
+
+
+def test_a_fusion_head_is_dense_batch_norm_relu_dropout_half_dense():
+    """docs/reference.md 6.1."""
+    head = build_head("fusion", 6, 4, 3, seed=0)
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["Linear", "DenseBatchNorm", "ReLU", "Dropout", "Linear"]
+    assert [tuple(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)] == [(4, 6), (3, 4)]
+    assert head[3].p == 0.5
+
+
+def test_a_stacking_head_is_dense_relu_dense():
+    """docs/reference.md 6.2."""
+    assert [type(layer).__name__ for layer in build_head("stacking", 6, 4, 3, seed=0)] == ["Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("name", ["fusion", "stacking"])
+def test_a_head_starts_with_glorots_weights_and_no_bias(name):
+    layers = [layer for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)]
+    assert not any(layer.bias.any() for layer in layers)
+    dense = [layer.weight.detach() for layer in layers]
+    limits = [(6 / sum(weight.shape)) ** 0.5 for weight in dense]
+    assert all(0.99 * limit < weight.abs().max() <= limit for weight, limit in zip(dense, limits, strict=True))
+    assert not any(
+        layer.bias.any() for layer in build_head(name, 300, 200, 100, seed=3) if isinstance(layer, nn.Linear)
+    )
+    # Each layer of each head has numbers of its own.
+    first, last = (weight.flatten()[:1000] / limit for weight, limit in zip(dense, limits, strict=True))
+    assert not torch.allclose(first, last)
+    other = build_head({"fusion": "stacking", "stacking": "fusion"}[name], 300, 200, 100, seed=3)
+    assert not torch.allclose(dense[0], other[0].weight)
+
+
+def test_the_history_is_the_mean_over_the_training_images():
+    """With a rate of 0 the head stays as it began: loss and accuracy of all nine images, in batches of 4, 4 and 1."""
+    cell, images = settings(), data()
+    nets = members(cell)
+    rates = {"fusion": 0.0, "stacking": 0.0}
+    trained = train("stacking", cell, nets, images, epochs=2, tuning_epochs=0, learning_rates=rates)["stacking"]
+    head = build_head("stacking", CLASSES * len(nets), 8, CLASSES, cell.seed)
+    with torch.no_grad():
+        logits = head(torch.cat([net(images.train.pixels / 255)[0].softmax(1) for net in nets], dim=1))
+    accuracy = (logits.argmax(1) == images.train.labels).double().mean().item()
+    assert 0 < accuracy != 0.5
+    loss = functional.cross_entropy(logits, images.train.labels).item()
+    assert [row["epoch"] for row in trained.history] == [0, 1]
+    for row in trained.history:
+        assert row["cross_entropy"] == pytest.approx(loss, rel=1e-5)
+        assert row["train_accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("rule", ["last", "sum"])
+def test_statistics_of_a_head_are_estimated_from_training_images_alone(rule, monkeypatch):
+    """Nine of these, twelve for validation, fifteen for the test."""
+    seen = []
+
+    def record(nets, batches, how):
+        seen.append((sum(map(len, batches)), how))
+        return evaluation_statistics(nets, batches, how)
+
+    monkeypatch.setattr("fdl.combine.heads.evaluation_statistics", record)
+    train(cell=settings(selections=[rule], evaluate_every=1, bn_statistics="reestimate"), epochs=2, tuning_epochs=1)
+    evaluations = 2 if rule == "last" else 2 + 3  # of the states kept, and of every epoch that is judged
+    assert seen == [(9, "reestimate")] * evaluations
+
+
+# Loss of every epoch of the head and of its tuned form, the epoch that counts, and its first logit on test.
+GOLDEN = {
+    ("fusion", False): [1.140753, 2.047816, 1, -0.976383, 0.966603, 0.628733, 0, 1.077666],
+    ("fusion", True): [1.149601, 2.239073, 1, -0.49136, 1.02121, 1.129404, 0, 1.891058],
+    ("stacking", False): [1.272558, 1.242634, 0, -0.163118, 1.245696, 1.07601, 0, 0.027187],
+    ("stacking", True): [1.267114, 1.245488, 0, -0.163341, 1.229944, 1.111789, 1, -0.008386],
+}
+
+
+@pytest.mark.parametrize("name", ["fusion", "stacking"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_numbers_of_heads_have_not_changed(name, augment):
+    """Their draws of weights, order, augmentation and dropout: HEADS_VERSION goes up together with these numbers."""
+    cell = settings(selections=["sum"], evaluate_every=1, bn_statistics="reestimate")
+    trained = train(name, cell, epochs=2, augment=augment, tuning_learning_rate=1e-3)
+    numbers = [
+        value
+        for head in trained.values()
+        for value in (*(row["cross_entropy"] for row in head.history), head.epoch, head.logits["test"][0, 0].item())
+    ]
+    assert numbers == pytest.approx(GOLDEN[name, augment], rel=1e-3, abs=1e-5)

@@ -91,3 +91,9 @@ def test_every_metric_is_there_for_every_member_and_combiner():
     assert {metric for name, metric in names if name == "ensemble"} >= {"disagreement", "oracle_accuracy"}
     balanced = [row["value"] for row in rows if (row["split"], row["metric"]) == ("test", "accuracy_balanced")]
     assert balanced == [0.5] * 7
+
+
+def test_softmax_by_hand():
+    odds = np.array([[1.0, 2.0, 5.0], [3.0, 3.0, 2.0]])
+    assert softmax(np.log(odds)) == pytest.approx(odds / 8)
+    assert softmax(np.log(odds) + 300) == pytest.approx(odds / 8)

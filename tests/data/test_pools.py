@@ -8,7 +8,7 @@ import pytest
 
 from fdl.data import sources
 from fdl.data.formats import Record
-from fdl.data.pools import Assignment, assign
+from fdl.data.pools import TEST, TRAIN, UNUSED, VALIDATION, Assignment, assign
 from fdl.data.splits import draw
 from fdl.errors import InputError
 from fdl.reference import make_splits
@@ -179,3 +179,13 @@ def test_a_missing_file_is_named(missing: str) -> None:
     message = rf"^images: no {missing} images \(found {present}, validation\); add the {missing} file$"
     with pytest.raises(InputError, match=message):
         assigned("bsd", [(present, 0, "N (1).png"), ("validation", 0, "N (2).png")])
+
+
+def test_a_fifth_of_a_few_images_is_at_least_one() -> None:
+    parts = [("all", label, f"{'NP'[label]} ({number}).png") for label in range(2) for number in range(1, 5)]
+    assert counts(assigned("bsd", parts), parts, 1) == [2, 1, 1, 0]
+
+
+def test_the_constants_are_those_of_prepared_arrays() -> None:
+    """They are stored: other numbers would misread what was prepared before."""
+    assert (TRAIN, VALIDATION, TEST, UNUSED) == (0, 1, 2, -1)

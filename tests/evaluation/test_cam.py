@@ -237,3 +237,27 @@ def test_a_record_shows_a_few_images_of_ten_classes_at_most():
     assert record["positions"].tolist() == [5 * label + n for label in range(CLASSES) for n in range(OF_EACH)]
     assert record["cosines"].shape == left_out(record).shape == (0, 60)
     assert overlap(record["cosines"], left_out(record))[2] == 1
+
+
+def test_a_record_shows_forty_images_at_most_four_of_each_class():
+    """The size of a record, and the same images in all records ever made."""
+    assert (CLASSES, OF_EACH) == (10, 4)
+
+
+def test_a_record_holds_the_descriptors_and_the_cells_that_the_loss_keeps():
+    nets, labels = members(), torch.tensor([0, 0, 1, 2, 3])
+    record = shown_record(nets, (IMAGES * 255).to(torch.uint8), labels, torch.zeros(2, 5, 4), to_input=to_input)
+    for member, net in enumerate(nets):
+        mean = net(to_input((IMAGES * 255).to(torch.uint8)))[1].detach().mean(1)
+        kept = mean > mean.mean((1, 2), keepdim=True)
+        assert 0 < kept.sum() < kept.numel()
+        assert record["descriptors"][member] == pytest.approx(mean.numpy(), abs=1e-3)
+        assert (mean > 0).sum() > kept.sum()
+        assert np.array_equal(record["descriptor_mask"][member], kept.numpy())
+
+
+def test_overlap_of_one_pair_of_maps_of_one_image():
+    mean, pairs, share = overlap(np.array([[0.25]]), np.array([[False]]))
+    assert (mean.tolist(), pairs.tolist(), share) == ([0.25], [1], 0)
+    mean, pairs, share = overlap(np.array([[0.25]]), np.array([[True]]))
+    assert (mean.tolist(), pairs.tolist(), share) == ([0], [0], 1)

@@ -123,3 +123,19 @@ def test_the_meter_keeps_no_graph():
     meter.add([feature_map.requires_grad_() for feature_map in maps(4, 0)])
     assert meter._sums is not None
     assert not meter._sums.requires_grad
+
+
+def test_q_statistic_of_a_table_by_hand():
+    # Both right on 4 images, both wrong on 2, the first alone right on 3, the second alone on 1: (4·2 − 3·1) / (8 + 3).
+    classes = [[0] * 4 + [1] * 2 + [0] * 3 + [1], [0] * 4 + [2] * 2 + [1] * 3 + [0]]
+    assert diversity(sure(classes), np.zeros(10, int))["q_statistic"] == pytest.approx(5 / 11)
+
+
+def test_the_distance_of_two_members_is_that_of_their_pair():
+    meter = FeatureDistanceMeter()
+    meter.add(maps(4, 0)[:2])
+    pair = feature_distance(maps(4, 0)[:2], 1, 1)
+    assert meter.values() == {
+        "cosine_sum": pytest.approx(pair.cosine.item()),
+        "gaussian_sum": pytest.approx(pair.gaussian.item()),
+    }

@@ -20,6 +20,7 @@ from fdl.evaluation.metrics import (
     accuracy,
     accuracy_balanced,
     brier,
+    confidence_bins,
     ece,
     f1_macro,
     f1_weighted,
@@ -127,3 +128,17 @@ def test_a_bin_holds_its_upper_edge():
 def test_sure_and_right_is_perfect():
     labels = np.array([0, 2, 1])
     assert [metric(np.eye(3)[labels], labels) for metric in PROBABILITY_METRICS.values()] == [0, 0, 0]
+
+
+def test_the_fifteen_bins_of_confidence_are_of_equal_width():
+    """An image in the middle of each bin; every third is right."""
+    confidence, classes = (np.arange(15) + 0.5) / 15, 40
+    probabilities = np.repeat((1 - confidence[:, None]) / (classes - 1), classes, axis=1)
+    probabilities[:, 7] = confidence
+    labels = np.where(np.arange(15) % 3 == 0, 7, 8)
+    images, summed, right = confidence_bins(probabilities, labels)
+    assert ECE_BINS == 15
+    assert images.tolist() == [1] * 15
+    assert summed.tolist() == confidence.tolist()
+    assert right.tolist() == [1, 0, 0] * 5
+    assert ece(probabilities, labels) == pytest.approx(np.abs(right - confidence).mean())

@@ -8,7 +8,7 @@ from torch import nn
 
 from fdl.errors import InputError
 from fdl.models import build
-from fdl.models.layers import DenseBatchNorm, MaxPool32, same_padding, set_dropout_key
+from fdl.models.layers import DenseBatchNorm, Dropout, MaxPool32, same_padding, set_dropout_key
 from fdl.reference.protocol import DATASETS
 
 # docs/reference.md 1.5: parameters, thereof trainable, feature map
@@ -144,3 +144,101 @@ def test_dropout_is_a_function_of_its_key():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
         build(*arguments)
+
+
+def test_batch_norm_has_keras_defaults_everywhere():
+    """docs/reference.md 1.1: momentum 0.99 for the moving averages, epsilon 1e-3."""
+    for backbone in ("alexnet", "vgg", "resnet"):
+        norms = [layer for layer in build(backbone, "neu", width=0.0625).modules() if "BatchNorm" in str(type(layer))]
+        assert {(layer.momentum, layer.eps, layer.affine) for layer in norms} == {(0.01, 1e-3, True)}
+
+
+def test_dense_batch_norm_scales_shifts_and_moves_its_averages():
+    layer, reference = DenseBatchNorm(3), nn.BatchNorm1d(3, momentum=0.01, eps=1e-3)
+    for norm in (layer, reference):
+        norm.weight.data = torch.tensor([2.0, 0.5, -1.0])
+        norm.bias.data = torch.tensor([3.0, -4.0, 0.25])
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5
+    torch.testing.assert_close(layer(x), reference(x))
+    torch.testing.assert_close(layer.running_mean, reference.running_mean)
+    torch.testing.assert_close(layer.running_mean, 0.01 * x.mean(0))
+    layer.eval()
+    expected = (x - layer.running_mean) / (layer.running_var + 1e-3).sqrt() * layer.weight + layer.bias
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("key", [7, None])
+def test_dropout_keeps_its_share_and_scales_it_up(key):
+    layer, x = Dropout(0.2), torch.full((200, 50, 4), 3.0)
+    layer.key = key
+    dropped = layer(x)
+    assert set(dropped.unique().tolist()) == {0.0, 3.75}
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.2, abs=4 * (0.16 / 40_000) ** 0.5)
+    assert torch.equal(layer.eval()(x), x)
+    never = Dropout(0)
+    never.key = key
+    assert torch.equal(never(x), x)
+
+
+def test_every_dropout_layer_has_a_mask_of_its_own():
+    net = nn.Sequential(Dropout(0.5), Dropout(0.5))
+    set_dropout_key(net, 3)
+    assert net[0].key != net[1].key
+    set_dropout_key(net, None)
+    assert net[0].key is net[1].key is None
+
+
+def kinds(net):
+    """Its layers without parts: their kind, with what docs/reference.md 1.2 to 1.4 says of it."""
+    described = []
+    for layer in net.modules():
+        match layer:
+            case nn.Conv2d():
+                described.append(f"conv {layer.kernel_size[0]} / {layer.stride[0]}")
+            case nn.MaxPool2d():
+                described.append(f"pool {layer.kernel_size} / {layer.stride}")
+            case nn.LeakyReLU():
+                described.append(f"leaky {layer.negative_slope}")
+            case Dropout():
+                described.append(f"dropout {layer.p}")
+            case nn.BatchNorm2d() | DenseBatchNorm() | nn.ReLU() | MaxPool32() | nn.Linear():
+                described.append(type(layer).__name__)
+    return described
+
+
+CONV = ["conv 3 / 1", "BatchNorm2d"]
+
+
+def test_alexnet_is_the_authors_layer_by_layer():
+    for dataset, stride in (("cifar10", 1), ("neu", 2)):
+        assert kinds(build("alexnet", dataset, width=0.0625)) == [
+            *(f"conv 3 / {stride}", "BatchNorm2d", "ReLU", "MaxPool32", *CONV, "ReLU", "MaxPool32"),
+            *(*["conv 3 / 1", "ReLU"] * 3, "MaxPool32", "Linear", "ReLU", "dropout 0.5", "Linear"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "convolutions"), [("cifar10", (2, 2, 2)), ("cifar100", (2, 2, 3)), ("neu", (2, 2, 3, 3))]
+)
+def test_vgg_is_the_authors_layer_by_layer(dataset, convolutions):
+    blocks = [
+        layer
+        for count, p in zip(convolutions, (0.2, 0.3, 0.4, 0.5), strict=False)
+        for layer in (*[*CONV, "ReLU"] * count, "pool 2 / 2", f"dropout {p}")
+    ]
+    head = ["Linear", "DenseBatchNorm", "ReLU", "dropout 0.5", "Linear"]
+    assert kinds(build("vgg", dataset, width=0.0625)) == [*blocks, *head]
+
+
+@pytest.mark.parametrize(("dataset", "blocks"), [("cifar100", 3), ("tex", 4)])
+def test_resnet_is_the_authors_layer_by_layer(dataset, blocks):
+    block = [*[*CONV, "leaky 0.1"] * 3, "conv 1 / 1", "BatchNorm2d", "leaky 0.1", "pool 2 / 2"]
+    assert kinds(build("resnet", dataset, width=0.0625)) == [*block * blocks, "Linear"]
+
+
+def test_a_resnet_block_adds_the_shortcut_to_the_activated_path():
+    block = build("resnet", "cifar10", width=0.0625).features[0].eval()
+    x = torch.rand(2, 3, 8, 8)
+    total = block.main(x) + block.shortcut(x)
+    expected = nn.functional.max_pool2d(torch.where(total > 0, total, 0.1 * total), 2)
+    torch.testing.assert_close(block(x), expected)

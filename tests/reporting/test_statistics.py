@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t
 from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
@@ -22,6 +23,7 @@ from fdl.reporting.statistics import (
     jackknife,
     seed_spreads,
     slope_weights,
+    t_interval,
     verdict,
     weighted_mean,
 )
@@ -375,3 +377,79 @@ def test_the_floor_of_rules_2_lowers_the_share_of_false_verdicts(shared: float, 
     )
     assert 0.035 < rules_1 < 0.065
     assert 0 < rules_2 < min(most, rules_1)
+
+
+def test_t_interval_by_hand() -> None:
+    # t of 4 degrees of freedom at 97.5 %: 2.776445.
+    assert t_interval(3.0, 2.0, 5) == pytest.approx((3 - 2.776445 * 2 / 5**0.5, 3 + 2.776445 * 2 / 5**0.5))
+    assert t_interval(1.0, 1e-8, 2) == pytest.approx((1.0, 1.0), abs=1e-7)
+
+
+@pytest.mark.parametrize(("mean", "std", "n"), [(None, None, 0), (1.0, None, 1), (1.0, 0.0, 3), (1.0, 5e-10, 3)])
+def test_values_that_tell_nothing_of_their_spread_have_no_interval(
+    mean: float | None, std: float | None, n: int
+) -> None:
+    assert t_interval(mean, std, n) is None
+
+
+def test_the_part_of_the_variance_that_images_cause_stays_with_more_seeds() -> None:
+    # By hand above: V of images 625 less the residual 625.
+    assert float(clustered_mean([np.array([[[100.0, 100.0], [100.0, 0.0]]])]).image_variance) == 0
+    # All of it where every seed gains on the same image, as there is no residual.
+    alike = clustered_mean([np.tile([100.0, 0, 0, 0], (3, 5, 1))])
+    assert float(alike.image_variance) == pytest.approx(float(alike.variance))
+
+
+def test_one_image_has_an_estimate_and_no_interval() -> None:
+    found = clustered_mean([np.array([[[100.0], [0.0]]])])
+    assert float(found.value) == 50
+    assert np.isnan(found.interval()).all()
+
+
+def test_two_images_have_an_interval() -> None:
+    assert np.isfinite(clustered_mean([np.array([[[100.0, 0.0], [0.0, 0.0]]])]).interval()).all()
+
+
+@pytest.mark.parametrize("needed", [2, 3, 16, 999, 1000, 1001])
+def test_seeds_for_equivalence_are_the_fewest_up_to_a_thousand(needed: int) -> None:
+    # With 5 seeds and df 4, n seeds have df n − 1: a variance between what n and n − 1 seeds would allow.
+    allowed = [(2 / t.ppf(0.95, n - 1)) ** 2 * n / 5 for n in (max(needed - 1, 2), needed)]
+    variance = allowed[1] * 0.999 if needed == 2 else np.mean(allowed)
+    assert estimate(0.0, float(variance), 4).seeds_for_equivalence(5) == (needed if needed <= 1000 else None)
+
+
+def test_two_seeds_are_enough_to_plan() -> None:
+    assert estimate(0.0, 4.0, 1).seeds_for_equivalence(2) is not None
+
+
+def test_jackknife_of_one_seed_has_no_variance() -> None:
+    found = jackknife(weighted_mean, np.array([[1.0], [3.0]]), ["a", "a"], [0, 0])
+    assert float(found.value) == 2
+    assert np.isnan(found.variance)
+    assert float(found.image_variance) == 0
+
+
+def test_slope_of_three_lines_by_hand() -> None:
+    # Slopes 1, 3 and −1 over spans of 2, 2 and 4: weights 2, 2 and 8, so (2 + 6 − 8) / 12 = 0.
+    rows = np.array([[0, 0, 0.0], [0, 2, 2.0], [1, 0, 7.0], [1, 2, 13.0], [2, 1, 90.0], [2, 5, 86.0]])
+    assert common_slope(rows, np.ones(6)) == pytest.approx(0, abs=1e-12)
+    # Weighed (1, 3) the first line has 2·2·(1/4·3/4)·4 = 3 instead of 2.
+    assert common_slope(rows, np.array([1.0, 3.0, 1, 1, 1, 1])) == pytest.approx((3 + 6 - 8) / 13)
+
+
+@pytest.mark.parametrize(("width", "known"), [(1e-5, True), (1e-7, False)])
+def test_a_line_needs_two_places_further_apart_than_rounding(width: float, known: bool) -> None:
+    # The sum of squares around the middle is width² / 2: 5e-11 and 5e-15.
+    assert np.isfinite(common_slope(np.array([[0, 0, 1.0], [0, width, 2.0]]), np.ones(2))) == known
+    assert np.isfinite(intercept(np.array([[0, 1.0], [width, 2.0]]), np.ones(2))) == known
+
+
+def test_a_verdict_needs_a_p_value_below_five_hundredths_and_a_direction() -> None:
+    assert str(verdict(1.0, 0.05, np.nan)) == "undecided"
+    assert str(verdict(1.0, 0.0499, np.nan)) == "supported"
+    assert str(verdict(1.0, 1.0, 0.05)) == "undecided"
+    assert str(verdict(1.0, 1.0, 0.0499)) == "equivalent"
+    assert str(verdict(0.0, 0.01, np.nan)) == "undecided"
+    assert verdict([5, -5, 1, -1], [0.01] * 4, [1, 1, 0.01, 0.01]).tolist() == [
+        *("supported", "contradicted", "supported, below 2 points", "contradicted, below 2 points"),
+    ]

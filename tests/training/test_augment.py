@@ -330,6 +330,30 @@ def test_noise_is_drawn_per_pixel_and_channel():
     assert abs(float((noise < 0).float().mean()) - 0.5) < 4 * 0.5 / noise.numel() ** 0.5
 
 
+def test_the_numbers_of_larger_images_have_not_changed_either():
+    # Neither side a multiple of the other or of the tiles, each sequence eight times: an error of one grey level
+    # in a few pixels would pass the comparisons with OpenCV. TRAINING_VERSION goes up together with this digest.
+    results = augment(pictures("noise", 64, 100, 84), keys_of(64, seed=2))
+    assert (
+        hashlib.sha256(results.numpy().tobytes()).hexdigest()
+        == "14e9132f7d47cca735da236348d293f506d6fc62caba896d704d9d0c88677c6a"
+    )
+
+
+def test_the_probability_of_a_flip_is_that_of_the_authors_to_a_hundredth(monkeypatch):
+    """Of 320,000 images three eighths have light, and three tenths of these each flip (docs/reference.md 4.4)."""
+    for name in ("clahe", "rotate", "shift", "perspective"):
+        monkeypatch.setattr(augmentation, name, lambda images, argument: images)
+    count = 320_000
+    image = torch.tensor([[0, 100], [150, 250]], dtype=torch.uint8)  # the noise cannot turn it round
+    results = augment(image.expand(count, 3, 2, 2), keys_of(count)).int().sum(1)
+    mirrored = results[:, 0, 0] + results[:, 1, 0] > results[:, 0, 1] + results[:, 1, 1]
+    upside_down = results[:, 0].sum(1) > results[:, 1].sum(1)
+    for share, flipped in ((0.3, mirrored), (0.3, upside_down), (0.09, mirrored & upside_down)):
+        p = 3 / 8 * share
+        assert int(flipped.sum()) == pytest.approx(p * count, abs=4 * (count * p * (1 - p)) ** 0.5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_images():
     # Logarithms and sines may differ in the last bit, and so, rarely, may a number on the edge of rounding.

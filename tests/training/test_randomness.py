@@ -84,3 +84,20 @@ def test_uniform_and_normal_numbers_are_what_they_say():
 @given(words, st.integers(1, 50))
 def test_permutation_is_one(key, n):
     assert sorted(permutation(key, n).tolist()) == list(range(n))
+
+
+def test_keys_have_not_changed():
+    """Every stored number hangs on them: TRAINING_VERSION and HEADS_VERSION go up together with these."""
+    assert PURPOSES == {
+        "weights": 1,
+        "order": 2,
+        "augment": 3,
+        "dropout": 4,
+        "validation": 5,
+        "synthetic": 6,
+        "head": 7,
+        "member": 8,
+    }
+    assert derive(0, "weights") == 343509705374080449
+    assert derive(5, "order", 3, 1) == 12292405443632199300
+    assert permutation(derive(5, "order", 3, 1), 8).tolist() == [0, 6, 2, 5, 7, 3, 1, 4]
