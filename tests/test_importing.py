@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,9 @@ def edited(record, change):
 VALUES = (float("nan"), float("inf"), -5, 100, True, "0.5", None, [0.5], {})
 NAMES = ("=cmd()", "no such", "", None, 7, ["soft"])
 FORGED = {
-    **{f"value {value}": lambda record, value=value: row(record, value=value) for value in VALUES},
+    **{f"value {value}": partial(row, value=value) for value in VALUES},
     **{
-        f"{key} {name}": lambda record, key=key, name=name: row(record, **{key: name})
+        f"{key} {name}": partial(row, **{key: name})
         for key in ("combiner", "metric", "split", "selection")
         for name in NAMES
     },
@@ -166,11 +167,11 @@ FORGED = {
         record, "metrics.json", json.dumps(2 * json.loads((record / "metrics.json").read_bytes())).encode()
     ),
     **{
-        f"metrics {content[:12]!r}": lambda record, content=content: vouched(record, "metrics.json", content)
+        f"metrics {content[:12]!r}": partial(vouched, name="metrics.json", content=content)
         for content in (b"", b"{}", b"[1]", b"[" * 100_000, b"\xff")
     },
     **{
-        f"{name} {content[:4]!r}": lambda record, name=name, content=content: vouched(record, name, content)
+        f"{name} {content[:4]!r}": partial(vouched, name=name, content=content)
         for name in ("cam.npz", "correct.npz", "history.parquet")
         for content in (b"", b"PK\x03\x04 half", b"PAR1garbagePAR1", b"\x80\x04N.")
     },
