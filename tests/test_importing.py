@@ -152,7 +152,7 @@ def edited(record, change):
     (record / "run.json").write_text(json.dumps(run))
 
 
-VALUES = (float("nan"), float("inf"), -5, 100, True, "0.5", None, [0.5], {})
+VALUES: tuple[object, ...] = (float("nan"), float("inf"), -5, 100, True, "0.5", None, [0.5], {})
 NAMES = ("=cmd()", "no such", "", None, 7, ["soft"])
 FORGED = {
     **{f"value {value}": partial(row, value=value) for value in VALUES},
