@@ -1,4 +1,7 @@
-"""What a preset left behind and nothing needs: found first, then removed. Never anything below data/."""
+"""What a preset left behind and nothing needs: found first, then removed.
+
+Below `data/` only files of writers that were killed.
+"""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -80,7 +83,7 @@ def _partial(params: Params) -> Iterator[Leftover]:
     for folder in sorted(results.glob(f"{_BUNDLE}/*/.seed*.partial")):
         if not records.is_whole(folder):  # a whole one is put in place by the next run
             yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
-    for top in (results, layout.report_folder(params)):
+    for top in (results, layout.report_folder(params), layout.SPLITS):
         for folder in sorted(path for path in (top, *top.rglob("*")) if path.is_dir()):
             for path in records.abandoned_files(folder):
                 yield Leftover(path, "file of a writer that was killed", records.size_on_disk(path))

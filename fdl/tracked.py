@@ -13,6 +13,7 @@ from fdl.params import Cell, Params, digest
 from fdl.results.state import CellStatus
 
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all
+DISPLAY_VERSION = 2  # raised when a run shows something else of the same record: the next pass replaces it
 CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
 PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
 SOFT = "test.soft.accuracy"  # the headline
@@ -23,7 +24,7 @@ SYNTHETIC = "Synthetic images: the numbers mean nothing."
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's `run.json` and its digest, which covers the record's other files: their hashes stand in it."""
+    """One cell's `run.json`, and the digest of all that is shown of it: it holds the hashes of the other files."""
 
     cell: Cell
     folder: Path
@@ -48,7 +49,8 @@ def record_of(params: Params, state: CellStatus) -> Record | None:
     if not state.finished or state.run is None:
         return None
     folder, run = layout.record_folder(params, state.cell), dict(state.run)
-    return Record(state.cell, folder, run, digest(run), int((folder / "run.json").stat().st_mtime * 1000))
+    end = int((folder / "run.json").stat().st_mtime * 1000)
+    return Record(state.cell, folder, run, digest([DISPLAY_VERSION, run]), end)
 
 
 def data_tags(record: Record) -> dict[str, Any]:
