@@ -48,7 +48,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/models/resnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/combine/heads.py": ("tests/combine/test_heads.py",),
     "fdl/combine/voting.py": ("tests/combine/test_voting.py",),
-    "fdl/combine/scores.py": ("tests/combine/test_scores.py", "tests/combine/test_voting.py"),
+    "fdl/combine/scores.py": (
+        *("tests/combine/test_scores.py", "tests/combine/test_voting.py"),
+        "tests/training/test_bundle.py",  # scoring again
+    ),
     "fdl/data/splits.py": ("tests/data/test_splits.py",),
     "fdl/data/pools.py": ("tests/data/test_pools.py",),
     "fdl/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),

@@ -114,5 +114,13 @@ def test_which_test_images_are_right_is_kept_in_bits(tmp_path):
     assert confidence.sum() == pytest.approx(2 * both + 3 * 0.5)
 
 
+def test_the_soft_vote_has_the_mean_probabilities(tmp_path):
+    # On three of five images the members differ, so that both classes have a half; on two they are sure and right.
+    metrics, _ = write(tmp_path)
+    sure_one = 1 / (1 + np.exp(-9))
+    assert metrics["sum", "test", "soft", "nll"] == pytest.approx((3 * np.log(2) - 2 * np.log(sure_one)) / 5)
+    assert metrics["sum", "test", "soft", "brier"] == pytest.approx((3 * 0.5 + 4 * (1 - sure_one) ** 2) / 5)
+
+
 def test_the_trained_combiners_are_four():
     assert HEAD_COMBINERS == ("fusion", "fusion-tuned", "stacking", "stacking-tuned")
