@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fdl import layout
-from fdl.data.own_images import changed, photographs
+from fdl.data.own_images import changed, receipt
 from fdl.data.prepare import load, prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
@@ -70,10 +70,10 @@ def test_from_a_folder_of_photographs_to_the_table(project):
 
     assert "Nothing to be done" in done()
     # A photograph that was put into another class is noticed by its name.
-    moved = Path("photos/bolts/gut/Foto 19.png")
-    moved.rename("photos/bolts/Riss & Bruch 100 %/Foto 19.png")
+    photograph, moved = Path("photos/bolts/gut/Foto 11.png"), Path("photos/bolts/Riss & Bruch 100 %/Foto 20.png")
+    photograph.rename(moved)
     assert "prepare" in done("--dry-run")
-    Path("photos/bolts/Riss & Bruch 100 %/Foto 19.png").rename(moved)
+    moved.rename(photograph)
     assert "Nothing to be done" in done()
     # The same photographs as another size, or from another folder, are other images.
     for change in ({"image_size": 48}, {"folder": "photos/others"}):
@@ -253,13 +253,24 @@ def test_archives_are_unpacked_below_data_and_nothing_into_the_folder(project):
 def test_a_share_that_is_not_mounted_is_no_other_set_of_photographs(project):
     write_photographs("photos/bolts", dict.fromkeys("ab", 20))
     params = tiny(datasets=[BOLTS])
-    assert (then := photographs(params, "bolts"))
     prepared = load(prepare(params, "bolts", say=quiet))
-    assert prepared.files == then
+    assert receipt(params, "bolts").parent == prepared.folder
+    assert (then := receipt(params, "bolts")).is_file()
     Path("photos").rename("elsewhere")
-    assert photographs(params, "bolts") == then
+    assert receipt(params, "bolts") == then
     assert changed(params, "bolts", prepared.files) is None
     Path("elsewhere").rename("photos")
     Path("photos/bolts/a/Foto 1.png").touch()
-    assert photographs(params, "bolts") != then
+    assert not receipt(params, "bolts").exists()
     assert "not those that were prepared" in changed(params, "bolts", prepared.files)
+
+
+def test_the_workflow_prepares_again_what_was_prepared_by_hand(project):
+    write_photographs("photos/bolts", dict.fromkeys("ab", 20))
+    write_params(project / "params.yaml", datasets=[BOLTS], seeds=[0])
+    folder = prepare(tiny(datasets=[BOLTS]), "bolts", say=quiet)
+    before = np.bincount(load(folder).labels).tolist()
+    Path("photos/bolts/a/Foto 1.png").rename("photos/bolts/b/moved.png")
+    done("data")
+    assert (before, np.bincount(load(folder).labels).tolist()) == ([20, 20], [19, 21])
+    assert "Nothing to be done" in done("data")

@@ -1,7 +1,6 @@
 """What a user's own images must be besides readable: unlike published ones, nobody has looked through them."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,19 +140,20 @@ def listed(names: Sequence[str], between: str = ", ") -> str:
     return between.join(names[:_NAMED]) + more
 
 
-def photographs(params: Params, dataset: str) -> str:
-    """What lies in the folder today, for the workflow: another value, and the images are prepared again.
+def receipt(params: Params, dataset: str, photographs: str | None = None) -> Path:
+    """The file that says which photographs are prepared: of others it is missing, and the workflow prepares again.
 
-    Where the folder is not there, such as a share that is not mounted, what was prepared counts.
+    Where their folder is not there, such as a share that is not mounted, what was prepared of it counts.
+
+    Args:
+        photographs: their fingerprint; None: of those that lie there now.
     """
-    own = params.own(dataset)
-    now = fingerprint(Path(own.folder).expanduser()) if own else ""
-    if now:
-        return now
-    try:
-        return str(json.loads((layout.prepared_folder(params, dataset) / "dataset.json").read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError):  # not prepared, or damaged: reading it says so
-        return ""
+    own, folder = params.own(dataset), layout.prepared_folder(params, dataset)
+    assert own
+    start = f"photographs-{hashlib.sha256(f'{own.folder} {own.like}'.encode()).hexdigest()[:8]}-"
+    now = fingerprint(Path(own.folder).expanduser()) if photographs is None else photographs
+    held = sorted(folder.glob(f"{start}*"))
+    return held[0] if held and not now else folder / f"{start}{now or 'missing'}"
 
 
 def changed(params: Params, dataset: str, prepared: str) -> str | None:
@@ -164,7 +164,7 @@ def changed(params: Params, dataset: str, prepared: str) -> str | None:
     """
     own = params.own(dataset)
     now = fingerprint(Path(own.folder).expanduser()) if own else ""
-    if own is None or not now or not prepared or now == prepared:
+    if own is None or not now or now == prepared:
         return None
     return (
         f"{own.folder}: the photographs there are not those that were prepared (other names, sizes or times); "

@@ -131,6 +131,7 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
         place = {row: _place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))}
         copies, warnings = own_images.near_copies(images, labels, pools, place.__getitem__)
         notes += warnings
+        (folder / own_images.receipt(params, dataset, fingerprint).name).touch()
         extra = {"files": fingerprint, "white": read.white, "near_copies": copies}
     np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
     content = {

@@ -15,7 +15,7 @@ for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).pare
 
 from fdl import layout
 from fdl import params as fdl_params
-from fdl.data.own_images import photographs
+from fdl.data.own_images import receipt
 from fdl.errors import InputError
 from fdl.grid import Bundle
 from fdl.reporting.targets import report_files, targets
@@ -87,12 +87,6 @@ DATA_DIR = (
     else None
 )
 BUNDLES = {bundle.key: cells for bundle, cells in PARAMS.bundles().items()}
-PREPARED = sorted(
-    {
-        f"{layout.prepared_folder(PARAMS, *images)}/dataset.json"
-        for images in PARAMS.images().values()
-    }
-)
 JUDGE = Judge(PARAMS, contents=False, running=False)
 RECEIPTS = [str(layout.bundle_file(PARAMS, bundle)) for bundle in PARAMS.bundles()]
 REPORTS = report_files(PARAMS)
@@ -124,18 +118,23 @@ def dataset_of(wildcards):
 
 
 def data_folder(wildcards):
-    """Where a dataset's files lie, and for the user's own also what lies there and how it is read."""
-    name = dataset_of(wildcards)
-    own = PARAMS.own(name)
-    if own is None:
-        return DATA_DIR
-    return [
-        own.folder,
-        own.image_size,
-        own.like,
-        own.antialias,
-        photographs(PARAMS, name),
-    ]
+    """Where a dataset's files lie, and for the user's own also how they are read."""
+    own = PARAMS.own(dataset_of(wildcards))
+    return [own.folder, own.image_size, own.like, own.antialias] if own else DATA_DIR
+
+
+def prepared_file(dataset, pool=None):
+    """What says that a dataset is prepared; of the user's own, that today's photographs are."""
+    if PARAMS.own(dataset):
+        return receipt(PARAMS, dataset).as_posix()
+    return f"{layout.prepared_folder(PARAMS, dataset, pool)}/dataset.json"
+
+
+def prepared_images(wildcards):
+    """The prepared dataset that a draw is made from."""
+    if wildcards.source == "own":
+        return prepared_file(dataset_of(wildcards))
+    return f"{layout.PREPARED}/{wildcards.source}/{wildcards.dataset}/dataset.json"
 
 
 def bundle_cells(wildcards):
@@ -173,3 +172,6 @@ wildcard_constraints:
     backbone=r"[a-z0-9]+|torchvision-[a-z0-9_]+(@[A-Za-z0-9_.]+)?",
     shots=r"\d+",
     draw=r"\d+",
+
+
+PREPARED = sorted({prepared_file(*images) for images in PARAMS.images().values()})

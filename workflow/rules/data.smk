@@ -13,9 +13,24 @@ rule prepare:
         'python -m fdl data prepare --params "$FDL_PARAMS" {params.dataset} > {log} 2>&1'
 
 
+# The user's own photographs, which change: the output is named after what lies in their folder.
+rule prepare_own:
+    output:
+        f"{layout.PREPARED}/own/{{dataset}}/photographs-{{photographs}}",
+    log:
+        "logs/prepare/own/{dataset}-{photographs}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        dataset=dataset_of,
+        data_dir=data_folder,
+    shell:
+        'python -m fdl data prepare --params "$FDL_PARAMS" {params.dataset} > {log} 2>&1'
+
+
 rule split:
     input:
-        f"{layout.PREPARED}/{{source}}/{{dataset}}/dataset.json",
+        prepared_images,
     output:
         f"{layout.SPLITS}/{{source}}/{{dataset}}/{{shots}}shot/draw{{draw}}.json",
     log:
