@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fdl.fused_methods import distance_terms
 from fdl.live_lines import Say
 from fdl.losses import descriptor, pair_similarities
 from fdl.models import Member
@@ -43,10 +44,12 @@ class Run:
 
 
 def distance_weights(settings: CellSettings) -> tuple[float, float] | None:
-    """Weights of the cosine and of the Gaussian term; None where the method is anything else."""
-    if settings.method not in ("classical", "fdl", "fdl-cosine", "fdl-gaussian"):
+    """Weights of the cosine and of the Gaussian term; None where the method does not say that it is these terms."""
+    terms = distance_terms(settings.method)
+    if terms is None:
         return None
-    return settings.method_params.get("cosine_weight", 0.0), settings.method_params.get("gaussian_weight", 0.0)
+    cosine, gaussian = (settings.method_params[name] if name else 0.0 for name in (terms.cosine, terms.gaussian))
+    return cosine, gaussian
 
 
 class Program:
