@@ -23,7 +23,7 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.errors import InputError
+from fdl.errors import InputError, MethodError
 from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.provenance import available_cores
@@ -261,6 +261,9 @@ def main() -> NoReturn:
     except InputError as error:
         print(f"fdl: {with_options(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
+    except MethodError as error:
+        print(f"fdl: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:  # a full disk, a read-only folder: a fact about the machine, not a bug
         print(f"fdl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

@@ -12,7 +12,7 @@ import torch
 
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
-from fdl.errors import InputError
+from fdl.errors import InputError, MethodError
 from fdl.evaluation.cam import Score
 from fdl.head_settings import HeadSettings, head_settings
 from fdl.live_lines import Say
@@ -98,7 +98,10 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             try:
-                trained = train(settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint)
+                with _method_errors_of(cell):
+                    trained = train(
+                        settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint
+                    )
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
@@ -291,7 +294,8 @@ def _run_cell(
         if trained:
             checkpoint.show(trained.history, cell_settings.epochs)
         else:
-            trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
+            with _method_errors_of(cell):
+                trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
             if heads:  # they may take as long as the members did
                 checkpoint.save(vars(trained), "trained")
         train_seconds = time.perf_counter() - start
@@ -347,6 +351,15 @@ def _run_cell(
     records.publish(temporary, folder, run)
     checkpoint.remove()
     return run
+
+
+@contextmanager
+def _method_errors_of(cell: Cell) -> Iterator[None]:
+    """Say in which cell a user's method failed."""
+    try:
+        yield
+    except MethodError as error:
+        raise MethodError(f"{cell.key}: {error}") from error
 
 
 def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | None) -> Trained | None:

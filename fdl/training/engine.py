@@ -21,6 +21,7 @@ from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
+from fdl.own_methods import errors_named
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
@@ -309,7 +310,8 @@ def train_epoch(
         added = method(maps, logits, inputs[0], labels[0], epoch=epoch, **settings.method_params)
         loss = torch.stack(cross_entropies).sum() + added
         optimiser.zero_grad()
-        loss.backward()
+        with errors_named(settings.method, epoch):
+            loss.backward()
         optimiser.step()
         with torch.no_grad():
             parts = [loss]

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdl import method_sources
+from fdl import method_sources, methods
 from fdl.fused_methods import DECLARED, distance_terms
 from fdl.losses import feature_distance
 from fdl.method_sources import method_source
-from fdl import methods
 from fdl.reference.protocol import DATASETS
 from fdl.training import engine
 from fdl.training.engine import Diverged
