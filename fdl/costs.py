@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fdl import layout
 from fdl.data import prepare
@@ -112,32 +113,51 @@ def work(params: Params, cell: Cell) -> Work:
 
 @cache
 def count(shape: Shape) -> Net:
-    """Count in a net of fake tensors: nothing is computed, nothing takes memory."""
+    """Count while one image passes through a net, and work out what the pass back would take.
+
+    Nothing of torch's compiler is used: it takes seconds to import, in every bundle's process.
+    """
     import torch
     from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.overrides import TorchFunctionMode
 
     from fdl.models import build
 
-    images = 2
     outputs: list[int] = []
+    flops = {"forward": 0, "backward": 0}
+
+    class Products(TorchFunctionMode):
+        """Counts products of matrices: a multiplication and an addition per output and element of a row.
+
+        The gradient of each operand takes as much again; images have none.
+        """
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            output = func(*args, **(kwargs or {}))
+            if func in (torch.conv2d, nn.functional.conv2d):
+                row = args[1][0].numel()
+            elif func in (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.bmm):
+                row = args[0].shape[-1]
+            else:
+                return output
+            product = 2 * output.numel() * row
+            flops["forward"] += product
+            flops["backward"] += product * sum(operand.requires_grad for operand in args[:2])
+            return output
 
     def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        outputs.append(output.numel() * 4 // images)
+        outputs.append(output.numel() * 4)
 
-    with FakeTensorMode():
-        net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width)
-        for module in net.modules():
-            if not list(module.children()) and not isinstance(module, nn.Flatten):
-                module.register_forward_hook(note)
-        with FlopCounterMode(display=False) as forward:
-            logits, _ = net(torch.empty(images, 3, shape.image_size, shape.image_size))
-        with FlopCounterMode(display=False) as backward:
-            logits.sum().backward()
+    net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width).eval()
+    for module in net.modules():
+        if not list(module.children()) and not isinstance(module, nn.Flatten):
+            module.register_forward_hook(note)
+    with Products():
+        net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
-    flops, more = forward.get_total_flops() / images, backward.get_total_flops() / images
-    return Net(flops, flops + more, parameters, sum(outputs), max(outputs))
+    return Net(flops["forward"], flops["forward"] + flops["backward"], parameters, sum(outputs), max(outputs))
 
 
 _SMALL_FILES = 60_000  # of a record: settings, history, scores, the maps that are shown
