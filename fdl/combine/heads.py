@@ -82,7 +82,8 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
     middle: list[nn.Module] = [nn.ReLU()]
     if name == "fusion":
         middle = [DenseBatchNorm(units), nn.ReLU(), Dropout(0.5)]
-    dense = nn.utils.skip_init(nn.Linear, inputs, units), nn.utils.skip_init(nn.Linear, units, num_classes)
+    # Not `skip_init`: it imports sympy, seconds in every bundle's process, to save what is overwritten below.
+    dense = nn.Linear(inputs, units), nn.Linear(units, num_classes)
     for index, layer in enumerate(dense):
         glorot_uniform(layer.weight, derive(seed, "head", HEADS[name], 0, index))
         nn.init.zeros_(layer.bias)

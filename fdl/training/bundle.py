@@ -28,6 +28,7 @@ from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
 from fdl.training.room import is_plenty, warn_of_little_room
+from fdl.training.tables import write_table
 from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
 from fdl.training.tuning import train
 
@@ -374,12 +375,9 @@ def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | Non
 
 
 def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     names = list(dict.fromkeys(name for row in history for name in row))
-    table = pa.table({name: [row.get(name, float("nan")) for row in history] for name in names})
-    parquet.write_table(table, folder / "history.parquet")
+    columns = {name: [row.get(name, float("nan")) for row in history] for name in names}
+    write_table(folder / "history.parquet", columns)
 
 
 def _peak_memory_mb(device: str) -> float:

@@ -17,6 +17,7 @@ from fdl.head_settings import HeadSettings
 from fdl.live_lines import Say
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
+from fdl.training.tables import write_table
 
 # combiner → {"epoch": the one that counts} or {"failed": why}
 HeadsBlock = dict[str, dict[str, Any]]
@@ -193,11 +194,8 @@ def _add_heads(
 
 
 def _write_history(path: Path, heads: dict[str, TrainedHead]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     rows = [{"combiner": combiner, **row} for combiner, head in heads.items() for row in head.history]
-    parquet.write_table(pa.Table.from_pylist(rows), path)
+    write_table(path, {name: [row[name] for row in rows] for name in rows[0]})
 
 
 def weights_file(rule: str) -> str:
