@@ -13,7 +13,7 @@ from fdl.currency import has_predictions, is_asked_for
 from fdl.errors import InputError
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
-from fdl.evaluation.overlap import left_out, overlap
+from fdl.evaluation.overlap import empty_maps, left_out, overlap, signed_overlap
 from fdl.locks import bundle_lock, holder_of
 from fdl.params import Cell, Params
 from fdl.provenance import SCORES_VERSION
@@ -118,18 +118,24 @@ def write_scores(folder: Path, source: Path) -> None:
 
 
 def _overlap_rows(path: Path) -> list[dict[str, Any]]:
-    """Mean overlap of the members' maps on test, and the share of pairs left out of it because a map is empty.
+    """Mean overlap of the members' maps on test, the share of pairs left out of it, and that of maps that are empty.
 
-    A single net has no pairs and no rows.
+    Where the record has signed maps: their mean correlation, and the share of it that is not defined. A single net
+    has no pairs and no rows.
     """
     with np.load(path, allow_pickle=False) as cam:
         if len(cam["cosines"]) == 0:
             return []
         mean, pairs, share = overlap(cam["cosines"], left_out(cam))
-    rows = [_row("test", "ensemble", "cam_left_out", share)]
-    if pairs.any():
-        rows.append(_row("test", "ensemble", "cam_overlap", float(mean[pairs > 0].mean())))
-    return rows
+        measures = {"cam_left_out": share, "cam_empty": float(empty_maps(cam).mean())}
+        if pairs.any():
+            measures["cam_overlap"] = float(mean[pairs > 0].mean())
+        # Records made before there were signed maps have none.
+        if "signed_correlations" in cam:
+            correlation, measures["cam_signed_left_out"] = signed_overlap(cam["signed_correlations"])
+            if correlation is not None:
+                measures["cam_signed_correlation"] = correlation
+    return [_row("test", "ensemble", name, value) for name, value in measures.items()]
 
 
 def rescore(params: Params) -> dict[str, int]:

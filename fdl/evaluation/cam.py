@@ -19,6 +19,8 @@ BATCH = 50
 # A record holds maps of the first test images of this many classes, in label order, and of this many of each, so
 # that a figure can pick the first one that both methods get right.
 CLASSES, OF_EACH = 10, 4
+# The signed maps of claim C4 are made of at most so many test images: each costs as much as a training step of it.
+SIGNED = 1000
 Score = Literal["probability", "logit"]
 
 
@@ -101,6 +103,75 @@ def pair_cosines(normalised: Tensor) -> Tensor:
     first, second = torch.triu_indices(len(flat), len(flat), offset=1, device=flat.device)
     cosines: Tensor = (unit[first] * unit[second]).sum(dim=-1)
     return cosines
+
+
+def pair_correlations(maps: Tensor) -> Tensor:
+    """Pearson's correlation, over the places of a map, between the signed maps of each pair of members.
+
+    Args:
+        maps: (M, B, H', W'), signed, see `grad_cam`.
+
+    Returns:
+        (P, B), the pairs as in `pair_cosines`; NaN where a map has the same value everywhere, and so no correlation.
+    """
+    flat = maps.flatten(2).double()
+    constant = flat.amax(-1) == flat.amin(-1)
+    # Scaled first: the squares of a map near 1e-200 would vanish.
+    scaled = flat / flat.abs().amax(-1, keepdim=True).where(~constant[..., None], 1)
+    centred = scaled - scaled.mean(-1, keepdim=True)
+    unit = centred / centred.norm(dim=-1, keepdim=True).where(~constant[..., None], torch.nan)
+    first, second = torch.triu_indices(len(flat), len(flat), offset=1, device=flat.device)
+    correlations: Tensor = (unit[first] * unit[second]).sum(dim=-1).clamp(-1, 1)
+    return correlations
+
+
+def signed_positions(labels: Tensor, most: int = SIGNED) -> Tensor:
+    """Which test images the signed maps are made of, (N,) in rising order.
+
+    The first image of every class, then the second of every class, and so on, until there are `most` or no more:
+    a rule that looks at no prediction, so that all methods and seeds have the same ones.
+
+    Args:
+        labels: (N,), of all test images.
+        most: images at most.
+    """
+    ranks = torch.empty_like(labels)
+    for label in labels.unique():
+        of_class = (labels == label).nonzero()[:, 0]
+        ranks[of_class] = torch.arange(len(of_class), device=labels.device, dtype=labels.dtype)
+    order = torch.argsort(ranks * (int(labels.max()) + 1) + labels, stable=True)
+    return order[:most].sort().values
+
+
+def signed_record(
+    nets: Sequence[nn.Module],
+    pixels: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    *,
+    to_input: Callable[[Tensor], Tensor],
+    batch: int = BATCH,
+) -> dict[str, NDArray[Any]]:
+    """The part of a cell's `cam.npz` that claim C4 compares: how the members' signed maps correlate.
+
+    A member's map is that of the logit of the class that it predicts itself. Signed and of the logit, because the
+    positive part of a map is empty for most answers that are wrong, and the probability's gradient vanishes.
+
+    Args:
+        nets, pixels, labels, to_input, batch: as in `overlap_record`.
+        logits: (M, N, C), what was predicted for the test images.
+
+    Returns:
+        `signed_correlations` (P, n) float32, see `pair_correlations`, and `signed_positions` (n,) int64, see there.
+    """
+    positions = signed_positions(labels)
+    predicted = logits.argmax(-1)
+    parts = [
+        pair_correlations(grad_cam(nets, to_input(pixels[part]), predicted[:, part], score="logit"))
+        for part in positions.split(batch)
+    ]
+    correlations = torch.cat(parts, dim=1).float().cpu().numpy()
+    return {"signed_correlations": np.ascontiguousarray(correlations), "signed_positions": positions.cpu().numpy()}
 
 
 def overlap_record(

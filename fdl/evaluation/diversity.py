@@ -23,6 +23,9 @@ def diversity(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict
     - `q_statistic`: Yule's Q of two members being right (Kuncheva & Whitaker 2003), mean over pairs: 1 if
       they are right on the same images, 0 if independently, -1 if never together. Pairs for which it is
       0/0 do not count.
+    - `error_correlation`: correlation of two members being right (Kuncheva & Whitaker 2003, equation 5), mean over
+      pairs: 1 if they are right on the same images, 0 if independently. A pair of which one is right on all or on no
+      image has none and does not count.
     - `oracle_accuracy`: share of images that at least one member gets right.
 
     Args:
@@ -37,9 +40,10 @@ def diversity(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict
         return values
     values["disagreement"] = float((predicted[first] != predicted[second]).mean())
     values["mutual_information"] = _mutual_information(softmax(logits))
-    q = _q_statistics(right[first], right[second])
-    if len(q):
-        values["q_statistic"] = float(q.mean())
+    for name, measure in (("q_statistic", _q_statistics), ("error_correlation", _error_correlations)):
+        defined = measure(right[first], right[second])
+        if len(defined):
+            values[name] = float(defined.mean())
     return values
 
 
@@ -61,6 +65,14 @@ def _q_statistics(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[n
     unlike = (one & ~other).sum(axis=1) * (~one & other).sum(axis=1)
     defined = alike + unlike > 0
     return np.asarray((alike - unlike)[defined] / (alike + unlike)[defined])
+
+
+def _error_correlations(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of the pairs (P, N) of booleans for which it is defined."""
+    first, second, both = one.mean(axis=1), other.mean(axis=1), (one & other).mean(axis=1)
+    spread = np.sqrt(first * (1 - first) * second * (1 - second))
+    defined = spread > 0
+    return np.asarray((both - first * second)[defined] / spread[defined])
 
 
 class FeatureDistanceMeter:

@@ -1,6 +1,7 @@
 """How far the members' class activation maps overlap, from a cell's `cam.npz`; without torch, which takes seconds.
 
-The measure of claim C4 (docs/claims.md): the mean cosine between the members' maps of the true class.
+The measures of claim C4 (docs/claims.md). Rules 1: the mean cosine between the members' maps of the true class.
+Rules 2: the share of these maps that are empty, and the mean correlation between the members' signed maps.
 """
 
 from collections.abc import Mapping
@@ -10,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def empty_maps(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Which maps (M, N) of a `cam.npz` are empty: the map of the true class has no positive place."""
+    return np.unpackbits(record["empty"], axis=-1, count=record["cosines"].shape[1]).astype(bool)
+
+
 def left_out(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
     """The pairs (P, N) of a `cam.npz` in which a map is empty; their cosine means nothing."""
-    empty = np.unpackbits(record["empty"], axis=-1, count=record["cosines"].shape[1]).astype(bool)
+    empty = empty_maps(record)
     first, second = np.triu_indices(len(empty), k=1)
     return np.asarray(empty[first] | empty[second])
 
@@ -37,3 +43,33 @@ def overlap(
     pairs = counted.sum(axis=0)
     mean = np.where(counted, cosines.astype(np.float64), 0).sum(axis=0) / np.maximum(pairs, 1)
     return mean, pairs, 1 - float(counted.sum()) / max(counted.size, 1)
+
+
+def signed_overlap(correlations: NDArray[np.floating]) -> tuple[float | None, float]:
+    """Mean of the correlations (P, N) that are defined, None where none is; and the share that is not."""
+    defined = np.isfinite(correlations)
+    share = 1 - float(defined.mean()) if correlations.size else 1.0
+    return (float(correlations[defined].mean(dtype=np.float64)) if defined.any() else None), share
+
+
+def signed_bounds(
+    correlations: NDArray[np.floating], other: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the difference of two methods' mean correlations lies between, whatever the undefined ones would be.
+
+    A correlation that is not defined could have been anything from −1 to 1.
+
+    Args:
+        correlations, other: (P, N), of the same images.
+
+    Returns:
+        The lowest and the highest possible difference of each image, (N,) each: equal where all are defined.
+    """
+    low, high = (_filled(correlations, value) for value in (-1.0, 1.0))
+    other_low, other_high = (_filled(other, value) for value in (-1.0, 1.0))
+    return low - other_high, high - other_low
+
+
+def _filled(correlations: NDArray[np.floating], value: float) -> NDArray[np.float64]:
+    """Mean over the pairs of each image, with a value in place of those that are not defined."""
+    return np.asarray(np.nan_to_num(correlations.astype(np.float64), nan=value).mean(axis=0))

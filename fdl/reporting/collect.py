@@ -43,10 +43,13 @@ SCHEMA_VERSION = 1
 _NAMED = 3  # cells that an error names
 # Between what a metric lies; the others are only finite. A sum of float32 probabilities may be off in its last places.
 _SHARES = ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted", "ece", "disagreement", "oracle_accuracy")
-_RANGES = dict.fromkeys((*_SHARES, "cam_left_out"), (0.0, 1.0)) | {
+_MAPS = ("cam_left_out", "cam_empty", "cam_signed_left_out")
+_RANGES = dict.fromkeys((*_SHARES, *_MAPS), (0.0, 1.0)) | {
     "brier": (0.0, 2.0),
     "nll": (0.0, inf),
     "q_statistic": (-1.0, 1.0),
+    "error_correlation": (-1.0, 1.0),
+    "cam_signed_correlation": (-1.0, 1.0),
 }
 _ROUNDING = 1e-6
 

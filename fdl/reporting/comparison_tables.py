@@ -96,36 +96,43 @@ _DIVERSITY = (
     ("Oracle accuracy", "test", "oracle_accuracy"),
     ("Mutual information", "test", "mutual_information"),
     ("Q", "test", "q_statistic"),
+    ("Error correlation", "test", "error_correlation"),
     ("Cosine sum", "test", "cosine_sum"),
     ("Gaussian sum", "test", "gaussian_sum"),
     ("Overlap of maps", "test", "cam_overlap"),
     ("Pairs left out", "test", "cam_left_out"),
+    ("Empty maps", "test", "cam_empty"),
+    ("Correlation of signed maps", "test", "cam_signed_correlation"),
+    ("Signed pairs left out", "test", "cam_signed_left_out"),
 )
-_SHARES = ("disagreement", "oracle_accuracy", "cam_left_out")  # in percent
+_SHARES = ("disagreement", "oracle_accuracy", "cam_left_out", "cam_empty", "cam_signed_left_out")  # in percent
+# Records of older versions have none of these: a column where no record at all has a value is left out.
+_LATER = ("error_correlation", "cam_empty", "cam_signed_correlation", "cam_signed_left_out")
 
 
 def diversity_table(results: Results) -> Listing:
     """How far the members differ, in predictions, feature maps and activation maps: what the distance loss is for."""
     values = {(split, metric): results.values("ensemble", metric, split) for _, split, metric in _DIVERSITY}
+    measures = [row for row in _DIVERSITY if row[2] not in _LATER or values[row[1:]]]
     lines = []
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
         raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
         texts = list(labels)
-        for _, split, metric in _DIVERSITY:
+        for _, split, metric in measures:
             found = [values[split, metric][cell] for cell in cells if cell in values[split, metric]]
             measured = spread([100 * value for value in found] if metric in _SHARES else found)
             raw |= {f"{split}_{metric}_{part}": getattr(measured, part) for part in ("mean", "std", "n")}
             texts.append(_score(measured, expected=len(cells), digits=1 if metric in _SHARES else 2))
         lines.append(Line(texts, raw))
-    parts = [f"{split}_{metric}_{part}" for _, split, metric in _DIVERSITY for part in ("mean", "std", "n")]
+    parts = [f"{split}_{metric}_{part}" for _, split, metric in measures for part in ("mean", "std", "n")]
     return Listing(
         "diversity",
         f"Diversity of the members, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
         "How far the members of an ensemble differ, on test images if not said otherwise, mean ± standard deviation "
         "over seeds.",
-        (*_HEADINGS, *(Column(heading, number=True) for heading, _, _ in _DIVERSITY)),
+        (*_HEADINGS, *(Column(heading, number=True) for heading, _, _ in measures)),
         (*_KEYS, *parts),
         lines,
         _remarks(
@@ -136,9 +143,22 @@ def diversity_table(results: Results) -> Listing:
             "if independently. Cosine and Gaussian sum: what the distance loss drives down, over all pairs. Overlap of "
             "maps: mean cosine of two members' class activation maps of the true class, without pairs of which one is "
             "empty (pairs left out: % of them): each ensemble by itself, so compare methods by claim C4.",
+            *_later(measures),
             *_without_train(results, values["train", "disagreement"]),
         ),
     )
+
+
+def _later(measures: Sequence[tuple[str, str, str]]) -> list[str]:
+    """What the columns of `_LATER` are, where they are shown."""
+    if not any(metric in _LATER for _, _, metric in measures):
+        return []
+    return [
+        "Error correlation: of two members being right, mean over pairs. Empty maps: % of the members' maps of the "
+        "true class that have no positive place. Correlation of signed maps: of the logit of the class that each "
+        "member predicts, on at most 1,000 test images, mean over pairs, without those of which one map is the same "
+        "everywhere (signed pairs left out: % of them)."
+    ]
 
 
 def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fdl.combine.heads import TrainedHead, train_head
 from fdl.combine.scores import HEAD_COMBINERS, write_scores
-from fdl.evaluation.cam import Score, overlap_record, shown_record
+from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.head_settings import HeadSettings
 from fdl.live_lines import Say
@@ -59,7 +59,7 @@ def write_predictions(
                 raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
             predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:
-            overlaps = overlap_record(nets, *_of_test(data), to_input=to_input)
+            overlaps = _overlaps(nets, data, predictions[f"{rule}/test/logits"])
             _write_maps(folder, nets, data, overlaps, predictions[f"{rule}/test/logits"])
             block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
         if keep_weights:
@@ -117,8 +117,8 @@ def replace_maps(
 
     Args:
         folder, record, settings, data, device: as in `replace_heads`.
-        overlap: also those of all test images, which takes longer than predicting these; always of the probability,
-            as claim C4 has it.
+        overlap: also what claim C4 compares, of all test images and of the signed maps, which takes longer than
+            predicting these; of the probability and of the logit, whatever `score` is.
         score: of the maps that are shown, see `fdl.evaluation.cam.grad_cam`.
     """
     for path in record.iterdir():
@@ -126,15 +126,25 @@ def replace_maps(
             shutil.copyfile(path, folder / path.name)
     states = read_weights(record / weights_file(settings.selections[0]))
     nets = load_members(settings, states, data.num_classes, device)
-    if overlap:
-        overlaps = overlap_record(nets, *_of_test(data), to_input=to_input)
-    else:
-        with np.load(record / "cam.npz", allow_pickle=False) as stored:
-            overlaps = {name: stored[name] for name in ("cosines", "empty")}
     with np.load(record / "predictions.npz", allow_pickle=False) as stored:
         logits = stored[f"{settings.selections[0]}/test/logits"]
+    if overlap:
+        overlaps = _overlaps(nets, data, logits)
+    else:
+        with np.load(record / "cam.npz", allow_pickle=False) as stored:
+            overlaps = {name: stored[name] for name in OVERLAPS if name in stored}
     _write_maps(folder, nets, data, overlaps, logits, score)
     write_scores(folder, folder)
+
+
+# Of `cam.npz`: what claim C4 compares. Records made before there were signed maps hold the first two.
+OVERLAPS = ("cosines", "empty", "signed_correlations", "signed_positions")
+
+
+def _overlaps(nets: list[nn.Module], data: CellData, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    predicted = torch.from_numpy(logits).to(data.test.labels.device)
+    signed = signed_record(nets, *_of_test(data), predicted, to_input=to_input)
+    return overlap_record(nets, *_of_test(data), to_input=to_input) | signed
 
 
 def _of_test(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:

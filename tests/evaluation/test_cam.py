@@ -13,10 +13,13 @@ from fdl.evaluation.cam import (
     grad_cam,
     normalise,
     overlap_record,
+    pair_correlations,
     pair_cosines,
     shown_record,
+    signed_positions,
+    signed_record,
 )
-from fdl.evaluation.overlap import left_out, overlap
+from fdl.evaluation.overlap import empty_maps, left_out, overlap, signed_bounds, signed_overlap
 from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import CellData, Images, build_members, predict, to_input, train
@@ -119,6 +122,59 @@ def test_pairs_with_an_empty_map_are_left_out_of_the_overlap():
     assert share == pytest.approx(5 / 9)
 
 
+def test_signed_maps_correlate_as_pearson_says_and_constant_ones_not_at_all():
+    maps = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(2)).double()
+    maps[1, 0] = -3 * maps[0, 0] + 2  # the same map turned round
+    maps[2, 1] = 0.1  # the same value everywhere, and so is the next: no place stands out
+    maps[2, 2] = 0
+    maps[:, 3] *= 1e-200  # of a net that is very sure
+    found = pair_correlations(maps).numpy()
+    assert found.shape == (3, 4)
+    assert found[0, 0] == pytest.approx(-1)
+    assert np.isnan(found).tolist() == [[False] * 4, [False, True, True, False], [False, True, True, False]]
+    for pair, (a, b) in enumerate(((0, 1), (0, 2), (1, 2))):
+        for image in np.flatnonzero(~np.isnan(found[pair])):
+            x, y = (1e200 ** (image == 3) * maps[m, image].flatten().numpy() for m in (a, b))
+            assert found[pair, image] == pytest.approx(np.corrcoef(x, y)[0, 1])
+
+
+def test_signed_maps_are_of_the_first_images_of_each_class_in_turn():
+    labels = torch.tensor([2, 2, 2, 0, 1, 0, 2, 1])
+    assert signed_positions(labels, 100).tolist() == list(range(8))
+    # First of classes 0, 1, 2: 3, 4, 0; then the second: 5, 7, 1; then the third of class 2: 2.
+    assert signed_positions(labels, 3).tolist() == [0, 3, 4]
+    assert signed_positions(labels, 5).tolist() == [0, 3, 4, 5, 7]
+    assert signed_positions(labels, 7).tolist() == [0, 1, 2, 3, 4, 5, 7]
+    many = torch.arange(5000) // 500
+    chosen = signed_positions(many)
+    assert (len(chosen), torch.bincount(many[chosen]).tolist()) == (1000, [100] * 10)
+
+
+def test_a_record_holds_the_correlations_of_the_maps_of_what_each_member_predicts():
+    nets = members(count=3)
+    pixels = (IMAGES * 255).to(torch.uint8)
+    logits = torch.stack([net(to_input(pixels))[0].detach() for net in nets])
+    logits[1, 0] = torch.tensor([0.0, 0, 9, 0])  # what is stored counts, not what this precision says
+    record = signed_record(nets, pixels, CLASS, logits, to_input=to_input, batch=2)
+    assert record["signed_positions"].tolist() == list(range(5))
+    assert record["signed_correlations"].dtype == np.float32
+    maps = grad_cam(nets, to_input(pixels), logits.argmax(-1), score="logit")
+    assert record["signed_correlations"] == pytest.approx(pair_correlations(maps).numpy(), abs=1e-6, nan_ok=True)
+    alone = signed_record(nets[:1], pixels, CLASS, logits[:1], to_input=to_input)
+    assert alone["signed_correlations"].shape == (0, 5)
+    assert signed_overlap(alone["signed_correlations"]) == (None, 1.0)
+
+
+def test_a_pair_without_a_correlation_could_have_had_any():
+    mine = np.array([[0.5, np.nan], [0.25, 0.0]], np.float32)
+    other = np.array([[0.75, 0.5], [0.75, np.nan]], np.float32)
+    assert signed_overlap(mine) == (0.25, 0.25)
+    low, high = signed_bounds(mine, other)
+    # Image 0 is known: 0.375 - 0.75. Image 1: (-1 + 0) / 2 to (1 + 0) / 2 minus (0.5 + 1) / 2 to (0.5 - 1) / 2.
+    assert low.tolist() == [-0.375, -1.25]
+    assert high.tolist() == [-0.375, 0.75]
+
+
 def planted(count, *, corner):
     """Noise with a square per image, red, green or blue by class, in one corner (y, x)."""
     generator = torch.Generator().manual_seed(count)
@@ -161,6 +217,7 @@ def test_a_record_holds_the_overlap_of_all_images_and_maps_of_the_first_of_each_
     assert record["maps_true"] == pytest.approx(maps[:, first].numpy(), abs=1e-3)
     assert record["cosines"] == pytest.approx(pair_cosines(maps).numpy(), abs=1e-3)
     assert empty.any()
+    assert np.array_equal(empty_maps(record), empty)
     assert np.array_equal(left_out(record), [(empty[i] | empty[j]).tolist() for i, j in ((0, 1), (0, 2), (1, 2))])
     vote = logits.double().softmax(-1).sum(0).argmax(1)
     assert record["voted"].tolist() == vote[first].tolist()

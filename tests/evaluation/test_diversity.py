@@ -30,6 +30,8 @@ def test_values_by_hand():
     assert values["disagreement"] == pytest.approx((2 + 2 + 4) / 12)
     # Both right, both wrong, one right: (2, 1 | 1, 0) → Q 1; (1, 1 | 2, 0) → 1; (0, 1 | 2, 1) → -1.
     assert values["q_statistic"] == pytest.approx(1 / 3)
+    # Shares right 3/4, 2/4, 1/4; both 2/4, 1/4, 0: (1/2 - 3/8) / √(3/16 · 1/4) = 1/√3, then 1/3 and -1/√3.
+    assert values["error_correlation"] == pytest.approx(1 / 9)
     assert values["oracle_accuracy"] == 0.75
     # Two of three votes for a class on images 0, 1, 2 and 3.
     assert values["mutual_information"] == pytest.approx(log(3) - 2 / 3 * log(2))
@@ -61,14 +63,25 @@ def test_pairs_without_a_q_statistic_do_not_count():
     assert values["q_statistic"] == 1
 
 
+def test_error_correlation_is_pearsons_of_the_pairs_that_have_one():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, 40)
+    logits = generator.normal(size=(4, 40, 3))
+    logits[3] = 9 * np.eye(3)[labels]  # always right: no correlation with any other
+    correct = logits.argmax(-1) == labels
+    pairs = [np.corrcoef(correct[a], correct[b])[0, 1] for a, b in combinations(range(3), 2)]
+    assert diversity(logits, labels)["error_correlation"] == pytest.approx(np.mean(pairs))
+    assert "error_correlation" not in diversity(logits[[3, 3]], labels)
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 1e3]))
 def test_every_value_is_within_its_bounds(members, images, classes, seed, scale):
     generator = np.random.default_rng(seed)
     logits = scale * generator.normal(size=(members, images, classes)).astype(np.float32)
     values = diversity(logits, generator.integers(0, classes, images))
-    low = {"q_statistic": -1.0}
-    high = {"mutual_information": log(members) + 1e-9}
+    low = {"q_statistic": -1.0, "error_correlation": -1 - 1e-9}
+    high = {"mutual_information": log(members) + 1e-9, "error_correlation": 1 + 1e-9}
     assert all(low.get(name, 0) <= value <= high.get(name, 1) for name, value in values.items())
 
 

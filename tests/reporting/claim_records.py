@@ -16,7 +16,7 @@ from tests.reporting.fabricate import PARAMS_FILE, invented
 
 IMAGES, MEMBERS, CLASSES = 60, 3, 6
 GRID = {"datasets": ["bsd", "neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1, 2, 3, 4]}
-OF_MAPS = ("cosine_sum", "gaussian_sum", "cam_overlap", "cam_left_out")  # the tests say what these are
+OF_MAPS = ("cosine_sum", "gaussian_sum", "cam_overlap", "cam_left_out", "cam_empty")  # the tests say what these are
 Accuracy = Callable[[Cell], float]
 
 

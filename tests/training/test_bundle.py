@@ -97,6 +97,9 @@ def test_every_cell_is_trained_once_and_scored(ready):
         *((split, "ensemble", f"{term}_sum") for split in ("train", *logits) for term in ("cosine", "gaussian")),
         ("test", "ensemble", "cam_overlap"),
         ("test", "ensemble", "cam_left_out"),
+        ("test", "ensemble", "cam_empty"),
+        ("test", "ensemble", "cam_signed_correlation"),
+        ("test", "ensemble", "cam_signed_left_out"),
     }
     assert {metric: beside["train", "ensemble", metric] for metric in known} == known
     packed = np.load(path / "correct.npz")
@@ -312,7 +315,7 @@ def test_maps_are_made_again_from_kept_weights(ready, overlap):
     record["digests"]["scores"] = 0  # of an older version: the scores that `fdl cam` makes are today's
     records.write_atomically(folder(params) / "run.json", records.to_json(record))
     if not overlap:  # it stays as it was found
-        expected |= {name: expected[name] * 0 for name in ("cosines", "empty")}
+        expected |= {name: expected[name] * 0 for name in predictions_module.OVERLAPS}
     assert map_bundle(params, BUNDLE, overlap=overlap, say=quiet) == {"made": 4, "without weights": 0}
     made = np.load(folder(params) / "cam.npz")
     expected["score"] = score
