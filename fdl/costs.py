@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fdl import layout
+from fdl import layout, published_nets
 from fdl.data import prepare
 from fdl.errors import InputError
 from fdl.grid import Cell
@@ -13,7 +13,10 @@ from fdl.head_settings import head_settings
 from fdl.params import Params
 from fdl.reference.protocol import DATASETS
 
-EVALUATED = 200  # images at a time: `fdl.training.engine.EVALUATION_BATCH`, which would import torch
+# Of modules that would import torch:
+EVALUATED = 200  # images at a time, `fdl.training.engine.EVALUATION_BATCH`
+SIGNED = 1000  # test images at most, `fdl.evaluation.cam.SIGNED`
+KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Net:
     parameters: int  # and running statistics
     kept: int  # bytes of float32 outputs that a training step keeps
     largest: int  # bytes of the largest output
+    feature_map: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Work:
     members: int
     trained: int  # forward and backward
     evaluated: int
-    mapped: int  # class activation maps: forward in float32
+    mapped: int  # class activation maps whose feature maps the prediction did not leave: forward in float32
     images: int  # in the memory: training, validation, test
 
     @property
@@ -98,17 +102,29 @@ def work(params: Params, cell: Cell) -> Work:
     again = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
     evaluated = rates * validations * (of.validation + again) + rules * (train + of.validation + of.test)
-    if heads := head_settings(params, cell):
-        validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
-        frozen = (1 + heads.epochs * heads.augment) * train + of.validation + of.test
-        tuned = (validated + 1) * (of.validation + again) + of.test
-        evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
-        trained += len(heads.heads) * heads.tuning_epochs * train
     shape = Shape(
         cell.backbone, settings.get("like", cell.dataset), of.classes, settings["image_size"], settings["width"]
     )
+    if heads := head_settings(params, cell):
+        validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
+        frozen = (1 + heads.epochs * heads.augment) * train
+        tuned = (validated + 1) * (of.validation + again) + of.test
+        evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
+        # Of validation and test images the predictions are known, and the feature maps if they could be kept.
+        for split in (of.validation, of.test):
+            if "fusion" in heads.heads and not _is_kept(shape, members * split):
+                evaluated += split
+        trained += len(heads.heads) * heads.tuning_epochs * train
+    authors = published_nets.parse(cell.backbone) is None
+    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)
+    mapped = 0 if known else of.test + min(SIGNED, of.test)
     images = train + of.validation + of.test
-    return Work(shape, members, members * trained, members * evaluated, members * of.test, images)
+    return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
+
+
+def _is_kept(shape: Shape, maps: int) -> bool:
+    """Whether so many feature maps stay in the memory between their prediction and their use."""
+    return maps * count(shape).feature_map <= KEPT
 
 
 @cache
@@ -155,9 +171,16 @@ def count(shape: Shape) -> Net:
         if not list(module.children()) and not isinstance(module, nn.Flatten):
             module.register_forward_hook(note)
     with Products():
-        net(torch.zeros(1, 3, shape.image_size, shape.image_size))
+        _, feature_map = net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
-    return Net(flops["forward"], flops["forward"] + flops["backward"], parameters, sum(outputs), max(outputs))
+    return Net(
+        flops["forward"],
+        flops["forward"] + flops["backward"],
+        parameters,
+        sum(outputs),
+        max(outputs),
+        4 * feature_map.numel(),
+    )
 
 
 _SMALL_FILES = 60_000  # of a record: settings, history, scores, the maps that are shown

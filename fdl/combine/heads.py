@@ -169,7 +169,7 @@ class _HeadRun:
             learning_rate=self.settings.tuning_learning_rate,
             representations=lambda: (
                 self._representations(self.plain) if self.cell.bn_statistics == "reestimate" else [],
-                list(self._of_images(self.data.validation.pixels)),
+                self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
             ),
             test=lambda: self._of_images(self.data.test.pixels),
         )
@@ -250,7 +250,7 @@ class _HeadRun:
         return [self._represent(to_input(part)) for part in parts]
 
     def _of_images(self, pixels: Tensor) -> Iterator[Tensor]:
-        """What the members say of many images (N, 3, H, W), some at a time."""
+        """What the members say of many images (N, 3, H, W), some at a time, each when it is asked for."""
         return (self._represent(to_input(part)) for part in pixels.split(EVALUATION_BATCH))
 
     def _frozen(self, split: str) -> Iterator[Tensor]:
