@@ -1,5 +1,7 @@
 """What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`fdl.planning` measures)."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -196,12 +198,20 @@ class Bytes:
     records: int  # for good
 
 
-def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: bool = False) -> Bytes:
+def program_size(params: Params, cells: Iterable[Cell], device: str) -> int:
+    """How many cells of a bundle are trained as one program: on a GPU all that can, on a CPU those of a seed."""
+    if device == "cuda":
+        return max(1, sum(params.fuses(cell) for cell in cells))
+    of_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
+    return max(of_seed.values(), default=1)
+
+
+def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool = False) -> Bytes:
     """Bytes of the cells of a bundle.
 
     Args:
         params, cells: the settings, and which cells of theirs, all of one bundle.
-        fused: whether they are trained as one program, as on a GPU, not one after the other.
+        program: how many are trained at once, see `program_size`.
         all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
     """
     each = [work(params, cell) for cell in cells]
@@ -220,11 +230,11 @@ def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: b
     logits = 4 * outputs * of.classes
     overlaps = largest.members * (largest.members - 1) * of.test  # two bytes a pair of members
     kept = rules * weights if params.keep_weights else 0
-    waiting = len(cells) if fused or all_wait else 1 if heads else 0
+    waiting = len(cells) if program > 1 or all_wait else 1 if heads else 0
     return Bytes(
-        memory=state + step + images,
+        memory=program * (state + step) + images,
         gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
         # A checkpoint and the one that replaces it; and finished nets that wait for their heads or their turn.
-        scratch=(len(cells) if fused else 1) * 2 * state + waiting * rules * weights,
+        scratch=program * 2 * state + waiting * rules * weights,
         records=len(cells) * (logits + overlaps + kept + _SMALL_FILES),
     )

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from fdl.method_sources import method_source
 
+# The widest nets of which a CPU trains the runs of a seed as one program; wider ones keep it busy one by one.
+NARROW = 0.5
+
 
 @dataclass(frozen=True)
 class DistanceTerms:

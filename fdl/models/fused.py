@@ -38,8 +38,8 @@ class FusedNets:
     Args:
         nets: built alike, with their weights. Nets that see the same images stand together.
         inputs: number of different image batches, each seen by G / inputs nets.
-        apart: give the first layer a copy of the images per net. Else the nets of an input are one convolution
-            there, which is faster on a GPU, but on a CPU each net's numbers would depend on how many there are.
+        apart: call the first layer net by net. Else the nets of an input are one convolution there, which is faster
+            on a GPU, but on a CPU each net's numbers would depend on how many there are.
     """
 
     def __init__(self, nets: Sequence[Member], inputs: int = 1, *, apart: bool = False) -> None:
@@ -94,10 +94,6 @@ class FusedNets:
             Logits (G, B, C) and feature maps (B, G, C', H', W').
         """
         how = how or Pass()
-        if self.apart:
-            of_nets = x.unflatten(1, (-1, 1, 3)) if x.shape[1] > 3 else x[:, None, None]
-            of_nets = of_nets.expand(-1, -1, self.count // of_nets.shape[1], -1, -1, -1)
-            x = of_nets.flatten(1, 3).contiguous(memory_format=torch.channels_last)
         merged = self._run(self.template.features, "features", x, how)
         batch, _, height, width = merged.shape
         logits = self._run(self.template.head, "head", merged, how)
@@ -121,6 +117,17 @@ class FusedNets:
                 groups = x.shape[1] // module.in_channels  # the first layer: 1 or `inputs`, then G
                 padding = module.padding
                 assert isinstance(padding, tuple)
+                if self.apart and groups < self.count:
+                    images = x.chunk(groups, dim=1)
+                    return torch.cat(
+                        [
+                            functional.conv2d(
+                                images[net * groups // self.count], *of_net, module.stride, padding, module.dilation
+                            )
+                            for net, of_net in enumerate(zip(weight, bias, strict=True))
+                        ],
+                        dim=1,
+                    )
                 return functional.conv2d(
                     x, weight.flatten(0, 1), bias.flatten(), module.stride, padding, module.dilation, groups
                 )
@@ -149,8 +156,9 @@ class FusedNets:
         nets = (inputs, self.count // keys.numel(), members)
         keep = _masks(keys.flatten(), shape, x, module.p)  # (K, B, F), or (B, K · C, H, W)
         if dense:
-            return (x.unflatten(0, nets) * keep.unflatten(0, (inputs, 1, members)) / (1 - module.p)).flatten(0, 2)
-        parted = x.unflatten(1, (*nets, -1)) * keep.unflatten(1, (inputs, 1, members, -1)) / (1 - module.p)
+            kept_of_nets: Tensor = x.unflatten(0, nets) * keep.unflatten(0, (inputs, 1, members)) / (1 - module.p)
+            return kept_of_nets.flatten(0, 2)
+        parted: Tensor = x.unflatten(1, (*nets, -1)) * keep.unflatten(1, (inputs, 1, members, -1)) / (1 - module.p)
         return parted.flatten(1, 4)
 
     def _normalise(self, module: DenseBatchNorm | nn.BatchNorm2d, name: str, x: Tensor, how: Pass) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
+from fdl.costs import program_size
 from fdl.errors import InputError, MethodError
 from fdl.evaluation.cam import Score
 from fdl.head_settings import HeadSettings, head_settings
@@ -29,7 +30,7 @@ from fdl.training.predictions import replace_heads, replace_maps, weights_file, 
 from fdl.training.progress import Throttle
 from fdl.training.room import is_plenty, warn_of_little_room
 from fdl.training.tables import write_table
-from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
+from fdl.training.together import Waiting, is_finished, is_fused, train_together
 from fdl.training.tuning import train
 
 
@@ -146,16 +147,11 @@ def map_bundle(
 
 
 def _train_together(params: Params, cells: list[Cell], inputs: BundleInputs, say: Say) -> list[Cell]:
-    """On a GPU, train those cells that can share a program and are not trained; which they are.
-
-    A CPU gains nothing by it: there every cell goes through the loop.
-    """
-    if not _fuses(inputs.device):
-        return []
+    """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
     waiting = {}
     for cell in cells:
         settings, expected = inputs.settings(cell), inputs.training_digest(cell)
-        if can_be_fused(settings) and _is_due(params, cell, expected):
+        if is_fused(settings, inputs.device) and _is_due(params, cell, expected):
             data, _ = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
     new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
@@ -170,12 +166,8 @@ def _look_for_room(
         return
     digests = {cell: inputs.training_digest(cell) for cell in cells}
     due = {cell: expected for cell, expected in digests.items() if _is_due(params, cell, expected)}
-    fused = _fuses(inputs.device) and any(can_be_fused(inputs.settings(cell)) for cell in due)
-    warn_of_little_room(params, bundle, due, fused=fused, all_wait=all_wait, say=say)
-
-
-def _fuses(device: str) -> bool:
-    return device == "cuda"
+    program = program_size(params, due, inputs.device)
+    warn_of_little_room(params, bundle, due, program=program, all_wait=all_wait, say=say)
 
 
 def _is_due(params: Params, cell: Cell, expected: str) -> bool:

@@ -1,4 +1,4 @@
-"""Trains several runs of a bundle as one network: what a GPU does where a CPU goes through the loop.
+"""Trains several runs of a bundle as one network: on a GPU all that can be, on a CPU those of a seed with narrow nets.
 
 Runs whose methods differ only in the weights of the distance loss's two terms share a program. Their
 members are one `FusedNets`, the loss is the sum of the runs' losses, one Adam updates one flat buffer. No

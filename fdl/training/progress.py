@@ -52,7 +52,9 @@ def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float
     for method, alike in by_method.items():
         mean = {name: sum(row[name] for row in alike) / len(alike) for name in alike[0]}
         parts.append(f"{method}: {figures(runs[0], mean)}")
-    return f"{len(runs)} runs: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
+    seeds = sorted({settings.seed for settings in runs})
+    name = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(runs)} runs"
+    return f"{name}: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
 
 
 def figures(settings: "CellSettings", row: Mapping[str, float]) -> str:
