@@ -18,6 +18,9 @@ from fdl.models.resnet import Block
 from fdl.training.randomness import absorb, kept, uniform
 
 State = dict[str, Tensor]
+# Numbers that a processor takes at a time, at most. Torch's batch norm rounds the last few channels otherwise: whose
+# these are must not depend on how many nets there are, so on a CPU it is given channels that are none's.
+LANES = 16
 
 
 @dataclass
@@ -137,6 +140,8 @@ class FusedNets:
                 assert weight is not None
                 assert bias is not None
                 return torch.baddbmm(bias[:, None], x, weight.mT)
+            case nn.AdaptiveAvgPool2d() if self.apart:
+                return x.flatten(2).contiguous().mean(dim=2)[..., None, None]
             case Dropout():
                 return self._drop(module, x, how)
             case nn.Flatten():
@@ -169,16 +174,24 @@ class FusedNets:
         if how.momentum is not None and not dense:
             self.buffers[f"{name}.num_batches_tracked"].add_(1)
         if not dense and how.images is None:
-            return functional.batch_norm(
-                x,
-                mean.flatten(),
-                var.flatten(),
-                weight.flatten(),
-                bias.flatten(),
-                how.momentum is not None,
-                how.momentum or 0.0,
-                module.eps,
-            )
+            extra = -x.shape[1] % LANES if self.apart else 0
+            statistics = [mean.flatten(), var.flatten()]
+            values = [weight.flatten(), bias.flatten()]
+            if extra:
+                x = functional.pad(x, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
+                statistics, values = (
+                    [functional.pad(one, (0, extra)) for one in both] for both in (statistics, values)
+                )
+            training, momentum = how.momentum is not None, how.momentum or 0.0
+            normalised = functional.batch_norm(x, *statistics, *values, training, momentum, module.eps)
+            if not extra:
+                return normalised
+            if normalised.requires_grad:  # what comes back through the slice lies channels first: another kernel's
+                normalised.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+            if training:
+                for moved, own in zip(statistics, (mean, var), strict=True):
+                    own.copy_(moved[:-extra].view_as(own))
+            return normalised[:, :-extra].contiguous(memory_format=torch.channels_last)
         # (G, images, C, cells): one form for both kinds, and for batches with images that do not count.
         parted = x[..., None] if dense else x.view(len(x), self.count, -1, x[0, 0].numel()).transpose(0, 1)
         parted = parted.to(torch.promote_types(x.dtype, torch.float32))
