@@ -175,21 +175,21 @@ class FusedNets:
             self.buffers[f"{name}.num_batches_tracked"].add_(1)
         if not dense and how.images is None:
             extra = -x.shape[1] % LANES if self.apart else 0
-            statistics = [mean.flatten(), var.flatten()]
-            values = [weight.flatten(), bias.flatten()]
+            flat = [functional.pad(value.flatten(), (0, extra)) for value in (mean, var, weight, bias)]
             if extra:
                 x = functional.pad(x, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
-                statistics, values = (
-                    [functional.pad(one, (0, extra)) for one in both] for both in (statistics, values)
-                )
+            else:
+                flat[:2] = mean.flatten(), var.flatten()  # these are moved in place
             training, momentum = how.momentum is not None, how.momentum or 0.0
-            normalised = functional.batch_norm(x, *statistics, *values, training, momentum, module.eps)
+            normalised = functional.batch_norm(
+                x, flat[0], flat[1], flat[2], flat[3], training, momentum=momentum, eps=module.eps
+            )
             if not extra:
                 return normalised
             if normalised.requires_grad:  # what comes back through the slice lies channels first: another kernel's
                 normalised.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
             if training:
-                for moved, own in zip(statistics, (mean, var), strict=True):
+                for moved, own in zip(flat, (mean, var), strict=False):
                     own.copy_(moved[:-extra].view_as(own))
             return normalised[:, :-extra].contiguous(memory_format=torch.channels_last)
         # (G, images, C, cells): one form for both kinds, and for batches with images that do not count.

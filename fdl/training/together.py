@@ -19,6 +19,7 @@ from fdl.params import digest
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellSettings, Diverged, Trained
 from fdl.training.fused import Program, Run, distance_weights
+from fdl.training.progress import runs_name
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _attempt(
         program = Program([one.run for one in group], device, say)
         if state := keeper.load(stage):
             program.restore(state)
-            say(f"{len(group)} runs: going on after epoch {program.epoch + 1}")
+            say(f"{runs_name([one.run.settings for one in group])}: going on after epoch {program.epoch + 1}")
 
         def epoch_end() -> None:
             for one, result in zip(group, program.results, strict=True):
