@@ -206,8 +206,13 @@ class Program:
             [distance_weights(run.settings) for run in self.runs], dtype=torch.float64, device=self.device
         )
         # A term of weight 0 stays out of the graph: 0 · NaN would poison the others.
-        self._weighted = [weights[:, term].nonzero().flatten() for term in (0, 1)]
-        self._weights = [weights[chosen, term] for term, chosen in enumerate(self._weighted)]
+        weighted = [weights[:, term].nonzero().flatten() for term in (0, 1)]
+        # All runs at once on a GPU; on a CPU one by one, for sums are taken in an order that depends on their number.
+        at_once = 1 if self.device == "cpu" else len(self.runs)
+        self._parts = list(torch.arange(len(self.runs), device=self.device).split(at_once))
+        self._weighted = [
+            [(part, weights[part, term]) for part in weighted[term].split(at_once) if len(part)] for term in (0, 1)
+        ]
         self._active = torch.ones(len(self.runs), dtype=torch.bool, device=self.device)
         self._sums = torch.zeros(len(self.runs), 3 + self.members, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(self.nets.count, dtype=torch.int64, device=self.device)
@@ -273,14 +278,15 @@ class Program:
         descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)
         of_run = share.view(-1, self.members, share.shape[1])[:, 0]
         losses = cross_entropies.sum(dim=1)
-        for term, (runs, weights) in enumerate(zip(self._weighted, self._weights, strict=True)):
-            if len(runs):
+        for term, parts in enumerate(self._weighted):
+            for runs, weights in parts:
                 distance = _terms(descriptors[:, runs], of_run[runs])[term]
                 losses = losses.index_add(0, runs, weights.to(distance.dtype) * distance)
         torch.where(self._active, losses, 0).sum().backward()
         self.adam.step()
         with torch.no_grad():
-            terms = _terms(descriptors, of_run)
+            of_parts = [_terms(descriptors[:, runs], of_run[runs]) for runs in self._parts]
+            terms = [torch.cat(values) for values in zip(*of_parts, strict=True)]
             self._sums += torch.cat([torch.stack([losses, *terms], dim=1), cross_entropies], dim=1)
             right = logits.argmax(dim=2) == labels
             self._correct += (right if real is None else right & real).sum(dim=1)

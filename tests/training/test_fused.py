@@ -207,3 +207,32 @@ def test_a_function_that_was_edited_is_called_itself(tmp_path, monkeypatch):
     assert distance_terms("fdl") is None
     assert not can_be_fused(run("fdl").settings)
     assert can_be_fused(run("fdl-cosine").settings)
+
+
+REESTIMATED = {"evaluate_every": 1, "bn_statistics": "reestimate"}
+
+
+def same_bits(first, second):
+    """Whether two trainings of a run left the same numbers."""
+    states = zip(first.states["last"], second.states["last"], strict=True)
+    return first.history == second.history and all(torch.equal(a[name], b[name]) for a, b in states for name in a)
+
+
+@pytest.mark.parametrize("members", [2, 5])
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_on_a_cpu_no_bit_depends_on_the_other_methods_of_the_seed(backbone, members):
+    """Two channels, five, or ten in the first layers: no whole vector of the processor."""
+    changes = {
+        "backbone": backbone,
+        "members": members,
+        "epochs": 2,
+        "evaluate_every": 1,
+        "bn_statistics": "reestimate",
+    }
+    runs = [run(method, **changes) for method in METHODS]
+    together = Program(runs, "cpu", quiet).train(progress=quiet)
+    pair = Program(runs[:2], "cpu", quiet).train(progress=quiet)
+    alone = Program(runs[1:2], "cpu", quiet).train(progress=quiet)[0]
+    assert same_bits(pair[1], alone)
+    assert same_bits(together[1], alone)
+    assert same_bits(together[0], pair[0])
