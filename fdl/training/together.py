@@ -118,12 +118,18 @@ def _attempt(
             program.restore(state)
             say(f"{runs_name([one.run.settings for one in group])}: going on after epoch {program.epoch + 1}")
 
-        def epoch_end() -> None:
+        def show() -> None:
             for one, result in zip(group, program.results, strict=True):
                 one.checkpoint.show(result.history, epochs)
+
+        def epoch_end() -> None:
+            show()
             keeper.epoch_end(program.state, stage)
 
-        return program.train(progress=progress, epoch_end=epoch_end), program.seconds
+        show()
+        results = program.train(progress=progress, epoch_end=epoch_end)
+        show()
+        return results, program.seconds
     except torch.OutOfMemoryError as error:
         if len(group) == 1:
             said = str(error).splitlines()[0]
