@@ -23,7 +23,7 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.errors import InputError, fact_about_the_machine
+from fdl.errors import InputError, MethodError, fact_about_the_machine
 from fdl.live_lines import live_lines, plain
 from fdl.params import Bundle, Params
 from fdl.provenance import available_cores
@@ -270,6 +270,9 @@ def main() -> NoReturn:
     except InputError as error:
         print(f"fdl: {with_options(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
+    except MethodError as error:
+        print(f"fdl: {error}", file=sys.stderr)
+        sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
         said = fact_about_the_machine(error)
         if said is None:  # a fault of the program

@@ -1,10 +1,13 @@
 """What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`fdl.planning` measures)."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from fdl import layout
+from fdl import layout, published_nets
 from fdl.data import prepare
 from fdl.errors import InputError
 from fdl.grid import Cell
@@ -12,8 +15,10 @@ from fdl.head_settings import head_settings
 from fdl.params import Params
 from fdl.reference.protocol import DATASETS
 
-SIGNED = 1000  # test images with signed maps at most: `fdl.evaluation.cam.SIGNED`
-EVALUATED = 200  # images at a time: `fdl.training.engine.EVALUATION_BATCH`, which would import torch
+# Of modules that would import torch:
+EVALUATED = 200  # images at a time, `fdl.training.engine.EVALUATION_BATCH`
+SIGNED = 1000  # test images at most, `fdl.evaluation.cam.SIGNED`
+KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Net:
     parameters: int  # and running statistics
     kept: int  # bytes of float32 outputs that a training step keeps
     largest: int  # bytes of the largest output
+    feature_map: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Work:
     members: int
     trained: int  # forward and backward
     evaluated: int
-    mapped: int  # class activation maps: forward in float32
+    mapped: int  # class activation maps whose feature maps the prediction did not leave: forward in float32
     images: int  # in the memory: training, validation, test
 
     @property
@@ -98,48 +104,85 @@ def work(params: Params, cell: Cell) -> Work:
     again = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
     evaluated = rates * validations * (of.validation + again) + rules * (train + of.validation + of.test)
-    if heads := head_settings(params, cell):
-        validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
-        frozen = (1 + heads.epochs * heads.augment) * train + of.validation + of.test
-        tuned = (validated + 1) * (of.validation + again) + of.test
-        evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
-        trained += len(heads.heads) * heads.tuning_epochs * train
     shape = Shape(
         cell.backbone, settings.get("like", cell.dataset), of.classes, settings["image_size"], settings["width"]
     )
+    if heads := head_settings(params, cell):
+        validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
+        frozen = (1 + heads.epochs * heads.augment) * train
+        tuned = (validated + 1) * (of.validation + again) + of.test
+        evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
+        # Of validation and test images the predictions are known, and the feature maps if they could be kept.
+        for split in (of.validation, of.test):
+            if "fusion" in heads.heads and not _is_kept(shape, members * split):
+                evaluated += split
+        trained += len(heads.heads) * heads.tuning_epochs * train
+    authors = published_nets.parse(cell.backbone) is None
+    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)
+    mapped = 0 if known else of.test + min(SIGNED, of.test)
     images = train + of.validation + of.test
-    mapped = of.test + min(of.test, SIGNED)
     return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
+
+
+def _is_kept(shape: Shape, maps: int) -> bool:
+    """Whether so many feature maps stay in the memory between their prediction and their use."""
+    return maps * count(shape).feature_map <= KEPT
 
 
 @cache
 def count(shape: Shape) -> Net:
-    """Count in a net of fake tensors: nothing is computed, nothing takes memory."""
+    """Count while one image passes through a net, and work out what the pass back would take.
+
+    Nothing of torch's compiler is used: it takes seconds to import, in every bundle's process.
+    """
     import torch
     from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.overrides import TorchFunctionMode
 
     from fdl.models import build
 
-    images = 2
     outputs: list[int] = []
+    flops = {"forward": 0, "backward": 0}
+
+    class Products(TorchFunctionMode):
+        """Counts products of matrices: a multiplication and an addition per output and element of a row.
+
+        The gradient of each operand takes as much again; images have none.
+        """
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            output = func(*args, **(kwargs or {}))
+            if func in (torch.conv2d, nn.functional.conv2d):
+                row = args[1][0].numel()
+            elif func in (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.bmm):
+                row = args[0].shape[-1]
+            else:
+                return output
+            product = 2 * output.numel() * row
+            flops["forward"] += product
+            flops["backward"] += product * sum(operand.requires_grad for operand in args[:2])
+            return output
 
     def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        outputs.append(output.numel() * 4 // images)
+        outputs.append(output.numel() * 4)
 
-    with FakeTensorMode():
-        net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width)
-        for module in net.modules():
-            if not list(module.children()) and not isinstance(module, nn.Flatten):
-                module.register_forward_hook(note)
-        with FlopCounterMode(display=False) as forward:
-            logits, _ = net(torch.empty(images, 3, shape.image_size, shape.image_size))
-        with FlopCounterMode(display=False) as backward:
-            logits.sum().backward()
+    net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width).eval()
+    for module in net.modules():
+        if not list(module.children()) and not isinstance(module, nn.Flatten):
+            module.register_forward_hook(note)
+    with Products():
+        _, feature_map = net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
-    flops, more = forward.get_total_flops() / images, backward.get_total_flops() / images
-    return Net(flops, flops + more, parameters, sum(outputs), max(outputs))
+    return Net(
+        flops["forward"],
+        flops["forward"] + flops["backward"],
+        parameters,
+        sum(outputs),
+        max(outputs),
+        4 * feature_map.numel(),
+    )
 
 
 _SMALL_FILES = 60_000  # of a record: settings, history, scores, the maps that are shown
@@ -155,12 +198,20 @@ class Bytes:
     records: int  # for good
 
 
-def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: bool = False) -> Bytes:
+def program_size(params: Params, cells: Iterable[Cell], device: str) -> int:
+    """How many cells of a bundle are trained as one program: on a GPU all that can, on a CPU those of a seed."""
+    if device == "cuda":
+        return max(1, sum(params.fuses(cell) for cell in cells))
+    of_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
+    return max(of_seed.values(), default=1)
+
+
+def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool = False) -> Bytes:
     """Bytes of the cells of a bundle.
 
     Args:
         params, cells: the settings, and which cells of theirs, all of one bundle.
-        fused: whether they are trained as one program, as on a GPU, not one after the other.
+        program: how many are trained at once, see `program_size`.
         all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
     """
     each = [work(params, cell) for cell in cells]
@@ -180,11 +231,11 @@ def space(params: Params, cells: list[Cell], *, fused: bool = False, all_wait: b
     # Two bytes a pair of members and image, of the signed maps four.
     overlaps = largest.members * (largest.members - 1) * (of.test + 2 * min(of.test, SIGNED))
     kept = rules * weights if params.keep_weights else 0
-    waiting = len(cells) if fused or all_wait else 1 if heads else 0
+    waiting = len(cells) if program > 1 or all_wait else 1 if heads else 0
     return Bytes(
-        memory=state + step + images,
+        memory=program * (state + step) + images,
         gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
         # A checkpoint and the one that replaces it; and finished nets that wait for their heads or their turn.
-        scratch=(len(cells) if fused else 1) * 2 * state + waiting * rules * weights,
+        scratch=program * 2 * state + waiting * rules * weights,
         records=len(cells) * (logits + overlaps + kept + _SMALL_FILES),
     )

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from fdl import published_nets
 from fdl.controls import CONTROLS, Control
 from fdl.errors import InputError
+from fdl.fused_methods import NARROW, distance_terms
 from fdl.grid import (
     Backbone,
     Bundle,
@@ -225,6 +226,17 @@ class Params(Strict):
             return 1.0
         return self.width * math.sqrt(self.members) if self.control(cell).one_net else self.width
 
+    def fuses(self, cell: Cell) -> bool:
+        """Whether a cell's training can share a fused program: the authors' nets, shared batches, a declared loss."""
+        control = self.control(cell)
+        alone = self.members_of(cell) == 1 or control.own_batches or control.rate_factors
+        authors = published_nets.parse(cell.backbone) is None
+        return authors and not alone and distance_terms(cell.method) is not None
+
+    def fuses_on_cpu(self, cell: Cell) -> bool:
+        """Whether a CPU trains it so, with the other methods of its seed: narrow nets, which one by one are slow."""
+        return self.width_of(cell) <= NARROW and self.fuses(cell)
+
     def weights_of(self, cell: Cell) -> str | None:
         """File of the weights that a cell's nets start from; None: random ones."""
         net = published_nets.parse(cell.backbone)
@@ -305,7 +317,7 @@ class Params(Strict):
         The settings digest is taken over these; keys that decide nothing (device, threads,
         keep_weights) stay out, so that changing them retrains nothing.
         """
-        from fdl.provenance import TRAINING_VERSION
+        from fdl.provenance import PROGRAM_VERSION, TRAINING_VERSION
 
         own = self.own(cell.dataset)
         protocol = self.backbone_protocol(cell)
@@ -341,6 +353,7 @@ class Params(Strict):
             "precision": self.precision,
             **({"antialias": True} if self.antialias_of(cell.dataset) else {}),
             "training_version": TRAINING_VERSION,
+            **({"program_version": PROGRAM_VERSION} if self.fuses_on_cpu(cell) else {}),
         }
 
     def settings_digest(self, cell: Cell) -> str:

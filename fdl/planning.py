@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fdl import costs, published_nets
+from fdl import costs
 from fdl.costs import Shape, Work
 from fdl.grid import Bundle, Cell
 from fdl.params import Params
@@ -87,10 +87,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         for bundle, cells in bundles.items()
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
-    lines = [
-        _line(params, bundle, bundles[bundle], works, paces, fused=_is_fused(bundle, device))
-        for bundle, works in due.items()
-    ]
+    lines = [_line(params, bundle, bundles[bundle], works, paces, device=device) for bundle, works in due.items()]
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
     notes = []
     if device == "cuda":
@@ -114,10 +111,6 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     )
 
 
-def _is_fused(bundle: Bundle, device: str) -> bool:
-    return device == "cuda" and not published_nets.parse(bundle.backbone)
-
-
 def makespan(hours: Sequence[float], processes: int) -> float:
     """Hours until all bundles are done, the longest begun first."""
     free = [0.0] * processes
@@ -127,9 +120,9 @@ def makespan(hours: Sequence[float], processes: int) -> float:
 
 
 def _line(
-    params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace], *, fused: bool
+    params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace], *, device: str
 ) -> Line:
-    space = costs.space(params, cells, fused=fused)
+    space = costs.space(params, cells, program=costs.program_size(params, cells, device))
     seconds = sum(
         one.trained * (pace := paces[one.shape]).trained + one.evaluated * pace.evaluated + one.mapped * pace.mapped
         for one in works

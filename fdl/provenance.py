@@ -1,6 +1,6 @@
 """Which code and machine made a number.
 
-Nothing here imports torch: Snakemake reads `TRAINING_VERSION` every time it parses the workflow.
+Nothing here imports torch: Snakemake reads the versions every time it parses the workflow.
 """
 
 import os
@@ -15,6 +15,8 @@ from typing import Any
 # Raised by hand whenever a change alters the numbers of a training; the golden-trajectory test
 # (tests/training/test_golden.py) fails when they change without it.
 TRAINING_VERSION = 1
+# The same for the cells that a CPU trains as one fused program per seed (fdl/fused_methods.py): they alone carry it.
+PROGRAM_VERSION = 1
 # Raised whenever a metric or vote is added or changed: records are then scored again from their predictions.
 # Records without predictions stay as they are, and lack what is new.
 SCORES_VERSION = 3

@@ -8,14 +8,16 @@ import torch
 
 from fdl import costs, layout, planning
 from fdl.costs import Shape
-from fdl.evaluation import cam
-from fdl.evaluation.cam import OF_EACH
+from fdl.evaluation import cam, known
+from fdl.evaluation.cam import OF_EACH, SIGNED
 from fdl.models import Member
 from fdl.params import Bundle, Cell
 from fdl.reference.protocol import DATASETS
 from fdl.reporting.collect import headline_values, read_runs
 from fdl.seed_planning import seeds_for, seeds_needed
 from fdl.training.bundle import run_bundle
+from fdl.training.device import autocast_bfloat16
+from fdl.training.engine import EVALUATION_BATCH
 from tests.faults.conftest import fdl
 from tests.projects import tiny, write_images, write_params
 from tests.reporting.claim_records import gain, grid, write
@@ -56,11 +58,18 @@ def test_a_net_of_torchvision_is_counted_too():
         {"methods": ["tuned", "wide"]},
         {"heads": ["fusion"], "head_augment": True},
         {"heads": ["fusion", "stacking"], "evaluate_every": 1, "selections": ["sum"], "tuning_epochs": 2},
+        {"precision": "bfloat16", "heads": ["fusion"]},
+        {"heads": ["fusion", "stacking"], "kept": 0},
     ],
 )
 def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatch, changes):
     write_images()
     changes = {"seeds": [0], "methods": ["fdl"]} | changes
+    if changes.get("precision") == "bfloat16" and not autocast_bfloat16("auto", "cpu"):
+        pytest.skip("this processor has no bfloat16 arithmetic")
+    for module, name in ((costs, "KEPT"), (known, "MOST")):
+        monkeypatch.setattr(module, name, changes.get("kept", getattr(module, name)))
+    changes.pop("kept", None)
     write_params(layout.Path("params.yaml"), **changes)
     assert fdl("data", "prepare")[0] == fdl("split")[0] == 0
     params, forward = tiny(**changes), Member.forward
@@ -83,9 +92,13 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     expected = {
         "trained": sum(work.trained for work in works),
         "evaluated": sum(work.evaluated for work in works) + shown,
-        "mapped": sum(work.mapped for work in works) + 2 * shown,
+        "mapped": sum(work.mapped for work in works),
     }
     assert seen == expected
+
+
+def test_the_constants_are_those_of_the_modules_that_import_torch():
+    assert (costs.EVALUATED, costs.SIGNED, costs.KEPT) == (EVALUATION_BATCH, SIGNED, known.MOST)
 
 
 def test_the_longest_bundles_begin_first():

@@ -30,8 +30,9 @@ def test_a_training_shows_its_history_while_it_runs(trained, monkeypatch) -> Non
         )
 
     run_bundle(params, BUNDLE, say=look)
-    # Each seed in turn; said are the start of a cell and the end of an epoch, shown is the epoch before.
-    assert seen == [{}, *({0: (True, n, 3)} for n in range(3)), {}, *({1: (True, n, 3)} for n in range(3))]
+    # Each seed in turn; said is the end of an epoch, shown is the epoch before. Then the records are made.
+    first, second = ([{seed: (True, done, 3)} for done in range(4)] for seed in (0, 1))
+    assert seen == [*first[:3], *(first[3] | shown for shown in second), second[3]]
     assert unfinished_cells(params) == {}
 
 

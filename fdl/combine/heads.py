@@ -8,7 +8,7 @@ dropout stays off; only the head is in training mode.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,14 @@ from fdl.training.randomness import derive, permutation
 
 # A head's name → its place in the keys of its weights and dropout.
 HEADS = {"fusion": 0, "stacking": 1}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the members say of a split's images, as `fdl.training.engine.predict` has it."""
+
+    logits: Tensor  # (M, N, C), float32
+    maps: list[Tensor] | None  # M feature maps (N, C', H', W'); None: too large to be kept
 
 
 @dataclass
@@ -44,6 +52,7 @@ def train_head(
     data: CellData,
     *,
     epoch_done: Say = print,
+    outputs: Mapping[str, Outputs] | None = None,
 ) -> dict[str, TrainedHead]:
     """Train one head, frozen and tuned.
 
@@ -58,11 +67,12 @@ def train_head(
         members: M nets in evaluation mode; they are left as they are.
         data: the cell's images, on the members' device.
         epoch_done: takes one line per epoch.
+        outputs: of "validation" and "test", by the members as they are; what is not given is computed.
 
     Returns:
         The combiners: "fusion" and "fusion-tuned", or the same of stacking.
     """
-    run = _HeadRun(name, cell, settings, copy.deepcopy(list(members)), data, epoch_done)
+    run = _HeadRun(name, cell, settings, copy.deepcopy(list(members)), data, epoch_done, outputs or {})
     trained = {name: run.frozen()}
     if settings.tuning_epochs:
         trained[f"{name}-tuned"] = run.tuned()
@@ -82,7 +92,8 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
     middle: list[nn.Module] = [nn.ReLU()]
     if name == "fusion":
         middle = [DenseBatchNorm(units), nn.ReLU(), Dropout(0.5)]
-    dense = nn.utils.skip_init(nn.Linear, inputs, units), nn.utils.skip_init(nn.Linear, units, num_classes)
+    # Not `skip_init`: it imports sympy, seconds in every bundle's process, to save what is overwritten below.
+    dense = nn.Linear(inputs, units), nn.Linear(units, num_classes)
     for index, layer in enumerate(dense):
         glorot_uniform(layer.weight, derive(seed, "head", HEADS[name], 0, index))
         nn.init.zeros_(layer.bias)
@@ -100,8 +111,10 @@ class _HeadRun:
         members: list[nn.Module],
         data: CellData,
         epoch_done: Say,
+        outputs: Mapping[str, Outputs],
     ) -> None:
         self.name, self.settings, self.members, self.data, self.epoch_done = name, settings, members, data, epoch_done
+        self.outputs = outputs
         self.cell = replace(cell, augment=settings.augment)
         # Training images without augmentation: frozen features, and re-estimated batch-norm statistics.
         self.plain = list(data.train.pixels.split(cell.batch_size))
@@ -112,10 +125,7 @@ class _HeadRun:
         for member in self.members:
             member.requires_grad_(False)
         # Frozen members see the same images in every epoch: their outputs are computed once.
-        train, validation = (
-            self._representations(self.plain),
-            self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
-        )
+        train, validation = self._representations(self.plain), list(self._frozen("validation"))
         units = self.settings.units[self.name]
         head = build_head(self.name, train[0].shape[1], units, self.data.num_classes, self.cell.seed)
         self.head = head.to(self.data.train.labels.device)
@@ -138,6 +148,7 @@ class _HeadRun:
             epochs=self.settings.epochs,
             learning_rate=self.settings.learning_rates[self.name],
             representations=lambda: (train, validation),
+            test=lambda: self._frozen("test"),
         )
 
     def tuned(self) -> TrainedHead:
@@ -160,6 +171,7 @@ class _HeadRun:
                 self._representations(self.plain) if self.cell.bn_statistics == "reestimate" else [],
                 self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
             ),
+            test=lambda: self._of_images(self.data.test.pixels),
         )
 
     def _fit(
@@ -172,6 +184,7 @@ class _HeadRun:
         epochs: int,
         learning_rate: float,
         representations: Callable[[], tuple[list[Tensor], list[Tensor]]],
+        test: Callable[[], Iterator[Tensor]],
     ) -> TrainedHead:
         """Train `nets`, leave them in the state of the epoch that counts, and predict with it.
 
@@ -182,6 +195,7 @@ class _HeadRun:
             first_epoch: epochs are counted on from those of the members, so that no draw is used twice.
             epochs, learning_rate: of this stage.
             representations: the head's inputs for training and validation images, by the members as they are now.
+            test: the same for the test images, some at a time.
         """
         optimiser = Adam(nets, learning_rate)
         history: list[dict[str, float]] = []
@@ -204,8 +218,7 @@ class _HeadRun:
             net.load_state_dict(state)
         train, validation = representations()
         with torch.no_grad(), evaluation_statistics([self.head], train, self.cell.bn_statistics):
-            test = (self._represent(to_input(part)) for part in self.data.test.pixels.split(EVALUATION_BATCH))
-            logits = {"validation": self._logits(validation), "test": self._logits(test)}
+            logits = {"validation": self._logits(validation), "test": self._logits(test())}
         return TrainedHead({split: values.cpu() for split, values in logits.items()}, chosen, history)
 
     def _train_epoch(
@@ -236,13 +249,36 @@ class _HeadRun:
     def _representations(self, parts: Sequence[Tensor]) -> list[Tensor]:
         return [self._represent(to_input(part)) for part in parts]
 
+    def _of_images(self, pixels: Tensor) -> Iterator[Tensor]:
+        """What the members say of many images (N, 3, H, W), some at a time, each when it is asked for."""
+        return (self._represent(to_input(part)) for part in pixels.split(EVALUATION_BATCH))
+
+    def _frozen(self, split: str) -> Iterator[Tensor]:
+        """What the members said of validation or test images before any of them was tuned."""
+        known = self.outputs.get(split)
+        if known and self.name == "stacking":
+            return (_probabilities(part.unbind()) for part in known.logits.split(EVALUATION_BATCH, dim=1))
+        if known and known.maps:
+            return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in known.maps), strict=True))
+        return self._of_images(self.data.validation.pixels if split == "validation" else self.data.test.pixels)
+
     def _represent(self, inputs: Tensor) -> Tensor:
         """What the members say of images (B, 3, H, W), as one float32 vector each: (B, F)."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.cell.autocast):
             outputs = [member(inputs) for member in self.members]
         if self.name == "stacking":
-            return torch.cat([logits.float().softmax(dim=1) for logits, _ in outputs], dim=1)
-        return torch.cat([feature_map.float() for _, feature_map in outputs], dim=1).flatten(1)
+            return _probabilities([logits for logits, _ in outputs])
+        return _features([feature_map for _, feature_map in outputs])
+
+
+def _probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """M logits (B, C) → (B, M·C)."""
+    return torch.cat([values.float().softmax(dim=1) for values in logits], dim=1)
+
+
+def _features(maps: Sequence[Tensor]) -> Tensor:
+    """M feature maps (B, C', H', W') → (B, M·C'·H'·W')."""
+    return torch.cat([feature_map.float() for feature_map in maps], dim=1).flatten(1)
 
 
 def _no_gradient_is_zero(parameters: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fdl.evaluation.known import known, rows
 from fdl.losses import descriptor
 
 # A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
@@ -238,6 +239,8 @@ def shown_record(
     vote = logits[:, positions].double().softmax(-1).mean(0)
     with torch.no_grad():
         maps = [net(shown)[1] for net in nets]
+    if heads := known(nets, maps):
+        nets, shown = heads, rows(len(positions), shown.device)
     descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
     maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
     maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))

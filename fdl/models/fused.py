@@ -15,9 +15,12 @@ from torch.nn import functional
 from fdl.models import Member
 from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
-from fdl.training.randomness import absorb, uniform
+from fdl.training.randomness import absorb, kept, uniform
 
 State = dict[str, Tensor]
+# Numbers that a processor takes at a time, at most. Torch's batch norm rounds the last few channels otherwise: whose
+# these are must not depend on how many nets there are, so on a CPU it is given channels that are none's.
+LANES = 16
 
 
 @dataclass
@@ -25,7 +28,7 @@ class Pass:
     """How a forward pass is done; the default is an evaluation."""
 
     momentum: float | None = None  # batch norm takes the batch's statistics and moves its averages so far
-    dropout: Tensor | None = None  # (G,) int64, a key per net; None: no dropout
+    dropout: Tensor | None = None  # (inputs, M) int64: a key per member, the same for all runs; None: no dropout
     images: Tensor | None = None  # (G, B) bool: which images of the batch are real; None: all
 
 
@@ -33,21 +36,26 @@ class FusedNets:
     """G nets of one architecture.
 
     Parameters and buffers have the names of a single net and a leading dimension of nets. The
-    parameters are views of `flat`, their gradients of `gradient`.
+    parameters are views of `flat`, their gradients of `gradient`; both end with some elements that are none's.
 
     Args:
         nets: built alike, with their weights. Nets that see the same images stand together.
         inputs: number of different image batches, each seen by G / inputs nets.
+        apart: call the first layer net by net. Else the nets of an input are one convolution there, which is faster
+            on a GPU, but on a CPU each net's numbers would depend on how many there are.
     """
 
-    def __init__(self, nets: Sequence[Member], inputs: int = 1) -> None:
+    def __init__(self, nets: Sequence[Member], inputs: int = 1, *, apart: bool = False) -> None:
         if len(nets) % inputs:
             raise ValueError(f"{len(nets)} nets do not divide into {inputs} inputs")
-        self.template, self.count, self.inputs = nets[0], len(nets), inputs
+        self.template, self.count, self.inputs, self.apart = nets[0], len(nets), inputs, apart
         first = next(nets[0].parameters())
         self._shapes = {name: parameter.detach() for name, parameter in nets[0].named_parameters()}
         total = len(nets) * sum(parameter.numel() for parameter in self._shapes.values())
-        self.flat = torch.empty(total, dtype=first.dtype, device=first.device)
+        # A processor takes 16 numbers at a time and rounds the last few otherwise: whose these are must not depend
+        # on how many nets there are.
+        total = -(-total // 64) * 64
+        self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.flat)
         self.parameters = {name: view.requires_grad_() for name, view in self.parted(self.flat).items()}
         for name, view in self.parted(self.gradient).items():
@@ -112,6 +120,17 @@ class FusedNets:
                 groups = x.shape[1] // module.in_channels  # the first layer: 1 or `inputs`, then G
                 padding = module.padding
                 assert isinstance(padding, tuple)
+                if self.apart and groups < self.count:
+                    images = x.chunk(groups, dim=1)
+                    return torch.cat(
+                        [
+                            functional.conv2d(
+                                images[net * groups // self.count], *of_net, module.stride, padding, module.dilation
+                            )
+                            for net, of_net in enumerate(zip(weight, bias, strict=True))
+                        ],
+                        dim=1,
+                    )
                 return functional.conv2d(
                     x, weight.flatten(0, 1), bias.flatten(), module.stride, padding, module.dilation, groups
                 )
@@ -121,6 +140,8 @@ class FusedNets:
                 assert weight is not None
                 assert bias is not None
                 return torch.baddbmm(bias[:, None], x, weight.mT)
+            case nn.AdaptiveAvgPool2d() if self.apart:
+                return x.flatten(2).contiguous().mean(dim=2)[..., None, None]
             case Dropout():
                 return self._drop(module, x, how)
             case nn.Flatten():
@@ -133,12 +154,17 @@ class FusedNets:
         if how.dropout is None or module.p == 0:
             return x
         keys = absorb(how.dropout, self._dropout_index[module])
-        if x.dim() == 3:
-            keep = uniform(keys, tuple(x.shape[1:]), x.device) >= module.p
-        else:
-            shape = (len(x), x.shape[1] // self.count, *x.shape[2:])
-            keep = (uniform(keys, shape, x.device) >= module.p).transpose(0, 1).flatten(1, 2)
-        return x * keep / (1 - module.p)
+        assert isinstance(keys, Tensor)
+        inputs, members = keys.shape
+        dense = x.dim() == 3
+        shape = tuple(x.shape[1:]) if dense else (len(x), x.shape[1] // self.count, *x.shape[2:])
+        nets = (inputs, self.count // keys.numel(), members)
+        keep = _masks(keys.flatten(), shape, x, module.p)  # (K, B, F), or (B, K · C, H, W)
+        if dense:
+            kept_of_nets: Tensor = x.unflatten(0, nets) * keep.unflatten(0, (inputs, 1, members)) / (1 - module.p)
+            return kept_of_nets.flatten(0, 2)
+        parted: Tensor = x.unflatten(1, (*nets, -1)) * keep.unflatten(1, (inputs, 1, members, -1)) / (1 - module.p)
+        return parted.flatten(1, 4)
 
     def _normalise(self, module: DenseBatchNorm | nn.BatchNorm2d, name: str, x: Tensor, how: Pass) -> Tensor:
         """Batch norm; Keras' moving variance is the biased one after a dense layer (see `DenseBatchNorm`)."""
@@ -148,16 +174,24 @@ class FusedNets:
         if how.momentum is not None and not dense:
             self.buffers[f"{name}.num_batches_tracked"].add_(1)
         if not dense and how.images is None:
-            return functional.batch_norm(
-                x,
-                mean.flatten(),
-                var.flatten(),
-                weight.flatten(),
-                bias.flatten(),
-                how.momentum is not None,
-                how.momentum or 0.0,
-                module.eps,
+            extra = -x.shape[1] % LANES if self.apart else 0
+            flat = [functional.pad(value.flatten(), (0, extra)) for value in (mean, var, weight, bias)]
+            if extra:
+                x = functional.pad(x, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
+            else:
+                flat[:2] = mean.flatten(), var.flatten()  # these are moved in place
+            training, momentum = how.momentum is not None, how.momentum or 0.0
+            normalised = functional.batch_norm(
+                x, flat[0], flat[1], flat[2], flat[3], training, momentum=momentum, eps=module.eps
             )
+            if not extra:
+                return normalised
+            if normalised.requires_grad:  # what comes back through the slice lies channels first: another kernel's
+                normalised.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+            if training:
+                for moved, own in zip(flat, (mean, var), strict=False):
+                    own.copy_(moved[:-extra].view_as(own))
+            return normalised[:, :-extra].contiguous(memory_format=torch.channels_last)
         # (G, images, C, cells): one form for both kinds, and for batches with images that do not count.
         parted = x[..., None] if dense else x.view(len(x), self.count, -1, x[0, 0].numel()).transpose(0, 1)
         parted = parted.to(torch.promote_types(x.dtype, torch.float32))
@@ -184,6 +218,24 @@ class FusedNets:
         share = share[:, :, None, None]
         mean = (parted * share).sum(dim=(1, 3))
         return mean, ((parted - mean[:, None, :, None]).square() * share).sum(dim=(1, 3))
+
+
+def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:
+    """What a dropout keeps of images, as 0 and 1 of the type of `x`: once per key.
+
+    Args:
+        keys: (K,).
+        shape: of one net's images, (B, F) or (B, C, H, W).
+
+    Returns:
+        (K, B, F), or (B, K · C, H, W) channels last.
+    """
+    if x.device.type == "cpu":  # where an integer as key is several times faster
+        one = x.new_empty(shape)
+        masks = [kept(key, one, p) for key in keys.tolist()]
+    else:
+        masks = list((uniform(keys, shape, x.device) >= p).to(x.dtype))
+    return torch.stack(masks) if len(shape) == 2 else torch.cat(masks, dim=1)
 
 
 def _view(part: Tensor, count: int, parameter: Tensor) -> Tensor:

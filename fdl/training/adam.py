@@ -49,31 +49,16 @@ class Adam:
         for parameter in self.parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad)
-        count = torch.tensor(float(self.steps), device=self.parameters[0].device)
-        parameters, first, second = self._updated
-        torch._fused_adam_(
-            parameters,
-            [gradient.contiguous() for gradient in self._in_memory_order(gradients)],
-            first,
-            second,
-            [],
-            [count] * len(gradients),
-            lr=self.learning_rate,
-            beta1=BETA1,
-            beta2=BETA2,
-            weight_decay=0.0,
-            # Keras adds its epsilon before the bias correction, the kernel behind it.
-            eps=EPSILON / math.sqrt(1 - BETA2**self.steps),
-            amsgrad=False,
-            maximize=False,
-        )
+        values, first, second = self._updated
+        gradients = [gradient.contiguous() for gradient in self._in_memory_order(gradients)]
+        fused_step(values, gradients, first, second, self.learning_rate, self.steps)
 
 
 class FlatAdam:
-    """The same over one flat buffer, in a few operations whose step counter is on the device.
+    """The same over one flat buffer.
 
-    So a CUDA graph can replay a step: the rate and the place of Keras' epsilon change with the counter,
-    which in `Adam` is a number of the host.
+    On a GPU in a few operations whose step counter is on the device, so that a CUDA graph can replay a step: the
+    rate and the place of Keras' epsilon change with the counter, which in `Adam` is a number of the host.
 
     Args:
         values: 1-d, updated in place.
@@ -90,7 +75,38 @@ class FlatAdam:
     def step(self) -> None:
         """Update the values from their gradient."""
         self.steps += 1
+        if self.values.device.type == "cpu":
+            fused_step([self.values], [self.gradient], [self.first], [self.second], self.learning_rate, int(self.steps))
+            return
         self.first.lerp_(self.gradient, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
         rate = self.learning_rate * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
         self.values -= (self.first / self.second.sqrt().add_(EPSILON)).mul_(rate)
+
+
+def fused_step(
+    values: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    learning_rate: float,
+    steps: int,
+) -> None:
+    """One step by torch's kernel, which goes through every tensor once; `steps`: this one included."""
+    count = torch.tensor(float(steps), device=values[0].device)
+    torch._fused_adam_(
+        values,
+        gradients,
+        first,
+        second,
+        [],
+        [count] * len(gradients),
+        lr=learning_rate,
+        beta1=BETA1,
+        beta2=BETA2,
+        weight_decay=0.0,
+        # Keras adds its epsilon before the bias correction, the kernel behind it.
+        eps=EPSILON / math.sqrt(1 - BETA2**steps),
+        amsgrad=False,
+        maximize=False,
+    )

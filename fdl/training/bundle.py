@@ -12,8 +12,9 @@ import torch
 
 from fdl import layout, published_nets, records
 from fdl.combine.scores import rescore_record
+from fdl.costs import program_size
 from fdl.data.images import FULL
-from fdl.errors import InputError
+from fdl.errors import InputError, MethodError
 from fdl.evaluation.cam import Score
 from fdl.head_settings import HeadSettings, head_settings
 from fdl.live_lines import Say
@@ -30,7 +31,8 @@ from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
 from fdl.training.room import is_plenty, warn_of_little_room
-from fdl.training.together import Waiting, can_be_fused, is_finished, train_together
+from fdl.training.tables import write_table
+from fdl.training.together import Waiting, is_finished, is_fused, train_together
 from fdl.training.tuning import train
 
 
@@ -107,7 +109,10 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             try:
-                trained = train(settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint)
+                with _method_errors_of(cell):
+                    trained = train(
+                        settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint
+                    )
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
@@ -154,16 +159,11 @@ def map_bundle(
 
 
 def _train_together(params: Params, states: Mapping[Cell, CellStatus], inputs: BundleInputs, say: Say) -> list[Cell]:
-    """On a GPU, train those cells that can share a program and are not trained; which they are.
-
-    A CPU gains nothing by it: there every cell goes through the loop.
-    """
-    if not _fuses(inputs.device):
-        return []
+    """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
     waiting = {}
     for cell, state in states.items():
         settings, expected = inputs.settings(cell), inputs.training_digest(cell)
-        if can_be_fused(settings) and _is_due(params, state):
+        if is_fused(settings, inputs.device) and _is_due(params, state):
             data, _ = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
     new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
@@ -183,12 +183,8 @@ def _look_for_room(
     if is_plenty():
         return
     due = {cell: inputs.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
-    fused = _fuses(inputs.device) and any(can_be_fused(inputs.settings(cell)) for cell in due)
-    warn_of_little_room(params, bundle, due, fused=fused, all_wait=all_wait, say=say)
-
-
-def _fuses(device: str) -> bool:
-    return device == "cuda"
+    program = program_size(params, due, inputs.device)
+    warn_of_little_room(params, bundle, due, program=program, all_wait=all_wait, say=say)
 
 
 def _is_due(params: Params, state: CellStatus) -> bool:
@@ -310,7 +306,8 @@ def _run_cell(
         if trained:
             checkpoint.show(trained.history, cell_settings.epochs)
         else:
-            trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
+            with _method_errors_of(cell):
+                trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
             if heads:  # they may take as long as the members did
                 checkpoint.save(vars(trained), "trained")
         train_seconds = time.perf_counter() - start
@@ -368,6 +365,15 @@ def _run_cell(
     return run
 
 
+@contextmanager
+def _method_errors_of(cell: Cell) -> Iterator[None]:
+    """Say in which cell a user's method failed."""
+    try:
+        yield
+    except MethodError as error:
+        raise MethodError(f"{cell.key}: {error}") from error
+
+
 def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | None) -> Trained | None:
     """A training that was finished before; raises `Diverged` if that was its end."""
     if isinstance(unsaved, Diverged):
@@ -380,12 +386,9 @@ def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | Non
 
 
 def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     names = list(dict.fromkeys(name for row in history for name in row))
-    table = pa.table({name: [row.get(name, float("nan")) for row in history] for name in names})
-    parquet.write_table(table, folder / "history.parquet")
+    columns = {name: [row.get(name, float("nan")) for row in history] for name in names}
+    write_table(folder / "history.parquet", columns)
 
 
 def _peak_memory_mb(device: str) -> float:

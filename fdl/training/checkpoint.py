@@ -1,9 +1,11 @@
 """A training that is killed goes on where it was, and ends with the same bits as one that was not.
 
 The epoch is all the state that randomness has (fdl.training.randomness), so a checkpoint is weights,
-moments, the best states so far and the history.
+moments, the best states so far and the history. Its last bytes are the SHA-256 of the others: a file that
+was damaged is not believed.
 """
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -21,6 +23,7 @@ from fdl.live_lines import Say
 from fdl.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often
+_HASH = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 CHEAP = 1.2  # seconds, 2 % of these; a checkpoint that takes longer is written so much more seldom
 
 
@@ -54,13 +57,17 @@ class Checkpoint:
 
     def load(self, stage: str = "checkpoint") -> dict[str, Any] | None:
         """What was saved last of a stage, on the CPU; None where there is nothing that can be read."""
-        file = self._file(stage)
+        path = self._file(stage)
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                if not _is_whole(file):
+                    self.say(f"{path}: damaged (it differs from its hash); this cell starts that stage again")
+                    return None
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            self.say(f"{file}: damaged ({type(error).__name__}); this cell starts that stage again")
+            self.say(f"{path}: damaged ({type(error).__name__}); this cell starts that stage again")
             return None
         return state
 
@@ -96,8 +103,10 @@ class Checkpoint:
         temporary = target.with_suffix(".new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with temporary.open("w+b") as file:
                 torch.save(state, file)
+                file.seek(0)
+                file.write(hashlib.file_digest(file, "sha256").digest())  # which left off at the end
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
@@ -112,6 +121,28 @@ class Checkpoint:
     def remove(self) -> None:
         """The cell is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether a checkpoint ends with the hash of what comes before; the file is back at its start.
+
+    torch reads a file with a flipped bit without noticing: it does not compare the checksums of its archive.
+    """
+    end = file.seek(0, os.SEEK_END) - _HASH
+    if end < 0:
+        return False
+    file.seek(end)
+    expected = file.read()
+    file.seek(0)
+    actual = hashlib.sha256()
+    while end:
+        block = file.read(min(end, 2**20))
+        if not block:
+            return False
+        actual.update(block)
+        end -= len(block)
+    file.seek(0)
+    return actual.digest() == expected
 
 
 _received: list[int] = []

@@ -5,10 +5,11 @@ chunks shuffled every epoch, a fresh augmentation of every image per epoch, Adam
 All methods of a seed see the same images, initial weights, batches, augmentation and dropout.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.evaluation.known import Keeper
 from fdl.live_lines import Say
 from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
+from fdl.own_methods import errors_named
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
@@ -309,7 +312,8 @@ def train_epoch(
         added = method(maps, logits, inputs[0], labels[0], epoch=epoch, **settings.method_params)
         loss = torch.stack(cross_entropies).sum() + added
         optimiser.zero_grad()
-        loss.backward()
+        with errors_named(settings.method, epoch):
+            loss.backward()
         optimiser.step()
         with torch.no_grad():
             parts = [loss]
@@ -343,24 +347,40 @@ def autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
 
 @torch.inference_mode()
 def predict(
-    settings: CellSettings, nets: Sequence[nn.Module], pixels: Tensor, meter: FeatureDistanceMeter | None = None
+    settings: CellSettings,
+    nets: Sequence[nn.Module],
+    pixels: Tensor,
+    meter: FeatureDistanceMeter | None = None,
+    keeper: Keeper | None = None,
 ) -> Tensor:
-    """Logits (M, N, C) in float32 of nets in evaluation mode; the meter sees the feature maps."""
+    """Logits (M, N, C) in float32 of nets in evaluation mode; the meter and the keeper see the feature maps."""
     logits = []
     for part in pixels.split(EVALUATION_BATCH):
         inputs = to_input(part)
         with autocast(settings, inputs):
             outputs = [net(inputs) for net in nets]
         logits.append(torch.stack([output[0].float() for output in outputs]))
-        if meter:
-            meter.add([output[1] for output in outputs])
+        for watcher in (meter, keeper):
+            if watcher:
+                watcher.add([output[1] for output in outputs])
     return torch.cat(logits, dim=1)
 
 
 def load_members(settings: CellSettings, states: list[State], num_classes: int, device: str) -> list[nn.Module]:
     """The M nets in selected states, in evaluation mode."""
-    nets = build_members(settings, num_classes, device)
+    skeleton = _skeleton(
+        settings.backbone, settings.dataset, num_classes, settings.image_size, settings.width, settings.weights
+    )
+    nets = [copy.deepcopy(skeleton).to(device).to(memory_format=torch.channels_last) for _ in states]
     for net, state in zip(nets, states, strict=True):
         net.load_state_dict(state)
         net.eval()
     return nets
+
+
+@cache
+def _skeleton(
+    backbone: str, dataset: str, num_classes: int, image_size: int, width: float, weights: str | None
+) -> nn.Module:
+    """A net whose weights are about to be overwritten: initial weights cost more than a copy of some."""
+    return build(backbone, dataset, num_classes, image_size, width, weights=weights)

@@ -1,4 +1,4 @@
-"""Trains several runs of a bundle as one network: what a GPU does where a CPU goes through the loop.
+"""Trains several runs of a bundle as one network: on a GPU all that can be, on a CPU those of a seed with narrow nets.
 
 Runs whose methods differ only in the weights of the distance loss's two terms share a program. Their
 members are one `FusedNets`, the loss is the sum of the runs' losses, one Adam updates one flat buffer. No
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fdl.fused_methods import distance_terms
 from fdl.live_lines import Say
 from fdl.losses import descriptor, pair_similarities
 from fdl.models import Member
@@ -43,10 +44,12 @@ class Run:
 
 
 def distance_weights(settings: CellSettings) -> tuple[float, float] | None:
-    """Weights of the cosine and of the Gaussian term; None where the method is anything else."""
-    if settings.method not in ("classical", "fdl", "fdl-cosine", "fdl-gaussian"):
+    """Weights of the cosine and of the Gaussian term; None where the method does not say that it is these terms."""
+    terms = distance_terms(settings.method)
+    if terms is None:
         return None
-    return settings.method_params.get("cosine_weight", 0.0), settings.method_params.get("gaussian_weight", 0.0)
+    cosine, gaussian = (settings.method_params[name] if name else 0.0 for name in (terms.cosine, terms.gaussian))
+    return cosine, gaussian
 
 
 class Program:
@@ -70,7 +73,9 @@ class Program:
         even = len({len(alike) for alike in by_seed.values()}) == 1
         self.sources = [alike[0] for alike in by_seed.values()] if even else self.runs
         built = {seed: self._initial_members(alike[0]) for seed, alike in by_seed.items()}
-        self.nets = FusedNets([net for run in runs for net in built[run.settings.seed]], inputs=len(self.sources))
+        self.nets = FusedNets(
+            [net for run in runs for net in built[run.settings.seed]], len(self.sources), apart=device == "cpu"
+        )
         self.adam = FlatAdam(self.nets.flat, self.nets.gradient, self.settings.learning_rate)
         self.results = [Trained([], {}, {}) for _ in runs]
         self.selectors = [
@@ -83,7 +88,13 @@ class Program:
         self._place_images()
         self._place_losses()
         self._full_step = Replay(self._step, device, self.say)
-        self._masked_step = Replay(partial(self._step, self._real), device, self.say)
+        # The last chunk may be short. The runs of one seed meet it in the same step; others in different ones.
+        short = len(self.data.train) % self._index.shape[1]
+        self._short_step = Replay(
+            partial(self._step, images=short) if len(self.sources) == 1 else partial(self._step, self._real),
+            device,
+            self.say,
+        )
         self._evaluations: dict[int, Replay] = {}
 
     def train(
@@ -177,14 +188,14 @@ class Program:
         self._source = torch.arange(sources, device=device).repeat_interleave(self.nets.count // sources)
         self._index = torch.zeros(sources, at_once, dtype=torch.int64, device=device)
         self._real = torch.zeros(self.nets.count, at_once, dtype=torch.bool, device=device)
-        self._keys = torch.zeros(self.nets.count, dtype=torch.int64, device=device)
-        settings = [run.settings for run in self.runs for _ in range(self.members)]
-        seeds = torch.tensor([one.seed for one in settings], device=device)
-        key, member = derive(seeds, "dropout"), torch.arange(self.members, device=device).repeat(len(self.runs))
+        self._keys = torch.zeros(sources, self.members, dtype=torch.int64, device=device)
+        key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
         assert isinstance(key, Tensor)
-        self._dropout, self._member = key, member
-        # As many images of a net as keep the memory of an evaluation where it is for one ensemble in the loop.
-        self._evaluated = max(1, engine.EVALUATION_BATCH // len(self.runs))
+        self._dropout, self._member = key, torch.arange(self.members, device=device)
+        # As many images of a net as keep the memory of an evaluation where it is for one ensemble in the loop. On a
+        # CPU nets are narrow, and no number may depend on how many runs there are.
+        alike = 1 if device == "cpu" else len(self.runs)
+        self._evaluated = max(1, engine.EVALUATION_BATCH // alike)
         self._seen = self.data.validation.pixels[: self._evaluated].clone()
         self._truth = self.data.validation.labels[: self._evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
@@ -195,8 +206,13 @@ class Program:
             [distance_weights(run.settings) for run in self.runs], dtype=torch.float64, device=self.device
         )
         # A term of weight 0 stays out of the graph: 0 · NaN would poison the others.
-        self._weighted = [weights[:, term].nonzero().flatten() for term in (0, 1)]
-        self._weights = [weights[chosen, term] for term, chosen in enumerate(self._weighted)]
+        weighted = [weights[:, term].nonzero().flatten() for term in (0, 1)]
+        # All runs at once on a GPU; on a CPU one by one, for sums are taken in an order that depends on their number.
+        at_once = 1 if self.device == "cpu" else len(self.runs)
+        self._parts = list(torch.arange(len(self.runs), device=self.device).split(at_once))
+        self._weighted = [
+            [(part, weights[part, term]) for part in weighted[term].split(at_once) if len(part)] for term in (0, 1)
+        ]
         self._active = torch.ones(len(self.runs), dtype=torch.bool, device=self.device)
         self._sums = torch.zeros(len(self.runs), 3 + self.members, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(self.nets.count, dtype=torch.int64, device=self.device)
@@ -216,20 +232,19 @@ class Program:
         orders = [engine.epoch_order(run.settings, run.data.train, epoch) for run in self.sources]
         for source, run in enumerate(self.sources):
             self._pixels[source].copy_(engine.epoch_pixels(run.settings, run.data.train, epoch))
-        # The last chunk may be short, and every seed meets it in another step.
         index = torch.stack(orders, dim=1)[..., None] * self.settings.batch_size + torch.arange(size)  # (steps, S, B)
         short = (index >= images).any(dim=2).any(dim=1).tolist()
         real = (index < images).to(self.device)[:, self._source]
         index = index.clamp(max=images - 1).to(self.device)
-        steps = torch.arange(len(index), device=self.device)[:, None]
-        keys = _absorb(_absorb(_absorb(self._dropout, epoch), steps), self._member)  # (steps, G)
+        steps = torch.arange(len(index), device=self.device)[:, None, None]
+        keys = _absorb(_absorb(_absorb(self._dropout, epoch), steps), self._member)  # (steps, S, M)
         self._sums.zero_()
         self._correct.zero_()
-        for step, masked in enumerate(short):
+        for step, is_short in enumerate(short):
             self._index.copy_(index[step])
             self._real.copy_(real[step])
             self._keys.copy_(keys[step])
-            (self._masked_step if masked else self._full_step)()
+            (self._short_step if is_short else self._full_step)()
         numbers = torch.cat(
             [self._sums / len(short), self._correct.double().view(len(self.runs), -1) / images], dim=1
         ).tolist()
@@ -239,10 +254,16 @@ class Program:
             for run, row in zip(self.runs, numbers, strict=True)
         ]
 
-    def _step(self, real: Tensor | None = None) -> None:
-        """One step of all runs on the images at `_index`; `real` (G, B): which of them count, None: all."""
-        inputs = engine.to_input(self._pixels[self._rows, self._index].transpose(0, 1).flatten(1, 2))
-        labels = self._labels[self._rows, self._index][self._source]  # (G, B)
+    def _step(self, real: Tensor | None = None, images: int | None = None) -> None:
+        """One step of all runs on the images at `_index`.
+
+        Args:
+            real: (G, B), which of them count; None: all.
+            images: only so many, the first; None: all.
+        """
+        index = self._index[:, :images]
+        inputs = engine.to_input(self._pixels[self._rows, index].transpose(0, 1).flatten(1, 2))
+        labels = self._labels[self._rows, index][self._source]  # (G, B)
         self.nets.gradient.zero_()
         with engine.autocast(self.settings, inputs):
             logits, maps = self.nets(inputs, Pass(momentum=MOMENTUM, dropout=self._keys, images=real))
@@ -257,14 +278,15 @@ class Program:
         descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)
         of_run = share.view(-1, self.members, share.shape[1])[:, 0]
         losses = cross_entropies.sum(dim=1)
-        for term, (runs, weights) in enumerate(zip(self._weighted, self._weights, strict=True)):
-            if len(runs):
+        for term, parts in enumerate(self._weighted):
+            for runs, weights in parts:
                 distance = _terms(descriptors[:, runs], of_run[runs])[term]
                 losses = losses.index_add(0, runs, weights.to(distance.dtype) * distance)
         torch.where(self._active, losses, 0).sum().backward()
         self.adam.step()
         with torch.no_grad():
-            terms = _terms(descriptors, of_run)
+            of_parts = [_terms(descriptors[:, runs], of_run[runs]) for runs in self._parts]
+            terms = [torch.cat(values) for values in zip(*of_parts, strict=True)]
             self._sums += torch.cat([torch.stack([losses, *terms], dim=1), cross_entropies], dim=1)
             right = logits.argmax(dim=2) == labels
             self._correct += (right if real is None else right & real).sum(dim=1)

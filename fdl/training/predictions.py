@@ -1,6 +1,7 @@
 """What is computed with a cell's trained nets: predictions, class activation maps, heads, scores."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fdl.combine.heads import TrainedHead, train_head
+from fdl.combine.heads import Outputs, TrainedHead, train_head
 from fdl.combine.scores import HEAD_COMBINERS, write_scores
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.evaluation.known import Keeper, known, rows
 from fdl.head_settings import HeadSettings
 from fdl.live_lines import Say
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
+from fdl.training.tables import write_table
 
 # combiner → {"epoch": the one that counts} or {"failed": why}
 HeadsBlock = dict[str, dict[str, Any]]
@@ -50,17 +53,22 @@ def write_predictions(
     block: HeadsBlock = {}
     for number, (rule, states) in enumerate(trained.states.items()):
         nets = load_members(settings, states, data.num_classes, device)
+        outputs: dict[str, Outputs] = {}
         for split, images in splits.items():
-            meter = FeatureDistanceMeter()
-            logits = predict(settings, nets, images.pixels, meter).cpu().numpy()
+            meter, keeper = FeatureDistanceMeter(), Keeper() if number == 0 and split != "train" else None
+            on_device = predict(settings, nets, images.pixels, meter, keeper)
+            outputs[split] = Outputs(on_device, keeper.maps() if keeper else None)
+            logits = on_device.cpu().numpy()
             distance = np.array(list(meter.values().values()))
             if not (np.isfinite(logits).all() and np.isfinite(distance).all()):
                 raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
             predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:
-            overlaps = _overlaps(nets, data, predictions[f"{rule}/test/logits"])
+            # Maps are made in float32 whatever the precision of the predictions.
+            kept = None if settings.autocast else outputs["test"].maps
+            overlaps = _overlaps(nets, data, predictions[f"{rule}/test/logits"], kept)
             _write_maps(folder, nets, data, overlaps, predictions[f"{rule}/test/logits"])
-            block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)
+            block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say, outputs)
         if keep_weights:
             _write_weights(folder / weights_file(rule), states)
     predictions["validated_epochs"] = np.array(trained.validated)
@@ -140,8 +148,15 @@ def replace_maps(
 OVERLAPS = ("cosines", "empty", "signed_correlations", "signed_positions")
 
 
-def _overlaps(nets: list[nn.Module], data: CellData, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _overlaps(
+    nets: list[nn.Module], data: CellData, logits: NDArray[np.float32], maps: list[torch.Tensor] | None = None
+) -> dict[str, NDArray[Any]]:
+    """What claim C4 compares; `maps`: the members' feature maps of all test images, if they are known."""
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
+    if maps and (heads := known(nets, maps)):
+        seen, labels = rows(len(data.test), predicted.device), data.test.labels
+        signed = signed_record(heads, seen, labels, predicted, to_input=lambda part: part)
+        return overlap_record(heads, seen, labels, to_input=lambda part: part) | signed
     signed = signed_record(nets, *_of_test(data), predicted, to_input=to_input)
     return overlap_record(nets, *_of_test(data), to_input=to_input) | signed
 
@@ -173,6 +188,7 @@ def _add_heads(
     data: CellData,
     checkpoint: Checkpoint,
     say: Say,
+    outputs: Mapping[str, Outputs] | None = None,
 ) -> HeadsBlock:
     """Train the heads that are not finished in the checkpoint; their logits go into `predictions`."""
     if heads is None:
@@ -186,7 +202,7 @@ def _add_heads(
 
     for name in heads.heads:
         if name not in finished:
-            trained = train_head(name, settings, heads, nets, data, epoch_done=epoch_done)
+            trained = train_head(name, settings, heads, nets, data, epoch_done=epoch_done, outputs=outputs)
             finished[name] = {combiner: vars(head) for combiner, head in trained.items()}
             checkpoint.save(finished, stage)
     results = {combiner: TrainedHead(**values) for head in finished.values() for combiner, values in head.items()}
@@ -203,11 +219,10 @@ def _add_heads(
 
 
 def _write_history(path: Path, heads: dict[str, TrainedHead]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rows = [{"combiner": combiner, **row} for combiner, head in heads.items() for row in head.history]
-    parquet.write_table(pa.Table.from_pylist(rows), path)
+    table: list[dict[str, Any]] = [
+        {"combiner": combiner, **row} for combiner, head in heads.items() for row in head.history
+    ]
+    write_table(path, {name: [row[name] for row in table] for name in table[0]})
 
 
 def weights_file(rule: str) -> str:

@@ -43,6 +43,12 @@ def progress_line(settings: "CellSettings", row: Mapping[str, float], pace: str)
     return f"{name}: epoch {int(row['epoch']) + 1}/{settings.epochs}  {figures(settings, row)}  {pace}"
 
 
+def runs_name(runs: Sequence["CellSettings"]) -> str:
+    """What runs that are trained together are called: by their seed, if it is one."""
+    seeds = {settings.seed for settings in runs}
+    return f"seed {runs[0].seed}" if len(seeds) == 1 else f"{len(runs)} runs"
+
+
 def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float]], pace: str) -> str:
     """One epoch of runs that are trained together: means over the runs of each method."""
     by_method: dict[str, list[Mapping[str, float]]] = {}
@@ -52,7 +58,7 @@ def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float
     for method, alike in by_method.items():
         mean = {name: sum(row[name] for row in alike) / len(alike) for name in alike[0]}
         parts.append(f"{method}: {figures(runs[0], mean)}")
-    return f"{len(runs)} runs: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
+    return f"{runs_name(runs)}: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
 
 
 def figures(settings: "CellSettings", row: Mapping[str, float]) -> str:

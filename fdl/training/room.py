@@ -19,20 +19,20 @@ def is_plenty() -> bool:
 
 
 def warn_of_little_room(
-    params: Params, bundle: Bundle, cells: Mapping[Cell, str], *, fused: bool, all_wait: bool, say: Say
+    params: Params, bundle: Bundle, cells: Mapping[Cell, str], *, program: int, all_wait: bool, say: Say
 ) -> None:
     """Say so if the checkpoints and records of a bundle may not fit; it is tried all the same.
 
     Args:
         params, bundle: the settings, and which cells of theirs.
         cells: those that will be trained, and the digests of their trainings.
-        fused, all_wait: see `costs.space`.
+        program, all_wait: see `costs.space`.
         say: takes the warning.
     """
     if not cells:
         return
     folders = {folder: _existing(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
-    needed = costs.space(params, list(cells), fused=fused, all_wait=all_wait)
+    needed = costs.space(params, list(cells), program=program, all_wait=all_wait)
     begun = [layout.SCRATCH / digest for digest in cells.values()]
     there = sum(size_on_disk(folder) for folder in begun if folder.is_dir())  # of an attempt that was interrupted
     amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - there)}

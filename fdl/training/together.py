@@ -13,11 +13,13 @@ import torch
 
 from fdl import published_nets
 from fdl.errors import InputError
+from fdl.fused_methods import NARROW
 from fdl.live_lines import Say
 from fdl.params import digest
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellSettings, Diverged, Trained
 from fdl.training.fused import Program, Run, distance_weights
+from fdl.training.progress import runs_name
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,21 @@ def can_be_fused(settings: CellSettings) -> bool:
     return authors and settings.has_distance and not settings.learning_rates and distance_weights(settings) is not None
 
 
-def groups(waiting: Sequence[Waiting]) -> list[list[Waiting]]:
-    """Cells that differ in nothing but seed and method, those of a seed side by side."""
+def is_fused(settings: CellSettings, device: str) -> bool:
+    """Whether a cell shares a program on this device: on a CPU only narrow nets gain by it."""
+    return can_be_fused(settings) and (device == "cuda" or settings.width <= NARROW)
+
+
+def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
+    """Cells that differ in nothing but seed and method, those of a seed side by side; on a CPU only in method.
+
+    There more runs at once gain nothing, and so a cell's numbers depend neither on other seeds nor on a restart.
+    """
     alike: dict[Any, list[Waiting]] = {}
     for one in waiting:
         settings, data = one.run.settings, one.run.data
-        rest = repr(replace(settings, method="", method_params={}, seed=0))
+        seed = settings.seed if device == "cpu" else 0
+        rest = repr(replace(settings, method="", method_params={}, seed=seed))
         alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(one)
     return [sorted(group, key=lambda one: one.run.settings.seed) for group in alike.values()]
 
@@ -64,7 +75,7 @@ def train_together(
         InputError: not even one run fits into the memory.
     """
     unsaved: dict[str, Trained | Diverged] = {}
-    for group in groups(waiting):
+    for group in groups(waiting, device):
         if not all(is_finished(one.checkpoint) for one in group):
             unsaved |= _train(group, device, say, progress, halved=False)
     return unsaved
@@ -105,14 +116,20 @@ def _attempt(
         program = Program([one.run for one in group], device, say)
         if state := keeper.load(stage):
             program.restore(state)
-            say(f"{len(group)} runs: going on after epoch {program.epoch + 1}")
+            say(f"{runs_name([one.run.settings for one in group])}: going on after epoch {program.epoch + 1}")
 
-        def epoch_end() -> None:
+        def show() -> None:
             for one, result in zip(group, program.results, strict=True):
                 one.checkpoint.show(result.history, epochs)
+
+        def epoch_end() -> None:
+            show()
             keeper.epoch_end(program.state, stage)
 
-        return program.train(progress=progress, epoch_end=epoch_end), program.seconds
+        show()
+        results = program.train(progress=progress, epoch_end=epoch_end)
+        show()
+        return results, program.seconds
     except torch.OutOfMemoryError as error:
         if len(group) == 1:
             said = str(error).splitlines()[0]

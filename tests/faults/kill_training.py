@@ -1,4 +1,4 @@
-"""Kills a bundle of two methods and three seeds at moments chosen by a seed: `python -m tests.faults.kill_training`.
+"""Kills a bundle of two methods and three seeds at epochs chosen by a seed: `python -m tests.faults.kill_training`.
 
 Its records, when a plain run has made the rest, must be bit for bit those of a run that nothing disturbed.
 """
@@ -42,21 +42,18 @@ def undisturbed(folder: Path) -> None:
 def killed(folder: Path, kills: int, epochs: int, chance: random.Random) -> list[str]:
     """Train the bundle, killed so many times on the way; where each kill met it.
 
-    The kills are spread at random over the epochs of all cells; each comes a random moment after the end of its epoch
-    was seen.
+    The kills are spread at random over the epochs of all cells; each comes when the end of its epoch is seen.
     """
     met: list[str] = []
     for moment in sorted(chance.sample(range(1, len(CELLS) * epochs - 1), kills)):
         process = _start(folder, "-c", RUN, "run")
         while process.poll() is None and _epochs(folder, epochs) < moment:
             time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.2))
         if process.poll() is not None:
             raise AssertionError(f"the bundle was finished after {len(met)} kills: give it more epochs")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        cell, epoch = divmod(_epochs(folder, epochs), epochs)
-        met.append(f"cell {cell + 1} of {len(CELLS)}, {epoch} of {epochs} epochs done")
+        met.append(f"{_epochs(folder, epochs)} of {len(CELLS) * epochs} epochs done")
     undisturbed(folder)
     return met
 

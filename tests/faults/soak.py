@@ -1,4 +1,6 @@
-"""Kills every stage at moments chosen by a seed, and looks what one plain run makes of the rest: `make soak`.
+"""Kills every stage at events chosen by a seed, and looks what one plain run makes of the rest: `make soak`.
+
+An event is that a process has written so many files, whatever the time that the machine takes for it.
 
 A round is a fresh project in which processes are killed one after another; then Snakemake runs to the end, and
 `runs.csv` must be that of a project that nothing disturbed.
@@ -20,57 +22,54 @@ from tests.projects import ROOT, write_params
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2")
 FDL = (sys.executable, "-m", "fdl")
-# What is killed, and within which part of the time that an undisturbed Snakemake takes, since machines differ;
-# `whole` with all that it started, as by a power cut.
+# What is killed, and after how many files that it writes at most; `whole` with all that it started, as by a power cut.
 VICTIMS = {
-    "snakemake": (SNAKEMAKE, 0.8),
-    "snakemake, whole": (SNAKEMAKE, 0.8),
-    "training": ((*FDL, "run"), 0.35),
-    "report": ((*FDL, "report"), 0.35),
-    "track": ((*FDL, "track"), 0.35),
+    "snakemake": (SNAKEMAKE, 60),
+    "snakemake, whole": (SNAKEMAKE, 60),
+    "training": ((*FDL, "run"), 12),
+    "report": ((*FDL, "report"), 12),
+    "track": ((*FDL, "track"), 2),
 }
+WRITTEN = ("data", "scratch", "results", "reports", "mlruns", "mlflow.db*")
 # Of the demo: its six epochs would be over before a kill.
 REDUCED = {"source": "synthetic", "data_dir": None, "datasets": ["bsd", "neu"], "seeds": [0], "epochs": 60}
 
 
-def undisturbed(folder: Path, **overrides: object) -> tuple[bytes, float]:
-    """`runs.csv` of a project that nothing disturbed, and how many seconds that took."""
+def undisturbed(folder: Path, **overrides: object) -> bytes:
+    """`runs.csv` of a project that nothing disturbed."""
     _project(folder, overrides)
-    start = time.monotonic()
     _done(folder, SNAKEMAKE)
-    return (folder / "reports/demo/runs.csv").read_bytes(), time.monotonic() - start
+    return (folder / "reports/demo/runs.csv").read_bytes()
 
 
-def killed(
-    folder: Path, victims: Sequence[str], chance: random.Random, whole: float, **overrides: object
-) -> Counter[str]:
+def killed(folder: Path, victims: Sequence[str], chance: random.Random, **overrides: object) -> Counter[str]:
     """Start and kill the victims one after another in a project of their own, then run Snakemake to the end.
 
     Args:
         folder: of the project; made here.
         victims: of `VICTIMS`.
-        chance: chooses the moments.
-        whole: seconds that an undisturbed Snakemake takes.
+        chance: chooses the events.
 
     Returns:
-        How many were killed, by victim: one that had ended before its moment came is not counted.
+        How many were killed, by victim: one that had ended before its event came is not counted.
     """
     _project(folder, overrides)
     kills: Counter[str] = Counter()
     started = []
     try:
         for victim in victims:
-            command, part = VICTIMS[victim]
+            command, most = VICTIMS[victim]
             _unlock(folder)  # what README.md says after a killed Snakemake
             if victim == "report":
                 if not any((folder / "results").glob("**/seed*/run.json")):  # else there is nothing to report on
                     _done(folder, (*SNAKEMAKE, "--", "runs"))
                 _done(folder, (*FDL, "collect", "--partial"))
+            before, files = _written(folder), chance.randint(1, most)
             process = _start(folder, command)
             started.append(process)
-            try:
-                process.wait(chance.uniform(0, part * whole))
-            except subprocess.TimeoutExpired:
+            while process.poll() is None and len(_written(folder) - before) < files:
+                time.sleep(0.005)
+            if process.poll() is None:
                 kills[victim] += 1
                 (os.killpg if victim.endswith("whole") else os.kill)(process.pid, signal.SIGKILL)
                 process.wait()
@@ -81,6 +80,20 @@ def killed(
         for process in started:
             _end_group(process.pid)
     return kills
+
+
+def _written(folder: Path) -> set[tuple[Path, int]]:
+    """The files that there are, each with the time of its last change."""
+    written = set()
+    for pattern in WRITTEN:
+        for top in folder.glob(pattern):
+            for path in (top, *top.rglob("*")):
+                try:
+                    if path.is_file():
+                        written.add((path, path.stat().st_mtime_ns))
+                except FileNotFoundError:  # renamed meanwhile
+                    continue
+    return written
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -138,7 +151,7 @@ def main() -> int:
     options = parser.parse_args()
     chance, start = random.Random(options.seed), time.monotonic()
     options.folder.mkdir(parents=True)
-    expected, whole = undisturbed(options.folder / "undisturbed")
+    expected = undisturbed(options.folder / "undisturbed")
     total: Counter[str] = Counter()
     number = 0
     while total.total() < options.kills:
@@ -146,7 +159,7 @@ def main() -> int:
         # What is killed after a report finds no training left to kill.
         victims = sorted(chance.choices(options.victims, k=10), key=lambda victim: victim in ("report", "track"))
         folder = options.folder / f"round{number}"
-        total += killed(folder, victims, chance, whole)
+        total += killed(folder, victims, chance)
         if (folder / "reports/demo/runs.csv").read_bytes() != expected or leftovers(folder):
             print(f"{folder}: differs from {options.folder / 'undisturbed'} after {victims}; left: {leftovers(folder)}")
             return 1

@@ -8,9 +8,9 @@ from tests.faults.soak import killed, leftovers, track_again, undisturbed
 
 
 def test_what_was_killed_is_finished_by_a_plain_run_with_the_same_numbers(project: Path) -> None:
-    expected, whole = undisturbed(project / "undisturbed", datasets=["bsd"])
+    expected = undisturbed(project / "undisturbed", datasets=["bsd"])
     victims = ["snakemake, whole", "training", "snakemake", "report", "track"]
-    kills = killed(project / "killed", victims, random.Random(0), whole, datasets=["bsd"])
+    kills = killed(project / "killed", victims, random.Random(0), datasets=["bsd"])
     assert kills.total() >= 2
     assert (project / "killed/reports/demo/runs.csv").read_bytes() == expected
     assert leftovers(project / "killed") == []

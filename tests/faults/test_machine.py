@@ -51,7 +51,7 @@ def test_little_room_is_said_before_the_training(drawn: Call, folder: str) -> No
     number = r"\d\.\d MiB"
     assert re.match(
         rf"bsd/alexnet/3shot: little room on the disk of {folder}/: 0\.1 MiB are free, needed are about {number} in "
-        rf"scratch/ while it trains and {number} in results/ for good\nbsd/alexnet/3shot: cell 1 of 2",
+        rf"scratch/ while it trains and {number} in results/ for good\n",
         out,
     )
 
@@ -76,7 +76,7 @@ def test_checkpoints_on_a_full_disk_are_done_without(drawn: Call, monkeypatch: p
         code, out, err = drawn("run")
         assert (code, err) == (0, "")
         assert "going on without checkpoints" in out
-        assert "checkpoint.pt: cannot be written (" in out
+        assert ".pt: cannot be written (" in out
 
 
 @root

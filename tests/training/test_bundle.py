@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from fdl import layout, records
 from fdl.combine.scores import rescore, score
-from fdl.costs import space
+from fdl.costs import program_size, space
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.errors import InputError
@@ -25,6 +25,7 @@ from fdl.training import predictions as predictions_module
 from fdl.training.bundle import map_bundle, run_bundle, train_bundle
 from fdl.training.checkpoint import Checkpoint, Interrupted
 from fdl.training.engine import Diverged
+from fdl.training.fused import Program
 from tests.projects import tiny, write_images
 
 BUNDLE = Bundle("bsd", "alexnet", 3)
@@ -39,6 +40,12 @@ def ready(project):
     for draw in (0, 1, 2):
         write_split(params, "bsd", 3, draw)
     return params
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """Cells are trained one by one, as wide ones are."""
+    monkeypatch.setattr(bundle_module, "is_fused", lambda settings, device: False)
 
 
 def quiet(line):
@@ -126,15 +133,17 @@ def test_what_a_bundle_writes_is_about_what_was_forecast(ready, monkeypatch, fie
 
     def weigh(self, state, stage):
         save(self, state, stage)
-        checkpoints.append(self._file(stage).stat().st_size)
+        replaced = self._file(stage).stat().st_size if stage not in ("trained", "diverged") else 0
+        checkpoints.append(replaced + sum(path.stat().st_size for path in layout.SCRATCH.rglob("*.pt")))
 
     monkeypatch.setattr(checkpoint_module, "SECONDS", 0)
     monkeypatch.setattr(Checkpoint, "save", weigh)
     run(params)
-    forecast = space(params, params.cells())
+    cells = params.cells()
+    forecast = space(params, cells, program=program_size(params, cells, "cpu"))
     written = sum(path.stat().st_size for path in layout.results_folder(params).rglob("seed*/*"))
     assert written / 2 < forecast.records < 2 * written
-    largest = 2 * max(checkpoints)  # it and the one that replaces it
+    largest = max(checkpoints)
     assert largest / 1.5 < forecast.scratch < 1.5 * largest
 
 
@@ -163,7 +172,7 @@ def test_other_images_train_again(ready, monkeypatch):
     assert run(changed) == before
 
 
-def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, monkeypatch):
+def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, loop, monkeypatch):
     train = bundle_module.train
 
     def diverge(settings, data, **options):
@@ -186,8 +195,8 @@ def test_a_cell_that_diverges_is_a_record_and_the_others_go_on(ready, monkeypatc
 def test_predictions_that_are_not_finite_are_a_failure_too(ready, monkeypatch):
     predict = predictions_module.predict
 
-    def infinite(settings, nets, pixels, meter):
-        logits = predict(settings, nets, pixels, meter)
+    def infinite(settings, nets, pixels, meter, keeper):
+        logits = predict(settings, nets, pixels, meter, keeper)
         return logits / 0 if (settings.method, settings.seed) == ("fdl", 0) else logits
 
     monkeypatch.setattr(predictions_module, "predict", infinite)
@@ -198,7 +207,7 @@ def test_predictions_that_are_not_finite_are_a_failure_too(ready, monkeypatch):
     assert sorted(record["files"]) == ["history.parquet"]
 
 
-def test_a_crash_costs_no_finished_cell(ready, monkeypatch):
+def test_a_crash_costs_no_finished_cell(ready, loop, monkeypatch):
     train, started = bundle_module.train, []
 
     def crash(settings, data, **options):
@@ -233,7 +242,7 @@ def test_an_interrupted_cell_goes_on_and_leaves_no_checkpoint(ready, monkeypatch
         run_bundle(undisturbed, BUNDLE, say=interrupt)
     assert records.read_run(folder(undisturbed, seed=1)) is None
     run_bundle(undisturbed, BUNDLE, say=said.append)
-    assert "fdl seed 1: going on after epoch 2" in said
+    assert "seed 1: going on after epoch 2" in said
     assert results(folder(undisturbed, seed=1)) == expected
     assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
 
@@ -402,7 +411,7 @@ def test_a_kill_among_the_heads_costs_no_member_and_no_finished_head(ready, monk
     monkeypatch.setattr(predictions_module, "train_head", crash)
     with pytest.raises(MemoryError):
         run(params)
-    monkeypatch.setattr(bundle_module, "train", None)  # never called again
+    monkeypatch.setattr(Program, "train", None)  # never called again
     run(params)
     assert trained == ["fusion", "stacking", "stacking"]
     assert results(folder(params)) == expected

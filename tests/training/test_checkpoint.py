@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -72,7 +73,14 @@ DAMAGE = {
     "truncated": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
     "other": lambda _: b"x",
+    "a flipped bit": lambda content: flipped(content, len(content) // 2, 3),
+    "without its hash": lambda content: content[:-32],
 }
+
+
+def flipped(content, byte, bit):
+    """The same with another bit at one place."""
+    return content[:byte] + bytes([content[byte] ^ (1 << bit)]) + content[byte + 1 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -88,16 +96,41 @@ def test_a_damaged_checkpoint_costs_the_cell_a_fresh_start(tmp_path, damage):
     assert "damaged" in said[0]
 
 
+@pytest.mark.parametrize("corruptions", [60])
+def test_no_corrupted_checkpoint_is_loaded(tmp_path, corruptions):
+    """One flipped bit, a byte of another value, or a stretch of zeros, anywhere in the file."""
+    said, chance = [], random.Random(0)
+    checkpoint = Checkpoint(tmp_path, say=said.append)
+    checkpoint.save({"weights": torch.rand(64, 8), "epoch": 3, "history": [{"loss": 1.5}]})
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    assert checkpoint.load()["epoch"] == 3
+    for number in range(corruptions):
+        place = chance.randrange(len(whole))
+        content = flipped(whole, place, chance.randrange(8))
+        if number % 3 == 1:
+            content = flipped(content, place, chance.randrange(8))
+        if number % 3 == 2:
+            content = whole[:place] + bytes(len(whole[place : place + 40])) + whole[place + 40 :]
+        if content == whole:
+            continue
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+        said.clear()
+        assert checkpoint.load() is None
+        assert "damaged" in said[0]
+
+
 def test_a_checkpoint_constructs_nothing_but_tensors(tmp_path):
-    """A file that runs code when it is unpickled is refused."""
+    """A file that runs code when it is unpickled is refused, even with the hash that belongs to it."""
 
     class Bomb:
         def __reduce__(self):
             return (os.system, (f"touch {tmp_path / 'bomb'}",))
 
-    checkpoint = Checkpoint(tmp_path, say=lambda line: None)
-    torch.save({"epoch": Bomb()}, checkpoint.folder / "checkpoint.pt")
+    said = []
+    checkpoint = Checkpoint(tmp_path, say=said.append)
+    checkpoint.save({"epoch": Bomb()})
     assert checkpoint.load() is None
+    assert "UnpicklingError" in said[0]
     assert not (tmp_path / "bomb").exists()
 
 

@@ -6,10 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fdl import method_sources, methods
+from fdl.fused_methods import DECLARED, distance_terms
+from fdl.losses import feature_distance
+from fdl.method_sources import method_source
 from fdl.reference.protocol import DATASETS
 from fdl.training import engine
 from fdl.training.engine import Diverged
-from fdl.training.fused import Program, Run
+from fdl.training.fused import Program, Run, distance_weights
+from fdl.training.together import can_be_fused
 from tests.training import cells
 
 VARIANTS = [(dataset, backbone) for dataset in DATASETS for backbone in ("alexnet", "vgg", "resnet")]
@@ -177,3 +182,57 @@ def test_a_program_goes_on_from_its_state_with_the_same_bits():
         for rule in ours.states:
             for a, b in zip(ours.states[rule], theirs.states[rule], strict=True):
                 assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", DECLARED)
+def test_a_declaration_says_what_the_function_computes(method):
+    """A function that was edited: write its digest into the declaration once it says the same of the new text."""
+    assert DECLARED[method].digest == method_source(method).digest
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(4, 3, 5, 5, generator=generator, dtype=torch.float64) for _ in range(3)]
+    cosine, gaussian = distance_weights(run(method).settings)
+    expected = feature_distance(maps, cosine, gaussian).total
+    for epoch in (0, 99):
+        actual = methods.METHODS[method](maps, [], None, None, epoch=epoch, **WEIGHTS.get(method, {}))
+        assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_function_that_was_edited_is_called_itself(tmp_path, monkeypatch):
+    assert can_be_fused(run("fdl").settings)
+    text = method_sources._METHODS.read_text()
+    edited = tmp_path / "methods.py"
+    edited.write_text(text.replace("return feature_distance(maps, cosine_weight, gaussian_weight).total", "return 1"))
+    assert edited.read_text() != text
+    monkeypatch.setattr(method_sources, "_METHODS", edited)
+    assert distance_terms("fdl") is None
+    assert not can_be_fused(run("fdl").settings)
+    assert can_be_fused(run("fdl-cosine").settings)
+
+
+REESTIMATED = {"evaluate_every": 1, "bn_statistics": "reestimate"}
+
+
+def same_bits(first, second):
+    """Whether two trainings of a run left the same numbers."""
+    states = zip(first.states["last"], second.states["last"], strict=True)
+    return first.history == second.history and all(torch.equal(a[name], b[name]) for a, b in states for name in a)
+
+
+@pytest.mark.parametrize("members", [2, 5])
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+def test_on_a_cpu_no_bit_depends_on_the_other_methods_of_the_seed(backbone, members):
+    """Two channels, five, or ten in the first layers: no whole vector of the processor."""
+    changes = {
+        "backbone": backbone,
+        "members": members,
+        "epochs": 2,
+        "evaluate_every": 1,
+        "bn_statistics": "reestimate",
+    }
+    runs = [run(method, **changes) for method in METHODS]
+    together = Program(runs, "cpu", quiet).train(progress=quiet)
+    pair = Program(runs[:2], "cpu", quiet).train(progress=quiet)
+    alone = Program(runs[1:2], "cpu", quiet).train(progress=quiet)[0]
+    assert same_bits(pair[1], alone)
+    assert same_bits(together[1], alone)
+    assert same_bits(together[0], pair[0])

@@ -14,9 +14,10 @@ from fdl.training import bundle as bundle_module
 from fdl.training import checkpoint as checkpoint_module
 from fdl.training import together
 from fdl.training.bundle import run_bundle, train_bundle
+from fdl.training.bundle_inputs import BundleInputs
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.fused import Program
-from fdl.training.together import Waiting, can_be_fused, groups, train_together
+from fdl.training.together import Waiting, can_be_fused, groups, is_fused, train_together
 from tests.projects import tiny
 from tests.training import cells
 from tests.training.test_bundle import BUNDLE, folder, ready
@@ -28,6 +29,12 @@ CHANGES = {"epochs": 4, "evaluate_every": 1, "selections": ["sum", "last"]}
 
 class Killed(BaseException):
     """Nothing catches it, as nothing catches SIGKILL."""
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """What a GPU does, on the CPU: all cells in one program."""
+    monkeypatch.setattr(together, "groups", lambda waiting, device: groups(waiting, "cuda"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +62,15 @@ def test_cells_that_share_nothing_but_a_bundle_form_groups_of_their_own():
     data = cells.data()
     other = cells.data()
     runs = [run("fdl", 1, data), run("classical", 0, data), run("fdl", 0, data), run("classical", 0, other)]
-    made = groups([Waiting(one, None, "") for one in runs])
-    assert [[(one.run.settings.method, one.run.settings.seed) for one in group] for group in made] == [
-        [("classical", 0), ("fdl", 0), ("fdl", 1)],
-        [("classical", 0)],
-    ]
+    waiting = [Waiting(one, None, "") for one in runs]
+
+    def made(device):
+        return [
+            [(one.run.settings.method, one.run.settings.seed) for one in group] for group in groups(waiting, device)
+        ]
+
+    assert made("cuda") == [[("classical", 0), ("fdl", 0), ("fdl", 1)], [("classical", 0)]]
+    assert made("cpu") == [[("fdl", 1)], [("classical", 0), ("fdl", 0)], [("classical", 0)]]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,33 @@ def test_the_loop_takes_what_cannot_be_fused(changes):
     assert not can_be_fused(replace(run().settings, **changes))
 
 
-def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize(("device", "width", "fused"), [("cuda", 1.0, True), ("cpu", 0.5, True), ("cpu", 0.51, False)])
+def test_a_cpu_fuses_narrow_nets_only(device, width, fused):
+    assert is_fused(run(width=width).settings, device) is fused
+
+
+@pytest.mark.parametrize("width", [0.5, 0.7])
+def test_the_settings_know_which_cells_are_fused(width):
+    methods = ["classical", "fdl", "gncl", "wide", "tuned", "deep-ensemble"]
+    grid = [{"backbones": ["torchvision:resnet18"], "methods": ["fdl"]}, {"methods": methods}]
+    params = tiny(grid=grid, width=width, image_size=64)
+    inputs = object.__new__(BundleInputs)
+    inputs.params, inputs.device = params, "cpu"
+    for cell in params.cells():
+        fused = is_fused(inputs.settings(cell), "cpu")
+        assert fused == params.fuses_on_cpu(cell) == ("program_version" in params.training_settings(cell))
+        assert params.fuses(cell) == can_be_fused(inputs.settings(cell))
+    assert any(params.fuses_on_cpu(cell) for cell in params.cells()) is (width == 0.5)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def grouping(request, monkeypatch):
+    """Groups as on either device."""
+    monkeypatch.setattr(together, "groups", lambda waiting, device: groups(waiting, request.param))
+    return request.param
+
+
+def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path, grouping):
     undisturbed = train(waiting(tmp_path / "undisturbed"))
 
     def dies(line):
@@ -89,7 +126,7 @@ def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path):
         train(waiting(tmp_path / "killed"), progress=dies)
     said = []
     resumed = train(waiting(tmp_path / "killed"), say=said.append)
-    assert said == ["6 runs: going on after epoch 2"]
+    assert said == [f"{'6 runs' if grouping == 'cuda' else 'seed 0'}: going on after epoch 2"]
     for name, one in resumed.items():
         assert one["history"] == undisturbed[name]["history"]
         for rule, members in one["states"].items():
@@ -98,7 +135,7 @@ def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_path, monkeypatch, float64, at):
+def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_path, monkeypatch, fused, float64, at):
     """Five runs are too many from an epoch on: four and two go on where they were."""
     train_epoch, tried = Program.train_epoch, []
 
@@ -143,12 +180,6 @@ def test_on_a_full_disk_the_results_are_kept_in_memory(tmp_path):
     assert {name: len(trained.history) for name, trained in unsaved.items()} == {"classical0": 4, "fdl0": 4}
 
 
-@pytest.fixture
-def fused(monkeypatch):
-    """What a GPU does, on the CPU."""
-    monkeypatch.setattr(bundle_module, "_fuses", lambda device: True)
-
-
 def test_the_records_of_a_fused_bundle_are_those_of_the_loop(ready, fused, monkeypatch):
     run_bundle(ready, BUNDLE, say=quiet)
     fused_cells = {cell: dict(np.load(layout.record_folder(ready, cell) / "predictions.npz")) for cell in ready.cells()}
@@ -158,7 +189,7 @@ def test_the_records_of_a_fused_bundle_are_those_of_the_loop(ready, fused, monke
         assert record["timings"]["train_seconds"] > 0
         (layout.record_folder(ready, cell) / "run.json").unlink()
     assert [path.name for path in layout.SCRATCH.iterdir()] == ["locks"]
-    monkeypatch.setattr(bundle_module, "_fuses", lambda device: False)
+    monkeypatch.setattr(bundle_module, "is_fused", lambda settings, device: False)
     run_bundle(ready, BUNDLE, say=quiet)
     for cell, predictions in fused_cells.items():
         record = layout.record_folder(ready, cell)
