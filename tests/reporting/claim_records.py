@@ -13,7 +13,7 @@ from fdl.params import Cell, Params, load
 from fdl.provenance import SCORES_VERSION
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.collect import collect
-from tests.reporting.fabricate import PARAMS_FILE, invented
+from tests.reporting.fabricate import PARAMS_FILE, fabricated_history, invented
 
 IMAGES, MEMBERS, CLASSES = 60, 3, 6
 GRID = {"datasets": ["bsd", "neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1, 2, 3, 4]}
@@ -63,6 +63,7 @@ def write(
         temporary = folder.with_name(f".{folder.name}.partial")
         temporary.mkdir(parents=True)
         diverged = cell.key in failed
+        (temporary / "history.parquet").write_bytes(fabricated_history(cell, MEMBERS))
         if not diverged:
             found = predictions(cell, accuracy(cell), diverse and cell.method == "fdl")
             np.savez(temporary / "predictions.npz", allow_pickle=False, **found)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import colormaps
 from pandas import DataFrame
 
-from fdl import layout
+from fdl import layout, records
 from fdl.errors import InputError
 from fdl.params import Params
 from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_caption, descriptor_figure
@@ -38,8 +38,9 @@ def write(params: Params, **by_method: dict[str, Any]) -> None:
     """A `cam.npz` in every cell's folder."""
     for cell in params.cells():
         folder = layout.record_folder(params, cell)
-        folder.mkdir(parents=True)
-        np.savez(folder / "cam.npz", **by_method.get(cell.method, invented()))
+        temporary = records.fresh_folder(folder)
+        np.savez(temporary / "cam.npz", **by_method.get(cell.method, invented()))
+        records.publish(temporary, folder, {"key": cell.key})
 
 
 def read(params: Params, found: Collected) -> Rows | None:

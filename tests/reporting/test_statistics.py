@@ -400,10 +400,12 @@ def test_the_part_of_the_variance_that_images_cause_stays_with_more_seeds() -> N
     assert float(alike.image_variance) == pytest.approx(float(alike.variance))
 
 
-def test_one_image_has_an_estimate_and_no_interval() -> None:
+def test_a_single_image_holds_the_test_images_fixed() -> None:
+    """The value of a whole cell: its spread over seeds is all there is. By hand: 2 · (25² + 25²) = 2500."""
     found = clustered_mean([np.array([[[100.0], [0.0]]])])
     assert float(found.value) == 50
-    assert np.isnan(found.interval()).all()
+    assert float(found.variance) == pytest.approx(2500)
+    assert float(found.image_variance) == 0
 
 
 def test_two_images_have_an_interval() -> None:
