@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +164,15 @@ def predict_files(
     Args:
         ensemble: from `load_ensemble`.
         folder: see `image_files`.
-        overlays: folder for a picture of each image with the members' maps: `<name of the image>.png`.
+        overlays: folder for a picture of each image with the members' maps, under its name with the ending .png.
         say: takes a line for each file that is left out or unreadable, and for each of several pages.
 
     Returns:
         The predictions, named by path within the folder, and the number of files without one.
     """
     files, others = image_files(folder)
+    # `a.jpg` and `a.png` keep their endings: each has a picture of its own.
+    alike = Counter(Path(_name(path, folder)).with_suffix(".png") for path in files)
     for line in others:
         say(line)
     predictions: list[Prediction] = []
@@ -186,17 +189,23 @@ def predict_files(
             if pages:
                 say(f"{path}: holds several pages; the first counts")
             images.append(pixels)
-            names.append(path.relative_to(folder).as_posix() if path != folder else path.name)
+            names.append(_name(path, folder))
         if not images:
             continue
         found = ensemble.predict(names, images)
         predictions += found
         if overlays:
             for name, picture in zip(names, _pictures(ensemble, images, found), strict=True):
-                target = overlays / f"{name}.png"
+                picture_of = Path(name).with_suffix(".png")
+                target = overlays / (picture_of if alike[picture_of] == 1 else f"{name}.png")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(target)
     return predictions, unreadable
+
+
+def _name(path: Path, folder: Path) -> str:
+    """An image's name: its path within the folder."""
+    return path.relative_to(folder).as_posix() if path != folder else path.name
 
 
 def _pictures(ensemble: Ensemble, images: Sequence[Pixels], found: Sequence[Prediction]) -> Iterator[Image.Image]:
