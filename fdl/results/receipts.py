@@ -50,7 +50,7 @@ def write_receipt(params: Params, bundle: Bundle, states: Sequence[CellStatus]) 
     return receipt
 
 
-def due_file(params: Params, bundle: Bundle, judge: Judge) -> Path:
+def due_file(params: Params, cells: Sequence[Cell], judge: Judge) -> Path:
     """The input of a bundle's job that is newer than its receipt while something is to be done.
 
     It is written here, below `.snakemake/`, and never while a job that it has started is at work: a look from a
@@ -58,15 +58,16 @@ def due_file(params: Params, bundle: Bundle, judge: Judge) -> Path:
 
     Args:
         params: the settings.
-        bundle: one of their grid.
+        cells: of one bundle, all.
         judge: of the same settings, without contents: Snakemake asks at every start.
 
     Returns:
         `.snakemake/fdl/due/<preset>/<bundle>`.
     """
+    bundle = cells[0].bundle
     path, receipt = layout.SNAKEMAKE / "due" / params.preset / bundle.key, layout.bundle_file(params, bundle)
     written = receipt.stat().st_mtime if receipt.exists() else 0.0
-    due = _what_is_due(params, bundle, judge, receipt) if written else ""
+    due = _what_is_due(params, cells, judge, receipt) if written else ""
     if due and not (path.exists() and path.stat().st_mtime > written):
         # Snakemake takes a file whose content is the same for the same, whatever its time.
         records.write_atomically(path, f"{time.time_ns()}\n{due}\n".encode())
@@ -79,9 +80,8 @@ def due_file(params: Params, bundle: Bundle, judge: Judge) -> Path:
     return path
 
 
-def _what_is_due(params: Params, bundle: Bundle, judge: Judge, receipt: Path) -> str:
+def _what_is_due(params: Params, cells: Sequence[Cell], judge: Judge, receipt: Path) -> str:
     """A line for each cell that is not current, or for the receipt that is not; empty if nothing is to be done."""
-    cells = params.bundles()[bundle]
     states = [judge.state(cell) for cell in cells]
     lines = [f"{state.cell.key}: {state.status}: {state.note}" for state in states if not state.finished]
     if lines:

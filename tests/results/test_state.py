@@ -101,7 +101,7 @@ def test_all_judge_alike(trained, monkeypatch, change):
     bundle = FDL.bundle
     write_receipt(trained, bundle, Judge(trained).states())
     collect(trained)
-    assert "nothing" in due_file(trained, bundle, Judge(trained, contents=False)).read_text()
+    assert "nothing" in due_file(trained, trained.cells(), Judge(trained, contents=False)).read_text()
     shutil.copytree("results/demo", "elsewhere/demo")
 
     params = change(monkeypatch)
@@ -130,7 +130,7 @@ def test_all_judge_alike(trained, monkeypatch, change):
     stale = {one.path for one in cleaning.find(params, stale=True) if "stale" in one.why}
     assert stale == ({layout.record_folder(params, cell) for cell in trains} if expected == "stale" else set())
     if change is not impossible_values:  # seen when its content is read
-        assert "nothing" not in due_file(params, bundle, Judge(params, contents=False)).read_text()
+        assert "nothing" not in due_file(params, params.cells(), Judge(params, contents=False)).read_text()
 
     there = import_records(params, Path("results/demo"), dry_run=True, say=lambda line: None)
     assert there.stale + there.damaged + there.replaced == (len(trains) if change is not newer_scores else 4)

@@ -17,7 +17,6 @@ from fdl import layout
 from fdl import params as fdl_params
 from fdl.data.own_images import receipt
 from fdl.errors import InputError
-from fdl.grid import Bundle
 from fdl.reporting.targets import report_files, targets
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
@@ -149,8 +148,7 @@ def bundle_splits(wildcards):
 
 def bundle_due(wildcards):
     """A file that is newer than the bundle's receipt while a record of it is missing, damaged or not what is asked for."""
-    bundle = Bundle(wildcards.dataset, wildcards.backbone, int(wildcards.shots))
-    return str(due_file(PARAMS, bundle, JUDGE))
+    return str(due_file(PARAMS, bundle_cells(wildcards), JUDGE))
 
 
 def shown_in_report(path):
