@@ -14,7 +14,7 @@ help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
 	@echo "make test        set everything up if needed, then lint, types and tests"
 	@echo "make test-latex  compile the LaTeX tables (needs pdflatex)"
-	@echo "make ui          browse the runs in MLflow on this machine"
+	@echo "make ui          browse the runs in MLflow on this machine; another port: make ui PORT=5001"
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
@@ -58,8 +58,10 @@ format: $(READY)
 	ruff format .
 	snakefmt workflow
 
+PORT ?= 5000
 ui: $(READY)
-	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+	@python -m fdl.mlflow_links http://127.0.0.1:$(PORT) sqlite:///mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 test-slurm: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'

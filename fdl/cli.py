@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import cli_costs, cli_data, cli_results, layout, records
+from fdl import __version__, cli_costs, cli_data, cli_results, layout, records
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -46,6 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fdl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A fair test of the feature distance loss (arXiv 2205.11606)."""
+
+
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_results.app)  # without a name: its verbs are the app's
 app.add_typer(cli_costs.app)
@@ -208,7 +225,10 @@ def report(
     preset: PresetOption = None,
     configfile: ConfigfileOption = None,
     set_: SetOption = None,
-    show: Annotated[bool, flag("--show", "Only print the headline table of the last report.")] = False,
+    show: Annotated[
+        bool,
+        flag("--show", "Only print the headline table and the answer; with --only, that table."),
+    ] = False,
     only: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only make this table or figure, such as accuracy.")
     ] = None,
@@ -224,7 +244,7 @@ def report(
     if processes and (only or show):
         raise InputError("--processes: only a whole report is drawn in several; leave it out")
     if show:
-        print(reporting.headline(resolved))
+        print(reporting.shown_table(resolved, only) if only else reporting.headline(resolved))
         return
     reporting.collect_garbage_seldom()
     if only:

@@ -12,7 +12,7 @@ from tests.projects import ROOT, write_images, write_params
 
 def test_the_catalog_finds_what_it_asks_for():
     catalog = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())
-    assert catalog["usage"]["software-stack-deployment"] == {"conda": True}
+    assert catalog["usage"] == {"software-stack-deployment": {"conda": True}, "report": True}
     assert (ROOT / "workflow/Snakefile").is_file()
     assert (ROOT / "config/README.md").is_file()
     readme = (ROOT / "README.md").read_text().lower()

@@ -10,7 +10,7 @@ from fdl.reporting.table_formats import latex_text, markdown_text
 from fdl.reporting.titles import dataset_title
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
-_HEADINGS = ("Claim", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells", "Verdict")
+_HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
 
@@ -79,13 +79,13 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
     return [
         [
             f"{claim.id} {claim.text}",
+            f"{claim.reading}. {claim.sensitivity}" if claim.sensitivity else claim.reading,
             claim.slice,
             claim.by_dataset_text,
             claim.estimate_text,
             _without_text(claim),
             str(claim.seeds),
             f"{claim.found} of {claim.cells}",
-            f"{claim.reading}. {claim.sensitivity}" if claim.sensitivity else claim.reading,
         ]
         for claim in claims
     ]
@@ -136,12 +136,13 @@ def to_latex(claims: Sequence[Claim], caption: str) -> str:
     """A `longtable` with booktabs rules; of no claims the caption alone."""
     if not claims:
         return latex_text(caption) + "\n"
-    lines = [" & ".join(latex_text(text) for text in row) + r" \\" for row in _rows(claims)]
-    columns = "".join(rf"p{{{width}\textwidth}}" for width in (0.13, 0.08, 0.15, 0.16, 0.11, 0.05, 0.06, 0.14))
+    lines = [" & ".join(latex_text(text) for text in row) + r" \\ \addlinespace" for row in _rows(claims)]
+    widths = (0.13, 0.14, 0.08, 0.15, 0.16, 0.11, 0.05, 0.06)
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\textwidth}}" for width in widths)
     head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs,longtable}",
+            r"% needs \usepackage{array,booktabs,longtable}",
             rf"\footnotesize\setlength{{\tabcolsep}}{{3pt}}\begin{{longtable}}{{{columns}}}",
             rf"\caption{{{latex_text(caption)}}}\label{{tab:claims}}\\",
             *head,
@@ -157,9 +158,12 @@ def html_fragment(claims: Sequence[Claim], caption: str) -> str:
     """The table as an HTML `<section>` to be put into a page; texts are escaped."""
     from markupsafe import Markup
 
-    def line(tag: str, texts: Sequence[str]) -> Markup:
-        cells = Markup("").join(Markup(tag).format(text) for text in texts)
-        return Markup("<tr>{}</tr>").format(cells)
+    def line(row: Sequence[str]) -> Markup:
+        cells = [
+            Markup('<td data-heading="{}">{}</td>').format(heading, text)
+            for heading, text in zip(_HEADINGS, row, strict=True)
+        ]
+        return Markup("<tr>{}</tr>").format(Markup("").join(cells))
 
     head = Markup("<tr>{}</tr>").format(
         Markup("").join(
@@ -167,8 +171,8 @@ def html_fragment(claims: Sequence[Claim], caption: str) -> str:
             for column, heading in enumerate(_HEADINGS)
         )
     )
-    body = Markup("\n").join(line("<td>{}</td>", row) for row in _rows(claims))
-    table = Markup('<table class="plain sortable">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
+    body = Markup("\n").join(line(row) for row in _rows(claims))
+    table = Markup('<table class="plain claims sortable">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
     scroll = Markup(_SCROLL).format(table.format(head, body)) if claims else ""
     return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}</section>\n').format(caption, scroll)
 

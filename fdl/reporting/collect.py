@@ -142,6 +142,8 @@ def read_collected(params: Params) -> Collected:
     """
     path = layout.report_folder(params) / "cells.json"
     again = f"run `python -m fdl collect --preset {params.preset}`"
+    if not layout.results_folder(params).is_dir():  # a fresh clone: collect would find nothing
+        again = _published(params) or again
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -241,9 +243,23 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
     scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
+    if len(parts) == 1 and parts[0].startswith(f"{total} missing") and (published := _published(params)):
+        return f"{layout.results_folder(params)}: no records yet; {published}"
     return (
         f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
         f"{again}`python -m fdl run --preset {params.preset}` trains just these{without}"
+    )
+
+
+def _published(params: Params) -> str:
+    """What to do where the preset's records lie packed beside its report; empty where they do not."""
+    archive = layout.report_folder(params) / "records.tar.gz"
+    if not archive.is_file():
+        return ""
+    preset = f"--preset {params.preset}"
+    return (
+        f"`fdl import {archive} {preset}` brings in the published records in seconds, then `fdl collect {preset}` and "
+        f"`fdl report {preset}` (`fdl run {preset}` would train them)"
     )
 
 

@@ -50,13 +50,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What the gallery shows of one dataset, backbone and number of shots."""
+    """What the gallery shows of one dataset, backbone and number of shots; names as they are printed."""
 
     dataset: str
     backbone: str
     shots: int
     title: str
     strips: list[Strip]
+    photographs: bool  # whether the test images are at hand
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Gallery:
 
 
 def gallery(results: Results) -> Gallery:
-    """An exhibit per bundle: the first seed with the baseline and `fdl` (or else the first other method) done."""
+    """An exhibit per bundle: the first seed with all methods done."""
     pictures: dict[bytes, Picture] = {}
     exhibits = []
     for bundle in results.bundles:
@@ -79,11 +80,11 @@ def gallery(results: Results) -> Gallery:
         strips = [_strip(results, rows, image, pictures) for image in rows.shown(IMAGES)]
         cell = cells[0]
         facts = results.collected.datasets[cell.dataset]
-        title = (
-            f"{dataset_title(cell.dataset, synthetic=facts.synthetic)} · {backbone_title(cell.backbone)} · "
-            f"{cell.shots} images per class · seed {cell.seed}"
-        )
-        exhibits.append(Exhibit(cell.dataset, cell.backbone, cell.shots, title, strips))
+        dataset = dataset_title(cell.dataset, synthetic=facts.synthetic)
+        backbone = backbone_title(cell.backbone)
+        title = f"{dataset} · {backbone} · {cell.shots} images per class · seed {cell.seed}"
+        photographs = "pixels" in rows.records[0]
+        exhibits.append(Exhibit(dataset, backbone, cell.shots, title, strips, photographs))
     return Gallery(exhibits, list(pictures.values()))
 
 

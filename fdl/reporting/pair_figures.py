@@ -23,7 +23,7 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
-from fdl.reporting.results import Results, spread
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, spread
 from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def overall_interval(differences: Sequence[Difference]) -> Interval:
     rows = np.array([[difference.accuracy] for difference in differences])
     datasets, seeds = ([getattr(d.cell, name) for d in differences] for name in ("dataset", "seed"))
     estimate = statistics.jackknife(statistics.weighted_mean, rows, datasets, seeds)
-    low, high = estimate.interval(LEVEL)
+    low, high = estimate.interval(LEVEL) if len(set(seeds)) >= SEEDS_FOR_INTERVAL else (np.nan, np.nan)
     return Interval(float(estimate.value), float(low), float(high), len(rows))
 
 

@@ -1,7 +1,7 @@
 """Figures of single records: training curves, reliability, overlap of the class activation maps.
 
-They show the cells that `Results.compared` picks: the baseline and the first other method, at the largest number
-of shots that has a seed with both; all such seeds.
+They show the cells that `Results.compared` picks: all methods, at the largest number of shots that has a seed with
+all of them; all such seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,6 +109,9 @@ def reliability(results: Results) -> "Figure":
     )
 
 
+_COUNTS = 0.4  # height of all images together: a bin with half of them reaches a fifth of the facet
+
+
 def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
     axes.plot([0, 1], [0, 1], ":", color="black", linewidth=1, label="calibrated", zorder=1)
     of = looks(results.methods)
@@ -119,6 +122,9 @@ def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
         size = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
         style: dict[str, Any] = look(results.methods, method) | size
         axes.plot(confidence / count, right / count, marker=of["markers"][title], **style, linewidth=1.2, label=title)
+        # How many images a point rests on: a share of the lowest fifth of the facet.
+        tops = _COUNTS * count / count.sum()
+        axes.vlines(confidence / count, 0, tops, color=style["color"], linewidth=2.5, alpha=0.45, zorder=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 
 
@@ -133,8 +139,9 @@ def reliability_caption(results: Results) -> str:
     return caption(
         results.collected,
         "Accuracy of the soft vote over its confidence (the mean of the members' probabilities for the class it "
-        f"picks), test images of all seeds together in {ECE_BINS} bins of equal width, empty ones left out; above the "
-        f"dotted line: too little confidence, below: too much. No error bars. {_seeds(results, results.nets)}",
+        f"picks), test images of all seeds together in {ECE_BINS} bins of equal width, empty ones left out; above "
+        "the dotted line: too little confidence, below: too much. Strokes at the foot: share of images per bin. "
+        f"No error bars. {_seeds(results, results.nets)}",
     )
 
 
@@ -151,7 +158,8 @@ def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
         if len(overlaps.means):
             ordered = np.sort(overlaps.means)
             share = np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.plot(ordered, share, **look(results.methods, method), linewidth=1.3, label=method_title(method))
+            style = look(results.methods, method) | {"alpha": max(0.3, 1 - overlaps.left_out)}
+            axes.plot(ordered, share, **style, linewidth=1.3, label=method_title(method))
     if not axes.lines:
         say_nothing_there(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
@@ -193,10 +201,12 @@ def cam_overlap_caption(results: Results) -> str:
     """What the figure shows, and n."""
     return caption(
         results.collected,
-        "Share of test images on which two members' class activation maps of the true class overlap at most so much "
-        "(cosine, mean over pairs of members; a pair with an empty map in one method is left out of both, and an image "
-        "without a pair too); a line further left: members that look at more different places. Where more than 10 % "
-        "of the pairs are left out, those that remain are a choice, and claim C4 is not decided. "
+        "Cumulative share of test images by the mean overlap of two members' class activation maps of the true class "
+        "(cosine; a pair with an empty map in one method is left out of both, and an image "
+        "without a pair too); a line further left means that the members look at more different places; the "
+        "more pairs are left out, the fainter the line. "
+        "Where more than 10 % of the pairs are left out, the remaining pairs are a biased sample, and claim C4 is "
+        "not decided. "
         f"{_seeds(results, results.nets)}",
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdl import layout, records
+from fdl.errors import InputError
 from fdl.params import Cell, Params
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.table_formats import to_text
@@ -69,7 +70,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
             drawn |= helper.result()
     written += [path for target in others for path in drawn[target][0]]
     shown = [drawn[target][1] for target in others]
-    page = site.page(results, shown, verdicts, parts, summary=_summary(results.collected, results.accuracy))
+    page = site.page(results, shown, verdicts, parts, check=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
     records.write_atomically(written[-1], page.encode())
     return written + metrics
@@ -164,6 +165,21 @@ def write_one(params: Params, name: str) -> list[Path]:
     return _write(results, target)[0]
 
 
+def shown_table(params: Params, name: str) -> str:
+    """A table of the last report, as Markdown.
+
+    Raises:
+        InputError: no table has this name, or it has not been made yet.
+    """
+    target = target_named(params, name)
+    if target.kind != "table":
+        raise InputError(f"--only {name} --show: a figure cannot be printed; leave --show out to draw it")
+    path = Path(target.path(params, "md"))
+    if not path.is_file():
+        raise InputError(f"{path}: not made yet; run `python -m fdl report --preset {params.preset} --only {name}`")
+    return path.read_text().rstrip()
+
+
 def _write(results: "Results", target: Target) -> "Written":
     """The files of a target, and what the page shows of it: a table itself, of a figure the caption."""
     from fdl.reporting import drawing, makers
@@ -184,24 +200,29 @@ def _write(results: "Results", target: Target) -> "Written":
 
 
 def headline(params: Params) -> str:
-    """The accuracy table for a terminal, how far it is above chance, and where the report is.
+    """The accuracy table for a terminal, how far it is above chance, the answer, and where the report is.
 
     Raises:
-        InputError: `collect` has not run for these settings.
+        InputError: `collect` has not run for these settings, or a record that a verdict rests on was changed since.
     """
+    from fdl.reporting import answer, claims
+
     collected = read_collected(params)
     accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
     table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
     lines = [to_text(table), _summary(collected, accuracy)]
     lines += [SYNTHETIC] if collected.synthetic else []
+    question = answer.question(answer.compared_method(collected))
+    lines.append(f"{question} {answer.answer(collected, accuracy, claims.evaluate(params))}")
     if params.claims.grid:
-        lines.append(f"Verdicts: {layout.report_folder(params) / 'tables' / 'claims.md'}")
         lines += [f"Caveat: {params.claims.remark}"] if params.claims.remark else []
+        lines.append(f"Verdicts: {layout.report_folder(params) / 'tables' / 'claims.md'}")
     return "\n".join([*lines, f"Report: {layout.report_folder(params) / 'index.html'}"])
 
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
     """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
+    from fdl.reporting.results import SEEDS_FOR_INTERVAL
     from fdl.reporting.statistics import jackknife, weighted_mean
 
     chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
@@ -211,8 +232,9 @@ def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
         return f"None of {total} cells has a value."
     datasets, seeds = ([getattr(cell, name) for cell in accuracy] for name in ("dataset", "seed"))
     low, high = map(float, jackknife(weighted_mean, np.array(above)[:, None], datasets, seeds).interval())
+    enough = isfinite(low) and len(set(seeds)) >= SEEDS_FOR_INTERVAL
     interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
     return (
-        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance "
-        f"({interval * isfinite(low)}n = {n} of {total} cells)."
+        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance, "
+        f"all methods together ({interval * enough}n = {n} of {total} cells)."
     )

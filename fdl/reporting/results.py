@@ -21,6 +21,7 @@ from fdl.reporting.titles import BASELINE, COMBINERS, METHOD
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+SEEDS_FOR_INTERVAL = 3
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -97,28 +98,28 @@ class Results:
         return [(cell, twin) for cell, twin in twins if twin in self.done]
 
     def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
-        """The cells that figures of single records show: of the baseline and of `fdl`, or else the first other method.
+        """The cells that figures of single records show, of all methods: the baseline, `fdl`, then the others.
 
-        They are of the largest number of shots that has a seed with both done; all such seeds. With a
-        single method in the grid: of this one. Empty where nothing is done.
+        They are of the largest number of shots that has a seed with all of them done; all such seeds. Empty where
+        there is none.
         """
         here = [cell for cells in self.bundles.values() for cell in cells]
         here = [cell for cell in here if (cell.dataset, cell.backbone) == (dataset, backbone)]
-        methods = self._two_methods(here)
+        methods = self._methods_of(here)
         for shots in sorted({cell.shots for cell in here}, reverse=True):
             if found := self._twins(Bundle(dataset, backbone, shots), methods, here):
                 return found
         return {}
 
     def compared_in(self, bundle: Bundle) -> dict[str, list[Cell]]:
-        """The same within one bundle: its two methods, and all its seeds with both done."""
+        """The same within one bundle: its methods, and all its seeds with all of them done."""
         cells = self.bundles[bundle]
-        return self._twins(bundle, self._two_methods(cells), cells)
+        return self._twins(bundle, self._methods_of(cells), cells)
 
-    def _two_methods(self, cells: Sequence[Cell]) -> list[str]:
-        """The baseline and `fdl`, or else the first other method, as far as these cells have them."""
+    def _methods_of(self, cells: Sequence[Cell]) -> list[str]:
+        """The methods of these cells: the baseline, `fdl`, then the others in the order of the grid."""
         present = {cell.method for cell in cells}
-        return sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))[:2]
+        return sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))
 
     def _twins(self, bundle: Bundle, methods: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         """The bundle's cells by method, of those seeds of `cells` that are done with all methods; empty for none."""
@@ -165,7 +166,12 @@ class Spread:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of the mean, see `t_interval`."""
+        """The 95 % t interval of the mean, see `t_interval`; None below three values.
+
+        With two, t has one degree of freedom: the interval of two differences of 5 points reaches ± 50.
+        """
+        if self.n < SEEDS_FOR_INTERVAL:
+            return None
         return t_interval(self.mean, self.std, self.n)
 
 
@@ -178,6 +184,12 @@ def differences(values: Mapping[Cell, float], cells: Sequence[Cell]) -> list[flo
     """Value minus the baseline's of the same seed, of the cells where both are known."""
     pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells]
     return [values[cell] - values[twin] for cell, twin in pairs if cell in values and twin in values]
+
+
+def paired_differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
+    """By cell of the method: its value minus the baseline's of the same seed, in points, where both are known."""
+    pairs = [(cell, replace(cell, method=BASELINE)) for cell in values if cell.method == method != BASELINE]
+    return {cell: 100 * (values[cell] - values[twin]) for cell, twin in pairs if twin in values}
 
 
 def read_record(params: Params, state: CellState) -> dict[str, Any]:

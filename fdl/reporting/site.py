@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fdl import layout
 from fdl.data.sources import SOURCES
-from fdl.reporting import claims
+from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
@@ -16,10 +16,15 @@ from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, report_files, target_named
-from fdl.reporting.titles import SYNTHETIC, dataset_title, metric_title
+from fdl.reporting.titles import SYNTHETIC, backbone_title, dataset_title, method_title, metric_title
 
 # Figures of maps stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
 _LINKED = ("cam", "descriptors")
+ANSWER = "forest"  # the figure that stands first
+PAPER = (
+    "Schlagenhauf, Lin & Noack: Discriminative feature learning through feature distance loss. Machine Vision and "
+    "Applications 34 (2023), arXiv 2205.11606"
+)
 _NOT_IN_SUMMARY = ("C2",)  # a line per slice: in the table of claims alone
 
 
@@ -58,6 +63,7 @@ class Parts:
 
     details: Details
     gallery: str  # HTML
+    without_images: str  # datasets whose maps are drawn without the photographs; empty for none
     cells: str  # HTML
 
 
@@ -68,15 +74,17 @@ def read_parts(results: Results) -> Parts:
         InputError: a record is damaged, or not the one that was collected.
     """
     details = read_details(results)
-    cells = [(cell, _cell_texts(cell)) for cell in details.cells]
+    cells = [(cell, _cell_texts(results, cell)) for cell in details.cells]
+    maps = gallery(results)
     return Parts(
         details,
-        gallery=render("gallery.html", gallery=gallery(results)),
+        gallery=render("gallery.html", gallery=maps),
+        without_images=", ".join(dict.fromkeys(show.dataset for show in maps.exhibits if not show.photographs)),
         cells=render("cells.html", cells=cells, metric=metric_title("accuracy")),
     )
 
 
-def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], parts: Parts, *, summary: str) -> str:
+def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], parts: Parts, *, check: str) -> str:
     """The page as a whole; texts of data and users are escaped.
 
     Args:
@@ -84,20 +92,29 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         shown: tables and figures, in order; the figures' files are read.
         verdicts: as `claims.evaluate` gave them.
         parts: as `read_parts` gave them.
-        summary: the sentence that it begins with.
+        check: the mean accuracy against chance, which says whether anything was learned.
     """
     params, collected, details = results.params, results.collected, parts.details
-    figures = [_figure_section(results, one) for one in shown if one.target.kind == "figure"]
+    figures = [_figure_section(results, target) for target in shown if target.target.kind == "figure"]
+    answered = next(figure for figure in figures if figure.name == ANSWER)
+    title = answer.question(answer.compared_method(collected))
+    caveat, more = answer.first_sentence(params.claims.remark or "")
     section = render(
         "report.html",
-        title=f"fdl: preset {params.preset}",
-        summary=summary,
+        title=title,
+        about=_about(results, details),
+        answer=answer.answer(collected, results.accuracy, verdicts),
+        caveat=caveat,
+        more=more,
+        answered=answered,
+        check=check,
         counts=_counts(results),
+        no_images=parts.without_images,
         verdicts=[claim for claim in verdicts if claim.id not in _NOT_IN_SUMMARY],
         no_verdicts=claims.claims_caption(params, verdicts) if not verdicts else "",
-        tables=[_table_section(results, one) for one in shown if one.target.kind == "table"],
+        tables=[_table_section(results, target) for target in shown if target.target.kind == "table"],
         claims=_claims_section(results, verdicts),
-        figures=[figure for figure in figures if figure.address],
+        figures=[figure for figure in figures if figure.address and figure is not answered],
         linked=[figure for figure in figures if not figure.address],
         gallery=parts.gallery,
         cells=parts.cells,
@@ -108,7 +125,21 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         metric=metric_title("accuracy"),
     )
     banner = SYNTHETIC if collected.synthetic else None
-    return render("page.html", title=f"fdl: preset {params.preset}", banner=banner, sections=[section])
+    return render("page.html", title=f"{title} fdl, preset {params.preset}", banner=banner, sections=[section])
+
+
+def _about(results: Results, details: Details) -> list[str]:
+    """The line under the title: paper, preset, number of cells, code, machine."""
+    states = results.collected.cells
+    code = _all_of(details, "provenance.git.commit")
+    machine = _all_of(details, "provenance.processor", "provenance.device")
+    return [
+        PAPER,
+        f"preset {results.params.preset}",
+        f"{len(results.collected.of('done'))} of {len(states)} ensembles trained",
+        f"trained with commit {', '.join(commit[:7] for commit in code.split(', '))}",
+        f"on {machine}, {_all_of(details, 'provenance.precision')}",
+    ]
 
 
 def _table_section(results: Results, shown: Shown) -> TableSection:
@@ -150,32 +181,38 @@ def _counts(results: Results) -> str:
 _STATUSES = ("done", "failed", "missing", "stale", "damaged")
 
 
-def _cell_texts(cell: CellDetails) -> list[str]:
+def _cell_texts(results: Results, cell: CellDetails) -> list[str]:
     """What stands in the columns of the table of cells."""
     key = cell.state.cell
     accuracy = "–" if cell.accuracy is None else f"{cell.accuracy:.1f}"
     seconds = "–" if cell.seconds is None else f"{cell.seconds:.1f}"
-    return [key.dataset, key.backbone, str(key.shots), key.method, str(key.seed), cell.state.status, accuracy, seconds]
+    dataset = dataset_title(key.dataset, synthetic=results.collected.datasets[key.dataset].synthetic)
+    names = [dataset, backbone_title(key.backbone), str(key.shots), method_title(key.method)]
+    return [*names, str(key.seed), cell.state.status, accuracy, seconds]
 
 
 def _made(results: Results, details: Details) -> list[tuple[str, str]]:
     """How the numbers were made, over all records."""
     params = results.params
-
-    def all_of(key: str) -> str:
-        values = {details.common[key]} if key in details.common else {c.details.get(key) for c in details.cells}
-        return ", ".join(sorted(value for value in values if value)) or "unknown"
-
     versions = sorted({key for key in details.common if key.startswith("provenance.versions.")})
     return [
         ("Preset", params.preset),
         ("Settings", f"{layout.results_folder(params).as_posix()}/params/{params.hash()}.yaml"),
-        ("Commit of the code", all_of("provenance.git.commit")),
-        ("Edited since that commit", all_of("provenance.git.dirty")),
-        ("Device", all_of("provenance.device")),
-        ("Precision", all_of("provenance.precision")),
+        ("Commit of the code", _all_of(details, "provenance.git.commit")),
+        ("Edited since that commit", _all_of(details, "provenance.git.dirty")),
+        ("Device", _all_of(details, "provenance.device")),
+        ("Precision", _all_of(details, "provenance.precision")),
         *((key.rpartition(".")[2], details.common[key]) for key in versions),
     ]
+
+
+def _all_of(details: Details, *keys: str) -> str:
+    """The values of all records; of the first of these keys that any record has."""
+    for key in keys:
+        values = {details.common[key]} if key in details.common else {c.details.get(key) for c in details.cells}
+        if known := sorted(value for value in values if value):
+            return ", ".join(known)
+    return "unknown"
 
 
 def _data_texts(dataset: str, facts: DatasetFacts) -> list[str]:

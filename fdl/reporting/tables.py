@@ -241,8 +241,8 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
     if any(column.difference for row in rows for column in row.entries):
         remarks.append(
             "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
-            "and batches); in the files of this table with its 95 % t interval over the seeds in brackets, each by "
-            "itself and with the test images held fixed, so that none decides a claim."
+            "and batches); in brackets its 95 % t interval over the seeds where there are three or more: per cell, "
+            "unadjusted, test images held fixed, so descriptive only; the verdicts are under Claims."
         )
     methods = dict.fromkeys(state.cell.method for state in collected.cells)
     controls = [f"{method_title(name)}: {CONTROLS[name].remark}" for name in methods if name in CONTROLS]
@@ -283,7 +283,7 @@ def _setting(params: Params, collected: Collected) -> str:
     parts = [
         f"preset {params.preset}",
         f"epochs {_by_dataset(datasets, epochs)}",
-        f"epoch chosen by {_by_dataset(datasets, lambda dataset: params.selections_of(dataset)[0])}",
+        f"epoch used: {_by_dataset(datasets, lambda dataset: params.selections_of(dataset)[0])}",
         f"images {_by_dataset(datasets, lambda dataset: f'{params.image_size_of(dataset)} px')}",
         f"test images {_by_dataset(datasets, test_images)}",
         f"width × {params.width:g}",

@@ -98,6 +98,7 @@ def _tables(params: Params) -> list[Target]:
 
 def _figures(params: Params) -> list[Target]:
     whole = {
+        "forest": "Gain by dataset and backbone",
         "accuracy_over_shots": "Accuracy over images per class",
         "paired_differences": "Differences from classical",
         "diversity_and_gain": "Diversity and gain",

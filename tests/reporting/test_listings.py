@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from fdl.evaluation.metrics import confidence_bins
-from fdl.params import Params, load
+from fdl.params import Cell, Params, load
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
 from fdl.reporting.collect import collect
 from fdl.reporting.comparison_tables import ablation_table, combiner_table
 from fdl.reporting.cost_tables import cost_table
 from fdl.reporting.gallery import gallery
 from fdl.reporting.listings import Listing, to_csv
-from fdl.reporting.pair_figures import bundle_interval, measured_differences, overall_interval
+from fdl.reporting.pair_figures import Difference, bundle_interval, measured_differences, overall_interval
 from fdl.reporting.record_figures import image_overlaps
 from fdl.reporting.results import Results, Spread, read_results, spread
 from fdl.reporting.targets import targets
@@ -63,8 +63,11 @@ def test_the_authors_run_stands_beside_ours(project: Path, shift: float, word: s
     assert row["Seeds"] == "2 of 2"
     assert row["Width"] == "44.0"
     assert row["Inside"] == word
-    assert "synthetic images" in row["What differs in ours"]
-    assert "width × 0.125" in row["What differs in ours"]
+    (differs,) = [
+        remark for remark in table.remarks if remark.startswith("What differs in our runs on NEU (synthetic)")
+    ]
+    assert "synthetic images" in differs
+    assert "width × 0.125" in differs
     others = [r for r in rows(table) if r["Ours"] == "not in the grid"]
     assert others
     assert {r["Inside"] for r in others} == {"–"}
@@ -74,9 +77,9 @@ def test_methods_and_their_paired_differences_by_hand(project: Path) -> None:
     found = rows(ablation_table(results_of(small_grid())))
     assert [(r["Method"], r["Accuracy"], r["Δ"], r["Seeds"]) for r in found] == [
         ("classical", "42.0 ± 2.8", "–", "2 of 2"),
-        ("FDL", "46.0 ± 1.4", "+4.0 [−8.7, +16.7]", "2 of 2"),  # 5 and 3: half width 12.706 · √2 / √2
+        ("FDL", "46.0 ± 1.4", "+4.0", "2 of 2"),  # 5 and 3; of two seeds no interval
         ("classical", "50.0 ± 0.0", "–", "2 of 2"),
-        ("FDL", "55.0 ± 7.1", "+5.0 [−58.5, +68.5]", "2 of 2"),
+        ("FDL", "55.0 ± 7.1", "+5.0", "2 of 2"),
         ("FDL", "50.5", "+4.5", "2 of 2"),  # over both bundles
     ]
     assert found[-1]["Dataset"] == "all (synthetic)"
@@ -107,10 +110,15 @@ def test_intervals_of_differences_by_hand(project: Path) -> None:
     assert sorted(round(d.accuracy, 6) for d in differences) == [0, 3, 5, 10]
     # Invented disagreement is 1 − accuracy: it falls by what the accuracy gains.
     assert [d.disagreement for d in differences] == pytest.approx([-d.accuracy for d in differences])
-    # Seeds 0: 5 and 10; seeds 1: 3 and 0. Jackknife of two: means 1.5 and 7.5, error 3; t(0.975, 1) = 12.706.
+    # Seeds 0: 5 and 10; seeds 1: 3 and 0. Of two seeds no interval.
     overall = overall_interval(differences)
-    assert (overall.mean, overall.high - overall.mean) == pytest.approx((4.5, 38.119), abs=1e-2)
+    assert overall.mean == pytest.approx(4.5)
+    assert np.isnan(overall.low)
     assert overall.n == 4
+    # Three seeds of one bundle: the t interval of their mean.
+    three = [Difference(Cell("neu", "alexnet", 3, "fdl", seed), 1.0 + seed, None) for seed in range(3)]
+    overall = overall_interval(three)
+    assert (overall.mean, overall.low, overall.high) == pytest.approx((2, -0.4842, 4.4842), abs=1e-4)
 
 
 def test_bins_of_confidence_by_hand() -> None:

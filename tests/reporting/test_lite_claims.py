@@ -14,6 +14,7 @@ import pytest
 
 from fdl.importing import import_records
 from fdl.params import Params, load
+from fdl.reporting.answer import first_sentence
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claims import evaluate, write_claims
 from fdl.reporting.collect import collect
@@ -21,6 +22,7 @@ from fdl.reporting.report import headline
 from tests.reporting.fabricate import PARAMS_FILE
 
 LITE = Path(__file__).parents[2] / "reports" / "lite"
+PUBLISHED = LITE.parent / "published" / "lite"
 GOLDEN = Path(__file__).with_name("golden") / "claims_rules_2.json"
 
 
@@ -72,8 +74,11 @@ def test_the_caveat_of_lite_stands_wherever_its_verdict_does(lite: Params) -> No
     caveat = lite.claims.remark
     assert caveat
     assert f"Caveat: {caveat}" in headline(lite).splitlines()
-    page = (LITE / "index.html").read_text()
-    assert page.count(escape(caveat).replace("&#x27;", "&#39;")) >= 2  # above the verdicts, and in the table's caption
+    page = (PUBLISHED / "index.html").read_text()
+    # Below the answer, of which the first sentence is always seen, and in the table's caption.
+    for part in first_sentence(caveat):
+        assert page.count(escape(part).replace("&#x27;", "&#39;")) >= 2
+    assert page.index(first_sentence(caveat)[0]) < page.index('id="figure-forest"')
     assert "the 95 % interval is [−3.71, +0.35] and holds 0" in page
 
 

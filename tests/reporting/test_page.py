@@ -78,7 +78,7 @@ def column(table: Locator, place: int) -> list[str]:
 
 def test_the_page_is_no_wider_than_its_window(visit: Visit) -> None:
     page = visit.page
-    expect(page.locator("h1")).to_have_text("fdl: preset demo")
+    expect(page.locator("h1")).to_have_text("Does the feature distance loss help?")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     unnamed = "[...document.images].filter((image) => !image.alt && !image.closest('dialog')).length"
     assert page.evaluate(unnamed) == 0
@@ -116,8 +116,8 @@ def test_the_filter_leaves_the_rows_with_all_its_words(visit: Visit) -> None:
     table = visit.page.locator("table.cells")
     box = visit.page.locator("label.filter:has(+ .scroll table.cells)").get_by_role("searchbox")
     box.fill("vgg FDL")
-    assert set(column(table, 2)) == {"vgg"}
-    assert set(column(table, 4)) == {"fdl"}
+    assert set(column(table, 2)) == {"VGG"}
+    assert set(column(table, 4)) == {"FDL"}
     expect(visit.page.locator("label.filter:has(+ .scroll table.cells) output")).to_have_text("4 of 16 rows")
     box.fill("")
     assert len(column(table, 2)) == 16
@@ -127,7 +127,7 @@ def test_the_gallery_shows_what_is_chosen(visit: Visit) -> None:
     page = visit.page
     shown = page.locator(".exhibit:visible")
     expect(shown).to_have_count(1)
-    page.locator("#gallery-choices").get_by_label("Backbone").select_option("vgg")
+    page.locator("#gallery-choices").get_by_label("Backbone").select_option("VGG")
     page.locator("#gallery-choices").get_by_label("Images per class").select_option("5")
     expect(shown).to_have_count(1)
     expect(shown).to_contain_text("VGG · 5 images per class · seed 0")
@@ -186,3 +186,20 @@ def test_tables_that_are_closed_on_the_screen_are_open_on_paper(visit: Visit) ->
     expect(navigation).to_be_hidden()
     visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
     expect(tables.first).to_be_hidden()
+
+
+def test_no_column_is_cut_on_paper(visit: Visit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 1032, "height": 700})  # A4 on its side without its margins, at 96 dots per inch
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    wide = "[...document.querySelectorAll('table')].filter((t) => t.getBoundingClientRect().right > 1032).length"
+    assert page.evaluate(wide) == 0
+
+
+def test_the_answer_and_its_figure_come_first(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator(".answer")).to_contain_text("No answer: the images are synthetic")
+    first = page.locator("main img").first
+    assert first.evaluate("image => image.closest('figure').id") == "figure-forest"
+    expect(page.locator(".about")).to_contain_text("15 of 16 ensembles trained")

@@ -1,0 +1,148 @@
+"""The question that a preset's report answers, and the answer in a sentence: on the page and in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdl.params import Cell
+from fdl.reporting import statistics
+from fdl.reporting.claim_quantities import Quantity, read_frozen
+from fdl.reporting.claim_tables import Claim
+from fdl.reporting.collect import Collected
+from fdl.reporting.drawing import net_title
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
+from fdl.reporting.statistics import LEVEL, MARGIN
+from fdl.reporting.titles import (
+    BASELINE,
+    METHOD,
+    method_title,
+    signed,
+)
+
+_SAYS = {
+    "supported": "Yes, on this grid",
+    "contradicted": "No, on this grid",
+    "equivalent": f"It makes no difference of more than {MARGIN:g} points on this grid",
+    "undecided": "Undecided on this grid",
+}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean difference from classical in points, soft vote on test, with its 95 % interval."""
+
+    mean: float
+    low: float | None  # None: too few seeds for an interval
+    high: float | None
+    pairs: int
+
+
+def question(method: str | None) -> str:
+    """What the report is asked; None: there is nothing to compare with the classical ensemble."""
+    if method is None:
+        return "How accurate are the ensembles?"
+    return f"Does {'the feature distance loss' if method == METHOD else method_title(method)} help?"
+
+
+def compared_method(collected: Collected) -> str | None:
+    """The method that the answer is about: `fdl`, or else the first that is not the baseline; None without a pair."""
+    methods = list(dict.fromkeys(state.cell.method for state in collected.cells))
+    others = [method for method in methods if method != BASELINE]
+    if BASELINE not in methods or not others:
+        return None
+    return METHOD if METHOD in others else others[0]
+
+
+def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Sequence[Claim]) -> str:
+    """One sentence: the verdict on C1 where there is one, or else the mean difference with its interval.
+
+    Args:
+        collected: the grid.
+        accuracy: test accuracy of the soft vote by cell, in [0, 1].
+        verdicts: as `claims.evaluate` gave them; empty without a frozen grid.
+    """
+    method = compared_method(collected)
+    if method is None:
+        done = len(collected.of("done"))
+        return f"No comparison: the grid has no method beside another; {done} of {len(collected.cells)} cells done."
+    name = f"{method_title(method)} − classical"
+    overall = next((claim for claim in verdicts if claim.id == "C1" and claim.verdict is not None), None)
+    if overall is not None and overall.estimate is not None:
+        gain = Gain(overall.estimate, overall.low, overall.high, overall.found // 2)
+        says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
+        return f"{says}: {name} is {gain_text(gain)} of test accuracy."
+    measured = pooled_gain(paired_differences(accuracy, method))
+    if measured is None:
+        return "No answer yet: no pair of cells is done."
+    text = f"{name} is {gain_text(measured)} of test accuracy over {measured.pairs} pairs"
+    if collected.synthetic:
+        return f"No answer: the images are synthetic ({text})."
+    return f"No verdict, because this preset has no frozen grid: {text}."
+
+
+def gain_text(gain: Gain) -> str:
+    """`−1.7 points (95 % interval −2.8 to −0.5)`."""
+    if gain.low is None:
+        return f"{signed(gain.mean)} points (too few seeds for an interval)"
+    return f"{signed(gain.mean)} points ({100 * LEVEL:.0f} % interval {signed(gain.low)} to {signed(gain.high or 0)})"
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """A caveat's first sentence, and the rest."""
+    head, stop, rest = text.partition(". ")
+    return head + "." * bool(stop), rest
+
+
+def pooled_gain(differences: Mapping[Cell, float]) -> Gain | None:
+    """Mean over pairs, in points; jackknife over the seeds of every dataset, the test images held fixed.
+
+    Args:
+        differences: method minus classical by cell of the method, in points.
+    """
+    if not differences:
+        return None
+    datasets, seeds = ([getattr(cell, name) for cell in differences] for name in ("dataset", "seed"))
+    rows = np.array(list(differences.values()))[:, None]
+    estimate = statistics.jackknife(statistics.weighted_mean, rows, datasets, seeds)
+    low, high = (float(bound) for bound in estimate.interval(LEVEL))
+    enough = len(set(seeds)) >= SEEDS_FOR_INTERVAL and np.isfinite([low, high]).all()
+    return Gain(float(estimate.value), low if enough else None, high if enough else None, len(differences))
+
+
+def gains(results: Results, method: str) -> list[tuple[str, Gain | None]]:
+    """By dataset and backbone, in the grid's order, and pooled last: what the forest plot draws.
+
+    On a frozen grid, of its cells and by its rules, the same intervals as of the verdicts; else as `pooled_gain`.
+    """
+    titles = {net: net_title(results.collected, net) for net in results.nets}
+    if results.params.claims.grid is not None and method == METHOD:
+        quantity = _first_claim(results)
+        rows = [(title, _of_claim(quantity, net)) for net, title in titles.items()]
+        rows.append(("all", _of_claim(quantity, None)))
+    else:
+        differences = paired_differences(results.accuracy, method)
+        rows = [
+            (title, pooled_gain({c: d for c, d in differences.items() if (c.dataset, c.backbone) == net}))
+            for net, title in titles.items()
+        ]
+        rows.append(("all", pooled_gain(differences)))
+    return rows if len(titles) > 1 else rows[:1]
+
+
+def _first_claim(results: Results) -> Quantity:
+    from fdl.reporting.claims import RULES
+
+    frozen = read_frozen(results)
+    families = RULES[results.params.claims.rules].families(results.params, frozen)
+    return next(quantity for family in families for quantity in family if quantity.claim == "C1")
+
+
+def _of_claim(quantity: Quantity, net: tuple[str, str] | None) -> Gain | None:
+    values = {key: value for key, value in quantity.values.items() if net in (None, (key[0].dataset, key[0].backbone))}
+    estimate = quantity.estimate(values) if values else None
+    if estimate is None or not np.isfinite(estimate.value):
+        return None
+    low, high = (float(bound) for bound in estimate.interval(LEVEL))
+    known = bool(np.isfinite([low, high]).all())
+    return Gain(float(estimate.value), low if known else None, high if known else None, len(values))

@@ -1,0 +1,87 @@
+"""The forest plot: by how much a method beats the classical ensemble, by dataset and backbone, and over all."""
+
+from typing import TYPE_CHECKING
+
+from fdl.reporting.answer import compared_method, gain_text, gains
+from fdl.reporting.drawing import COLOURS, caption, house_style, say_nothing_there, warn
+from fdl.reporting.results import Results
+from fdl.reporting.statistics import LEVEL, MARGIN
+from fdl.reporting.titles import METHOD, method_title, signed_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LETTERS = 9  # points: read on a telephone too
+
+
+def forest(results: Results) -> "Figure":
+    """A row per dataset and backbone: mean difference and interval, and in words; all of them pooled last."""
+    from matplotlib.figure import Figure
+
+    method = compared_method(results.collected)
+    rows = gains(results, method) if method else []
+    with house_style():
+        figure = Figure(figsize=(5.6, 0.26 * max(len(rows), 2) + 1.25), layout="constrained")
+        axes = figure.subplots()
+        axes.axvspan(-MARGIN, MARGIN, color="#dbe7f0", zorder=0, linewidth=0)
+        axes.axvline(0, color="black", linewidth=0.8, zorder=1)
+        reach = 1.5 * MARGIN
+        for y, (_, gain) in enumerate(rows):
+            if gain is None:
+                continue
+            pooled = y == len(rows) - 1 and len(rows) > 1
+            colour, size = ("black", 8) if pooled else (COLOURS[0], 6)
+            if gain.low is not None and gain.high is not None:
+                axes.hlines(y, gain.low, gain.high, color=colour, linewidth=2.2 if pooled else 1.6, zorder=2)
+            axes.plot(gain.mean, y, "D" if pooled else "s", color=colour, markersize=size, zorder=3)
+            reach = max(reach, *(1.08 * abs(x) for x in (gain.mean, gain.low, gain.high) if x is not None))
+        axes.set_yticks(range(len(rows)), labels=[title for title, _ in rows], fontsize=_LETTERS)
+        axes.set(xlim=(-reach, reach), ylim=(max(len(rows), 1) - 0.4, -0.6))
+        axes.tick_params(axis="x", labelsize=_LETTERS)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False)
+        name = method_title(method) if method else ""
+        axes.set_xlabel(f"Δ test accuracy, {name} − classical (points)\n← classical better     {name} better →",
+                        fontsize=_LETTERS)  # fmt: skip
+        beside = axes.secondary_yaxis("right")
+        beside.set_yticks(
+            range(len(rows)),
+            labels=[
+                "–" if gain is None else signed_interval(gain.mean, None if gain.low is None or gain.high is None
+                                                         else (gain.low, gain.high))
+                for _, gain in rows
+            ],
+            fontsize=_LETTERS,
+        )  # fmt: skip
+        beside.tick_params(axis="y", length=0)
+        beside.spines["right"].set_visible(False)
+        if len(rows) > 1:
+            axes.axhline(len(rows) - 1.5, color="#999999", linewidth=0.8, linestyle=":")
+        if not any(gain for _, gain in rows):
+            say_nothing_there(axes)
+        warn(figure, results.collected)
+    return figure
+
+
+def forest_caption(results: Results) -> str:
+    """What the figure shows: n, and which intervals."""
+    method = compared_method(results.collected)
+    if method is None:
+        return caption(results.collected, "No method to compare with the classical ensemble.")
+    rows = gains(results, method)
+    last = rows[-1][1]
+    if last is None:
+        return caption(results.collected, "No pair of cells is done yet.")
+    frozen = results.params.claims.grid is not None and method == METHOD
+    which = (
+        "by the rules of the verdicts (seeds and test images vary)"
+        if frozen
+        else "by jackknife over the seeds of every dataset (test images held fixed); descriptive only"
+    )
+    return caption(
+        results.collected,
+        f"{method_title(method)} minus classical: test accuracy of the soft vote, mean over all numbers of images per "
+        f"class and all seeds; {last.pairs} pairs, each of the same images, initial weights and batches. Lines: "
+        f"{100 * LEVEL:.0f} % intervals, {which}; none is drawn below three seeds. Shaded: ± {MARGIN:g} points. "
+        f"All together: {gain_text(last)}.",
+    )

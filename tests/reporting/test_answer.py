@@ -1,0 +1,115 @@
+"""The question of a report, and the sentence that answers it."""
+
+from pathlib import Path
+
+import pytest
+
+from fdl.errors import InputError
+from fdl.params import Params
+from fdl.reporting.answer import answer, first_sentence, gains, question
+from fdl.reporting.collect import collect
+from fdl.reporting.forest import forest, forest_caption
+from fdl.reporting.report import shown_table, write_one
+from fdl.reporting.results import Results, read_results
+from tests.reporting.fabricate import fabricate, small_grid
+
+
+def results_of(params: Params, gain: float) -> Results:
+    """Invented records of `fdl` that is better by `gain` points in every seed but a little."""
+    accuracy = {cell: 0.5 + (cell.method == "fdl") * (gain + 0.1 * (cell.seed - 1)) / 100 for cell in params.cells()}
+    fabricate(params, accuracy=accuracy)
+    collect(params)
+    return read_results(params)
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("fdl", "Does the feature distance loss help?"),
+        ("gncl", "Does GNCL help?"),
+        (None, "How accurate are the ensembles?"),
+    ],
+)
+def test_the_question_names_the_method(method: str | None, text: str) -> None:
+    assert question(method) == text
+
+
+def test_without_a_frozen_grid_the_answer_is_the_difference_and_no_verdict(project: Path) -> None:
+    results = results_of(small_grid(source="local", seeds=[0, 1, 2]), 3.0)
+    # Differences 2.9, 3.0, 3.1: s = 0.1, t(0.975, 2) = 4.303, half width 0.25.
+    assert answer(results.collected, results.accuracy, []) == (
+        "No verdict, because this preset has no frozen grid: FDL − classical is +3.0 points (95 % interval +2.8 to "
+        "+3.2) of test accuracy over 6 pairs."
+    )
+
+
+def test_two_seeds_give_no_interval(project: Path) -> None:
+    results = results_of(small_grid(source="local"), 3.0)
+    assert "points (too few seeds for an interval) of" in answer(results.collected, results.accuracy, [])
+
+
+def test_synthetic_images_answer_nothing(project: Path) -> None:
+    results = results_of(small_grid(seeds=[0, 1, 2]), 3.0)
+    assert answer(results.collected, results.accuracy, []).startswith("No answer: the images are synthetic (")
+
+
+def test_the_forest_plot_has_a_row_per_net_and_all_of_them_last(project: Path) -> None:
+    results = results_of(small_grid(source="local", backbones=["alexnet", "vgg"], seeds=[0, 1, 2]), -4.0)
+    rows = gains(results, "fdl")
+    assert [title for title, _ in rows] == ["NEU · AlexNet", "NEU · VGG", "all"]
+    for _, gain in rows:
+        assert gain is not None
+        assert (gain.mean, gain.low, gain.high) == pytest.approx((-4.05, -4.30, -3.80), abs=0.06)
+    axes = forest(results).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["NEU · AlexNet", "NEU · VGG", "all"]
+    low, high = axes.get_xlim()
+    assert low < -4.3
+    assert high == -low
+    assert "12 pairs" in forest_caption(results)
+
+
+def test_a_method_alone_is_compared_with_nothing(project: Path) -> None:
+    results = results_of(small_grid(methods=["fdl"]), 0.0)
+    assert answer(results.collected, results.accuracy, []).startswith("No comparison")
+    assert "No method to compare" in forest_caption(results)
+
+
+def test_a_caveat_is_cut_after_its_first_sentence() -> None:
+    assert first_sentence("It rests on NEU. With −0.3 points.") == ("It rests on NEU.", "With −0.3 points.")
+    assert first_sentence("One sentence.") == ("One sentence.", "")
+
+
+def test_a_table_of_the_last_report_is_shown_by_name(project: Path) -> None:
+    grid = small_grid()
+    fabricate(grid)
+    collect(grid)
+    with pytest.raises(InputError, match="not made yet"):
+        shown_table(grid, "f1_macro")
+    write_one(grid, "f1_macro")
+    assert shown_table(grid, "f1_macro") == Path("reports/demo/tables/f1_macro.md").read_text().rstrip()
+    with pytest.raises(InputError, match="a figure cannot be printed"):
+        shown_table(grid, "forest")
+
+
+def test_without_records_the_packed_ones_are_named(project: Path) -> None:
+    grid = small_grid()
+    archive = Path("reports/demo/records.tar.gz")
+    for stage in (collect, read_results):
+        with pytest.raises(InputError) as without:
+            stage(grid)
+        assert "fdl import" not in str(without.value)
+    archive.parent.mkdir(parents=True)
+    archive.touch()
+    for stage in (collect, read_results):
+        with pytest.raises(InputError, match=f"`fdl import {archive} --preset demo` brings in the published records"):
+            stage(grid)
+
+
+def test_the_version_is_printed() -> None:
+    from typer.testing import CliRunner
+
+    from fdl import __version__
+    from fdl.cli import app
+
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"fdl {__version__}\n")

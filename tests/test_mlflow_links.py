@@ -1,0 +1,26 @@
+"""The addresses that `make ui` prints."""
+
+from pathlib import Path
+
+import pytest
+
+from fdl.mlflow_links import links, main
+from fdl.reporting.collect import collect
+from fdl.tracking import track
+from tests.reporting.fabricate import fabricate, small_grid
+
+
+def test_links_open_the_tables_of_every_experiment(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    assert links(uri=uri) == []
+    assert main(["http://127.0.0.1:5001", uri]) == 0
+    assert "fdl track" in capsys.readouterr().out
+    grid = small_grid(shots=[3], seeds=[0])
+    fabricate(grid)
+    collect(grid)
+    track(grid, uri=uri)
+    lines = links("http://127.0.0.1:5001", uri)
+    assert lines == [
+        f"fdl-demo, {view}: http://127.0.0.1:5001/#/experiments/1/runs?viewStateShareKey=fdl-{view}"
+        for view in ("cells", "bundles")
+    ]
