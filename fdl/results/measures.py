@@ -10,8 +10,11 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS
+
 _SHARE = (0.0, 1.0)
-# Every metric, and between what it lies. A sum of float32 probabilities may be off in its last places.
+# Metrics and between what they lie; one of `fdl.evaluation.metrics` that is not named here is only finite.
+# A sum of float32 probabilities may be off in its last places.
 RANGES: dict[str, tuple[float, float]] = {
     "accuracy": _SHARE,
     "accuracy_balanced": _SHARE,
@@ -79,12 +82,12 @@ def _checked(row: Any) -> tuple[str, str, str, str]:
     selection, split, combiner, metric = key
     if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not _COMBINER.fullmatch(combiner):
         raise ValueError(f"no such selection, split or combiner: {_shown(key)}")
-    if metric not in RANGES:
+    if metric not in RANGES and metric not in METRICS | PROBABILITY_METRICS:
         raise ValueError(f"no such metric: {_shown(key)}")
     value = row["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{' '.join(key)} is {_shown(value)}, not a number")
-    low, high = RANGES[metric]
+    low, high = RANGES.get(metric, (-inf, inf))
     if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         raise ValueError(f"{' '.join(key)} is {value}")
     return selection, split, combiner, metric

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         made_by = provenance(inputs.device)  # now: the code may be edited while it runs
         judge = Judge(params, running=False)
         before = {state.cell: state for state in judge.states(cells)}
-        _say_what_is_due(bundle, list(before.values()), say)
+        _say_what_is_due(before.values(), say)
         _look_for_room(params, bundle, before, inputs, say)
         _train_together(params, before, inputs, say)
         for number, (cell, state) in enumerate(before.items(), start=1):
@@ -222,13 +222,11 @@ def _trained_record(state: CellStatus) -> dict[str, Any] | None:
     return dict(state.run) if state.run is not None and state.trained and not void else None
 
 
-def _say_what_is_due(bundle: Bundle, states: Sequence[CellStatus], say: Say) -> None:
-    """Why records that are there are made again; and if nothing is to be done, how to have it done all the same."""
+def _say_what_is_due(states: Iterable[CellStatus], say: Say) -> None:
+    """Why records that are there are made again."""
     for state in states:
         if state.status in ("stale", "damaged"):
             say(f"{state.cell.key}: {state.status}: {state.note}")
-    if all(state.finished for state in states):
-        say(f"{bundle.key}: all records are current; to train a cell again delete its folder")
 
 
 def _run_heads(

@@ -106,8 +106,10 @@ def test_loss_weights_are_the_authors_at_all_shots(dataset: str, backbone: str) 
     if row["visual_fdl_file_tag"]:  # "400 / m0.5_m0.01": the shots and weights of the net in a figure
         shots = int(row["visual_fdl_file_tag"].split(" / ")[0])
         drawn = float(row["visual_fdl_cosine_weight"]), float(row["visual_fdl_euclidean_weight"])
-        assert protocol.weights_for(shots) == drawn
-        expected = {shots: drawn} if drawn != protocol.weights else {}
+        # One net's file names other weights than its configuration: not followed, docs/deviations.md.
+        followed = (dataset, backbone) != ("tex", "resnet")
+        assert protocol.weights_for(shots) == (drawn if followed else protocol.weights)
+        expected = {shots: drawn} if followed and drawn != protocol.weights else {}
     assert protocol.weights_at == expected
     stored = float(row["stored_run_cosine_weight"]), float(row["stored_run_euclidean_weight"])
     shots = int(row["shots_stored_run"])
