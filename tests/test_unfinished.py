@@ -19,7 +19,7 @@ ABOUT = {"preset": "demo", "cell": "bsd/alexnet/3shot/fdl/seed0", "settings": "0
 
 
 def test_a_training_shows_its_history_while_it_runs(trained, monkeypatch) -> None:
-    params = tiny(epochs=3, methods=["fdl"], width=0.6)  # wide enough to be trained one after the other
+    params = tiny(epochs=3, methods=["fdl"])
     monkeypatch.setattr(unfinished, "SECONDS", 0)
     monkeypatch.setattr(bundle_module, "Throttle", lambda say: say)
     seen = []
