@@ -56,7 +56,7 @@ def test_rules_1_give_the_published_verdicts(lite: Params) -> None:
     files = {path.name: path.read_text() for path in write_claims(lite, evaluate(lite))}
     assert len(files) == 5
     for name, text in files.items():
-        folder = LITE if name == "claims.json" else LITE / "tables"
+        folder = PUBLISHED if name == "claims.json" else PUBLISHED / "tables"
         assert text == (folder / name).read_text(), name
 
 
