@@ -19,7 +19,7 @@ from fdl import layout, records
 from fdl.errors import InputError
 from fdl.params import Cell, Params
 from fdl.results.measures import read_metrics
-from fdl.results.state import CellStatus, Judge
+from fdl.results.state import FINISHED, CellStatus, Judge
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,7 +42,7 @@ SCHEMA_VERSION = 1
 _NAMED = 3  # cells that an error names
 # stale: the record is of other settings; damaged: a file of it is missing or was changed.
 Status = Literal["done", "failed", "missing", "stale", "damaged"]
-USABLE = ("done", "failed")
+USABLE = FINISHED
 
 
 @dataclass(frozen=True)

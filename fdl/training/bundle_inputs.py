@@ -54,7 +54,7 @@ class BundleInputs:
 
     def training_digest(self, cell: Cell) -> str:
         """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
-        return training_digest(self.params, cell, self.split(cell), self.prepared)
+        return training_digest(self.params, cell, self.split(cell).hash, self.prepared.hash)
 
     def checkpoint(self, cell: Cell, expected: str, say: Say) -> Checkpoint:
         """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""

@@ -10,9 +10,9 @@ from fdl.errors import InputError
 from fdl.params import Cell, Params, digest
 
 
-def training_digest(params: Params, cell: Cell, split: splits.Split, prepared: prepare.Prepared) -> str:
+def training_digest(params: Params, cell: Cell, split_hash: str, prepared_hash: str) -> str:
     """Digest of everything that decides a cell's numbers: settings, draw, pixels."""
-    return digest([params.settings_digest(cell), split.hash, prepared.hash])
+    return digest([params.settings_digest(cell), split_hash, prepared_hash])
 
 
 class PreparedImages:
@@ -54,7 +54,7 @@ class PreparedImages:
 
     def training_digest(self, cell: Cell) -> str:
         """The digest that a current record of the cell has; raises as `of`."""
-        return digest([self.params.settings_digest(cell), *self.hashes(cell)])
+        return training_digest(self.params, cell, *self.hashes(cell))
 
     def are_there(self, cell: Cell) -> bool:
         """Whether the cell's images are prepared and drawn here."""
