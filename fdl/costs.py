@@ -17,7 +17,7 @@ from fdl.reference.protocol import DATASETS
 
 # Of modules that would import torch:
 EVALUATED = 200  # images at a time, `fdl.training.engine.EVALUATION_BATCH`
-SIGNED = 1000  # test images at most, `fdl.evaluation.cam.SIGNED`
+COMPARED = 1000  # test images at most, `fdl.evaluation.cam.COMPARED`
 KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 
 
@@ -119,7 +119,7 @@ def work(params: Params, cell: Cell) -> Work:
         trained += len(heads.heads) * heads.tuning_epochs * train
     authors = published_nets.parse(cell.backbone) is None
     known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)
-    mapped = 0 if known else of.test + min(SIGNED, of.test)
+    mapped = 0 if known else 2 * min(COMPARED, of.test)
     images = train + of.validation + of.test
     return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
 
@@ -228,8 +228,8 @@ def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool
     outputs = rules * largest.members * (train + of.validation + of.test)
     outputs += len(heads.heads if heads else ()) * 2 * (of.validation + of.test)
     logits = 4 * outputs * of.classes
-    # Two bytes a pair of members and image, of the signed maps four.
-    overlaps = largest.members * (largest.members - 1) * (of.test + 2 * min(of.test, SIGNED))
+    # Two bytes a pair of members and image, of the rectified maps and of the signed ones.
+    overlaps = largest.members * (largest.members - 1) * 2 * min(of.test, COMPARED)
     kept = rules * weights if params.keep_weights else 0
     waiting = len(cells) if program > 1 or all_wait else 1 if heads else 0
     return Bytes(

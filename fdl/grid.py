@@ -1,7 +1,9 @@
 """What a grid is made of: datasets, backbones, blocks of cells, cells and their bundles."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -83,10 +85,17 @@ class OwnDataset(Strict):
     """The user's own images: a folder of class folders, or of train, validation, test with class folders."""
 
     name: DatasetName = Field(description="what the grid, the folders and the tables call it")
-    folder: Annotated[str, Field(min_length=1)] = Field(description="relative to the working directory, or absolute")
+    folder: Annotated[str, Field(min_length=1)] = Field(
+        description="relative to the working directory, or absolute; may begin with $FDL_DATA_DIR"
+    )
     image_size: Pixels = Field(description="side in pixels that the images are resized to")
     like: Dataset = Field(description="whose networks, learning rates, loss weights, epochs and selection are used")
     antialias: bool = Field(default=True, description="false: photographs are shrunk by nearest neighbour")
+
+    @property
+    def path(self) -> Path:
+        """`folder` with the home directory and the environment's variables put in."""
+        return Path(os.path.expandvars(self.folder)).expanduser()
 
 
 # The branch is chosen by the form: so a wrong key or value is explained by the model that was meant.

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fdl.data.sources import locate
 from fdl.errors import InputError
 from fdl.params import Bundle, Cell, Params, json_schema, load, resolve
 from fdl.reference.protocol import DATASETS
@@ -28,6 +29,7 @@ def test_presets_have_the_announced_sizes():
     sizes = {name: (len(p.cells()), len(p.bundles())) for name in FILE["presets"] for p in [resolve(FILE, preset=name)]}
     assert sizes == {
         "demo": (144, 36),
+        "small": (1320, 78),
         "lite": (60, 6),
         "lite-selection": (40, 4),
         "lite-moving": (30, 3),
@@ -73,6 +75,15 @@ def test_a_block_of_the_grid_may_have_its_own_epochs():
     assert authors.epochs_of(Cell("cifar10", "alexnet", 10, "fdl", 0)) == 300
 
 
+def test_the_verdicts_of_small_rest_on_its_whole_grid():
+    small = resolve(FILE, preset="small")
+    frozen = resolve(FILE, preset="small", overrides={"grid": FILE["presets"]["small"]["claims"]["grid"]})
+    assert set(small.cells()) == set(frozen.cells())
+    epochs = {(cell.dataset, cell.shots): small.epochs_of(cell) for cell in small.cells()}
+    assert [epochs["neu", shots] for shots in (3, 5, 10, 20, 50, 100)] == [60, 60, 60, 40, 20, 12]
+    assert [epochs["cifar100", shots] for shots in (3, 5, 10, 20)] == [30, 20, 12, 8]
+
+
 def test_fixed_draws_keep_the_images():
     assert [resolve(FILE, preset="authors").draw_of(seed) for seed in (0, 3)] == [0, 0]
     assert [resolve(FILE, preset="paper").draw_of(seed) for seed in (0, 3)] == [0, 3]
@@ -81,6 +92,7 @@ def test_fixed_draws_keep_the_images():
 def test_the_authors_grids_are_of_the_published_images():
     assert {name: resolve(FILE, preset=name).source for name in FILE["presets"]} == {
         "demo": "synthetic",
+        "small": "local",
         "lite": "local",
         "lite-selection": "local",
         "lite-moving": "local",
@@ -119,6 +131,15 @@ def test_the_grid_names_own_images():
     params = demo(datasets=["neu", BOLTS], grid=block, claims={"grid": block}, epochs={"bolts": 7})
     assert {cell.dataset for cell in params.cells()} == {"bolts"}
     assert {params.epochs_of(cell) for cell in params.cells()} == {7}
+
+
+def test_the_folder_of_own_images_may_begin_with_a_variable(monkeypatch):
+    monkeypatch.setenv("FDL_DATA_DIR", "/somewhere")
+    own = demo(datasets=[BOLTS | {"folder": "$FDL_DATA_DIR/bolts"}]).own("bolts")
+    assert own.path == Path("/somewhere/bolts")
+    monkeypatch.delenv("FDL_DATA_DIR")
+    with pytest.raises(InputError, match=r"\$FDL_DATA_DIR/bolts: a variable of the environment is not set"):
+        locate(demo(datasets=[BOLTS | {"folder": "$FDL_DATA_DIR/bolts"}]), "bolts")
 
 
 @pytest.mark.parametrize("change", [{"image_size": 49}, {"like": "bsd"}])

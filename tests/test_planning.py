@@ -9,7 +9,7 @@ import torch
 from fdl import costs, layout, planning
 from fdl.costs import Shape
 from fdl.evaluation import cam, known
-from fdl.evaluation.cam import OF_EACH, SIGNED
+from fdl.evaluation.cam import COMPARED, OF_EACH
 from fdl.models import Member
 from fdl.params import Bundle, Cell
 from fdl.reference.protocol import DATASETS
@@ -99,7 +99,7 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
 
 
 def test_the_constants_are_those_of_the_modules_that_import_torch():
-    assert (costs.EVALUATED, costs.SIGNED, costs.KEPT) == (EVALUATION_BATCH, SIGNED, known.MOST)
+    assert (costs.EVALUATED, costs.COMPARED, costs.KEPT) == (EVALUATION_BATCH, COMPARED, known.MOST)
 
 
 def test_the_longest_bundles_begin_first():
@@ -139,7 +139,7 @@ def test_own_images_are_counted_when_they_are_prepared(fdl, project):
 
 
 def test_the_number_of_images_with_signed_maps_is_the_records():
-    assert costs.SIGNED == cam.SIGNED
+    assert costs.COMPARED == cam.COMPARED
 
 
 def test_seeds_for_two_points_by_hand():

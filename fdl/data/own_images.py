@@ -151,7 +151,7 @@ def receipt(params: Params, dataset: str, photographs: str | None = None) -> Pat
     own, folder = params.own(dataset), layout.prepared_folder(params, dataset)
     assert own
     start = f"photographs-{hashlib.sha256(f'{own.folder} {own.like}'.encode()).hexdigest()[:8]}-"
-    now = fingerprint(Path(own.folder).expanduser()) if photographs is None else photographs
+    now = fingerprint(own.path) if photographs is None else photographs
     held = sorted(folder.glob(f"{start}*"))
     return held[0] if held and not now else folder / f"{start}{now or 'missing'}"
 
@@ -163,7 +163,7 @@ def changed(params: Params, dataset: str, prepared: str) -> str | None:
         prepared: their fingerprint then.
     """
     own = params.own(dataset)
-    now = fingerprint(Path(own.folder).expanduser()) if own else ""
+    now = fingerprint(own.path) if own else ""
     if own is None or not now or now == prepared:
         return None
     return (

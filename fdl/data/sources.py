@@ -161,7 +161,9 @@ def locate(params: Params, dataset: str) -> Located:
         InputError: the local source or the user's own dataset has no such folder, or the files cannot be fetched.
     """
     if own := params.own(dataset):
-        folder = Path(own.folder).expanduser()
+        folder = own.path
+        if "$" in str(folder):
+            raise InputError(f"{folder}: a variable of the environment is not set; set it, or correct params.yaml")
         if folder.is_file():
             raise InputError(f"{folder}: a file; put it into a folder of its own and name that one in params.yaml")
         if not folder.is_dir():

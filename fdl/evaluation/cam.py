@@ -20,8 +20,9 @@ BATCH = 50
 # A record holds maps of the first test images of this many classes, in label order, and of this many of each, so
 # that a figure can pick the first one that both methods get right.
 CLASSES, OF_EACH = 10, 4
-# The signed maps of claim C4 are made of at most so many test images: each costs as much as a training step of it.
-SIGNED = 1000
+# The maps of claim C4 are made of at most so many test images: without kept feature maps each costs as much as a
+# training step, and a record of 7,500 images has ten times the size.
+COMPARED = 1000
 Score = Literal["probability", "logit"]
 
 
@@ -126,8 +127,8 @@ def pair_correlations(maps: Tensor) -> Tensor:
     return correlations
 
 
-def signed_positions(labels: Tensor, most: int = SIGNED) -> Tensor:
-    """Which test images the signed maps are made of, (N,) in rising order.
+def compared_positions(labels: Tensor, most: int = COMPARED) -> Tensor:
+    """Which test images the maps of claim C4 are made of, (N,) in rising order.
 
     The first image of every class, then the second of every class, and so on, until there are `most` or no more:
     a rule that looks at no prediction, so that all methods and seeds have the same ones.
@@ -163,15 +164,16 @@ def signed_record(
         logits: (M, N, C), what was predicted for the test images.
 
     Returns:
-        `signed_correlations` (P, n) float32, see `pair_correlations`, and `signed_positions` (n,) int64, see there.
+        `signed_correlations` (P, n) float16, see `pair_correlations`, and `signed_positions` (n,) int64, see
+        `compared_positions`.
     """
-    positions = signed_positions(labels)
+    positions = compared_positions(labels)
     predicted = logits.argmax(-1)
     parts = [
         pair_correlations(grad_cam(nets, to_input(pixels[part]), predicted[:, part], score="logit"))
         for part in positions.split(batch)
     ]
-    correlations = torch.cat(parts, dim=1).float().cpu().numpy()
+    correlations = torch.cat(parts, dim=1).half().cpu().numpy()
     return {"signed_correlations": np.ascontiguousarray(correlations), "signed_positions": positions.cpu().numpy()}
 
 
@@ -184,7 +186,7 @@ def overlap_record(
     score: Score = "probability",
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
-    """The part of a cell's `cam.npz` that all test images have.
+    """The part of a cell's `cam.npz` that says how far the members' maps overlap.
 
     Args:
         nets: M members in evaluation mode.
@@ -195,12 +197,13 @@ def overlap_record(
         batch: images at a time.
 
     Returns:
-        `cosines` (P, N) float16: of the pairs' maps of the true class, see `pair_cosines`;
-        `empty` (M, ⌈N / 8⌉) uint8: packed bits, which of these maps are empty.
+        `cosines` (P, n) float16: of the pairs' maps of the true class, see `pair_cosines`;
+        `empty` (M, ⌈n / 8⌉) uint8: packed bits, which of these maps are empty. Both of the n images that
+        `compared_positions` picks.
     """
     cosines, empty = [], []
-    for part, classes in zip(pixels.split(batch), labels.split(batch), strict=True):
-        normalised, nothing = normalise(grad_cam(nets, to_input(part), classes, score=score))
+    for part in compared_positions(labels).split(batch):
+        normalised, nothing = normalise(grad_cam(nets, to_input(pixels[part]), labels[part], score=score))
         cosines.append(pair_cosines(normalised).half())
         empty.append(nothing)
     packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)

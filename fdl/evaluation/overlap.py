@@ -4,7 +4,7 @@ The measures of claim C4 (docs/claims.md). Rules 1: the mean cosine between the 
 Rules 2: the share of these maps that are empty, and the mean correlation between the members' signed maps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,25 @@ def left_out(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
     empty = empty_maps(record)
     first, second = np.triu_indices(len(empty), k=1)
     return np.asarray(empty[first] | empty[second])
+
+
+def on_same_images(records: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+    """Narrow the `cosines` and `empty` of several `cam.npz` of one dataset to the test images that all of them hold.
+
+    Newer records hold the images of `signed_positions` (`fdl.evaluation.cam.compared_positions`), older ones all
+    test images.
+    """
+    fewest = min((record["cosines"].shape[1] for record in records), default=0)
+    narrowed = []
+    for record in records:
+        arrays = dict(record)
+        if record["cosines"].shape[1] > fewest:
+            short = next(other for other in records if other["cosines"].shape[1] == fewest)
+            positions = short["signed_positions"]
+            arrays["cosines"] = record["cosines"][:, positions]
+            arrays["empty"] = np.packbits(empty_maps(record)[:, positions], axis=-1)
+        narrowed.append(arrays)
+    return narrowed
 
 
 def overlap(

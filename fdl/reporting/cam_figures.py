@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl.evaluation.overlap import left_out, overlap
+from fdl.evaluation.overlap import left_out, on_same_images, overlap
 from fdl.reporting.collect import Collected
 from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, which_images
 from fdl.reporting.titles import SYNTHETIC, method_title
@@ -55,12 +55,13 @@ def _score(rows: Rows) -> str:
 
 def _overlaps(rows: Rows) -> str:
     """Mean overlap by method; nothing where the methods have other pairs of members, or none."""
-    if len({record["cosines"].shape for record in rows.records}) > 1:
+    records = on_same_images(rows.records)
+    if len({record["cosines"].shape for record in records}) > 1:
         return ""
     # What one method leaves out, the other leaves out too (docs/claims.md, C4).
-    without = reduce(np.logical_or, map(left_out, rows.records))
+    without = reduce(np.logical_or, map(left_out, records))
     means, share = [], 0.0
-    for cell, record in zip(rows.cells, rows.records, strict=True):
+    for cell, record in zip(rows.cells, records, strict=True):
         mean, pairs, share = overlap(record["cosines"], without)
         if pairs.any():
             means.append(f"{method_title(cell.method)} {mean[pairs > 0].mean():.2f}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.evaluation.overlap import on_same_images
 from fdl.params import Bundle, Cell, Params, digest
 from fdl.reporting import statistics
 from fdl.reporting.collect import CellState
@@ -204,8 +205,20 @@ def jackknife(statistic: Statistic, values: Values, rows: Sequence[Sequence[floa
     return statistics.jackknife(statistic, np.array(rows), datasets, seeds)
 
 
-def arrays_of(params: Params, frozen: Frozen, *names: str) -> dict[Cell, dict[str, NDArray[Any]]]:
-    """Arrays of `cam.npz` of the finished cells of both methods, as far as their records have them."""
+def arrays_of(
+    params: Params, frozen: Frozen, *names: str, optional: Sequence[str] = ()
+) -> dict[Cell, dict[str, NDArray[Any]]]:
+    """Arrays of `cam.npz` of the finished cells of both methods, of the cells whose records have all of `names`."""
     cells = [cell for cell in frozen.of(METHOD, BASELINE) if cell in frozen.correct]
-    arrays = {cell: read_arrays(params, cell, "cam.npz", optional=names) for cell in cells}
-    return {cell: found for cell, found in arrays.items() if len(found) == len(names)}
+    arrays = {cell: read_arrays(params, cell, "cam.npz", optional=[*names, *optional]) for cell in cells}
+    return {cell: found for cell, found in arrays.items() if found.keys() >= set(names)}
+
+
+def overlaps_of(params: Params, frozen: Frozen) -> dict[Cell, dict[str, NDArray[Any]]]:
+    """`cosines` and `empty` as in `arrays_of`, of the same test images in all cells of a dataset."""
+    arrays = arrays_of(params, frozen, "cosines", "empty", optional=["signed_positions"])
+    narrowed: dict[Cell, dict[str, NDArray[Any]]] = {}
+    for dataset in dict.fromkeys(cell.dataset for cell in arrays):
+        cells = [cell for cell in arrays if cell.dataset == dataset]
+        narrowed |= dict(zip(cells, on_same_images([arrays[cell] for cell in cells]), strict=True))
+    return narrowed

@@ -18,12 +18,12 @@ from fdl.reporting.claim_quantities import (
     Rules,
     Values,
     against_members,
-    arrays_of,
     floored_mean,
     gain,
     jackknife,
     mean,
     median,
+    overlaps_of,
     paired,
     points,
     slices,
@@ -78,7 +78,7 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
 
     A pair of members with an empty map in one arm is left out of both.
     """
-    arrays = arrays_of(params, frozen, "cosines", "empty")
+    arrays = overlaps_of(params, frozen)
     values, shares = {}, []
     for cell, mine in arrays.items():
         other = arrays.get(replace(cell, method=BASELINE))

@@ -20,6 +20,7 @@ from fdl.reporting.claim_quantities import (
     arrays_of,
     floored_mean,
     gain,
+    overlaps_of,
     paired,
     points,
     slices,
@@ -114,7 +115,7 @@ def _slope(values: Values) -> Estimate:
 
 def _empty_maps(params: Params, frozen: Frozen) -> Quantity:
     """C4a: share of the members' maps of the true class that are empty, in points."""
-    arrays = arrays_of(params, frozen, "cosines", "empty")
+    arrays = overlaps_of(params, frozen)
     shares = {cell: 100.0 * empty_maps(record).mean(axis=0) for cell, record in arrays.items()}
     c4 = gain("C4a", "all", frozen.of(METHOD, BASELINE), shares, floored_mean)
     return replace(c4, beside=_arms(shares, "{:.0f} %"))

@@ -181,13 +181,18 @@ def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
 
     A pair with an empty map in one method is left out of both (docs/claims.md, C4); images without a pair too.
     """
-    from fdl.evaluation.overlap import left_out, overlap
+    from fdl.evaluation.overlap import left_out, on_same_images, overlap
 
     compared = results.compared(*net)
     means: dict[str, list[Floats]] = {method: [] for method in compared}
     shares: dict[str, list[float]] = {method: [] for method in compared}
     for cells in zip(*compared.values(), strict=True):
-        arms = [read_arrays(results.params, cell, "cam.npz", "cosines", "empty") for cell in cells]
+        arms = on_same_images(
+            [
+                read_arrays(results.params, cell, "cam.npz", "cosines", "empty", optional=["signed_positions"])
+                for cell in cells
+            ]
+        )
         paired = len({arm["cosines"].shape for arm in arms}) == 1  # a single net has no pairs to leave out
         for cell, arm in zip(cells, arms, strict=True):
             without = reduce(np.logical_or, map(left_out, arms)) if paired else left_out(arm)
