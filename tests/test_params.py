@@ -30,6 +30,9 @@ def test_presets_have_the_announced_sizes():
     assert sizes == {
         "demo": (144, 36),
         "small": (1320, 78),
+        "small-cosine": (540, 18),
+        "small-neu-weights": (120, 6),
+        "small-heads": (180, 18),
         "lite": (60, 6),
         "lite-selection": (40, 4),
         "lite-moving": (30, 3),
@@ -93,6 +96,9 @@ def test_the_authors_grids_are_of_the_published_images():
     assert {name: resolve(FILE, preset=name).source for name in FILE["presets"]} == {
         "demo": "synthetic",
         "small": "local",
+        "small-cosine": "local",
+        "small-neu-weights": "local",
+        "small-heads": "local",
         "lite": "local",
         "lite-selection": "local",
         "lite-moving": "local",
