@@ -1,0 +1,40 @@
+"""The move of modules into rooms changes no digest: the values are those from before it."""
+
+import hashlib
+
+import pytest
+import yaml
+
+from fdl.method_sources import method_source
+from fdl.methods import METHODS
+from fdl.params import digest, load
+from fdl.training.digests import training_digest
+from tests.projects import ROOT
+
+PRESETS = {
+    "demo": "be2ee8e2ba2a718b",
+    "lite": "71674c6a5369662e",
+    "lite-selection": "325e359dfb6a22da",
+    "lite-moving": "56cc77af16a4c9ab",
+    "lite-float32": "ccde401b3dfc32fd",
+    "lite-cosine": "18329297e3e8b5ea",
+    "lite-neu-weights": "333549146ca8332c",
+    "authors": "f097624814eae1e6",
+    "paper": "cbbb934240ecb508",
+}
+METHOD_DIGESTS = "ad032998211142d7"
+
+
+@pytest.mark.parametrize("preset", yaml.safe_load((ROOT / "params.yaml").read_text())["presets"])
+def test_the_digests_of_all_cells_of_a_preset(preset):
+    params = load(ROOT / "params.yaml", preset=preset)
+    digests = [
+        [cell.key, params.settings_digest(cell), training_digest(params, cell, "split", "images")]
+        for cell in params.cells()
+    ]
+    assert digest(digests)[:16] == PRESETS[preset]
+
+
+def test_the_digests_of_the_methods():
+    digests = " ".join(f"{name} {method_source(name).digest}" for name in sorted(METHODS))
+    assert hashlib.sha256(digests.encode()).hexdigest()[:16] == METHOD_DIGESTS
