@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from fdl import records
-from fdl.errors import InputError
-from fdl.params import load
+from fdl.core.errors import InputError
+from fdl.core.settings import load
+from fdl.core.titles import dataset_title, method_title
 from fdl.reporting.collect import collect
 from fdl.reporting.drawing import house_style, legend_below, look, save
 from fdl.reporting.results import read_history, read_results
-from fdl.reporting.titles import dataset_title, method_title
 
 PRESETS = {"moving": "lite-moving", "re-estimated": "lite-selection"}
 EPOCHS = (10, 25, 50, 100)  # of the table

@@ -21,9 +21,9 @@ import torch
 from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import RESULTS, machine, write
 from fdl import costs
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import load
 from fdl.costs import Shape
-from fdl.params import load
-from fdl.reference.protocol import DATASETS
 from fdl.training import engine
 from fdl.training.fused import Program, Run
 

@@ -22,7 +22,7 @@ import torch
 from benchmarks.cpu import BATCH, CASES, EVALUATED, ours
 from benchmarks.keras_reference import Keras, build, same_terms
 from benchmarks.timing import Timed, compared, machine, precisions, table, write
-from fdl.provenance import available_cores
+from fdl.core.provenance import available_cores
 from fdl.training.device import set_up_cpu
 
 STEPS = 5  # of a turn: so many that processes that start a little apart hardly count

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fdl.params import load
+from fdl.core.settings import load
 from fdl.tracking import track
 from tests.test_tracking import PARAMS_FILE, write_records
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Cell, Params, load
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params, load
+from fdl.core.titles import dataset_title, method_title
 from fdl.reporting.statistics import MARGIN, Estimate, verdict
-from fdl.reporting.titles import dataset_title, method_title
 
 HALF, FULL = "lite", "lite-float32"
 KEYS = ["dataset", "shots", "method", "seed"]

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fdl import layout
-from fdl.params import load
+from fdl.core import layout
+from fdl.core.settings import load
 from fdl.reporting.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricate
 

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fdl import layout, records
-from fdl.errors import InputError
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.locks import at_work, bundle_lock
-from fdl.params import Params
 from fdl.results.state import Judge
 from fdl.training.digests import PreparedImages
 from fdl.unfinished import unfinished

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import __version__, cli_costs, cli_data, cli_results, layout, records
+from fdl import __version__, cli_costs, cli_data, cli_results, records
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -23,11 +23,12 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.errors import InputError, MethodError, fact_about_the_machine
-from fdl.live_lines import live_lines, plain
-from fdl.params import Bundle, Params
-from fdl.provenance import available_cores
-from fdl.reference.protocol import images_name
+from fdl.core import layout
+from fdl.core.console import live_lines, plain
+from fdl.core.errors import InputError, MethodError, fact_about_the_machine
+from fdl.core.protocol import images_name
+from fdl.core.provenance import available_cores
+from fdl.core.settings import Bundle, Params
 from fdl.terminal import degrade
 
 

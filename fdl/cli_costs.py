@@ -106,7 +106,7 @@ def bench(
     """
     from pathlib import Path
 
-    from fdl.errors import InputError
+    from fdl.core.errors import InputError
     from fdl.training.device import gpu_slots
 
     root = Path(__file__).parents[1]

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from fdl import layout
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -20,9 +19,10 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.errors import InputError
-from fdl.params import Params
-from fdl.reference.protocol import DATASETS, images_name
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS, images_name
+from fdl.core.settings import Params
 
 app = typer.Typer(help="Images: fetch, check, prepare, look at them.", no_args_is_help=True)
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fdl import params
-from fdl.errors import InputError
-from fdl.params import Params
-from fdl.settings_file import lay
+from fdl.core import settings
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
+from fdl.core.settings_file import lay
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings: params.yaml, or a resolved file.")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="Use this preset instead of the file's.")]
@@ -45,7 +45,7 @@ def load(
 ) -> Params:
     """The settings as the options ask for them: the file, what is laid on it, the preset, and single values."""
     laid = lay(path, configfiles or (), assignments or (), "--set")
-    return params.resolve(laid.raw, preset=preset, overrides=laid.overrides, where=str(path), origins=laid.origins)
+    return settings.resolve(laid.raw, preset=preset, overrides=laid.overrides, where=str(path), origins=laid.origins)
 
 
 def with_options(message: str, arguments: Sequence[str]) -> str:

@@ -151,7 +151,7 @@ def export(
     ] = None,
 ) -> None:
     """Pack the records without predictions, weights and images: what `import` needs to make the report again."""
-    from fdl import layout
+    from fdl.core import layout
     from fdl.exporting import export_records
 
     resolved = load(file, preset, set_, configfile)

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fdl import layout, published_nets
+from fdl.core import layout, torchvision_nets
+from fdl.core.errors import InputError
+from fdl.core.grid import Cell
+from fdl.core.head_settings import head_settings
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Params
 from fdl.data import prepare
-from fdl.errors import InputError
-from fdl.grid import Cell
-from fdl.head_settings import head_settings
-from fdl.params import Params
-from fdl.reference.protocol import DATASETS
 
 # Of modules that would import torch:
 EVALUATED = 200  # images at a time, `fdl.training.engine.EVALUATION_BATCH`
@@ -117,7 +117,7 @@ def work(params: Params, cell: Cell) -> Work:
             if "fusion" in heads.heads and not _is_kept(shape, members * split):
                 evaluated += split
         trained += len(heads.heads) * heads.tuning_epochs * train
-    authors = published_nets.parse(cell.backbone) is None
+    authors = torchvision_nets.parse(cell.backbone) is None
     known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)
     mapped = 0 if known else 2 * min(COMPARED, of.test)
     images = train + of.validation + of.test

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.results.state import CellStatus, Judge
 
 PACKED = ("history.parquet", "heads.parquet", "metrics.json", "correct.npz", "cam.npz")

@@ -12,14 +12,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.console import Say
+from fdl.core.errors import InputError
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
 from fdl.data.splits import Split
-from fdl.errors import InputError
-from fdl.live_lines import Say
 from fdl.locks import bundle_lock
-from fdl.params import Bundle, Cell, Params
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fdl.errors import InputError
-from fdl.live_lines import Say
+from fdl.core.console import Say
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params
 from fdl.mlflow_store import Unusable, create_run, log
-from fdl.params import Cell, Params
 from fdl.tracked import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
 from fdl.unfinished import Unfinished
 

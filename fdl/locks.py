@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from fdl import layout
-from fdl.errors import InputError
-from fdl.live_lines import Say
+from fdl.core import layout
+from fdl.core.console import Say
+from fdl.core.errors import InputError
 
 
 def lock_file(preset: str, bundle: str) -> Path:

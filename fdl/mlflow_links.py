@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 from fdl.mlflow_store import opened
 
 VIEWS = ("cells", "bundles")  # as `fdl.tracked` names them

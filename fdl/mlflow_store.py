@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fdl import layout
-from fdl.addresses import is_plain, masked
-from fdl.errors import InputError
-from fdl.params import digest
+from fdl.core import layout
+from fdl.core.addresses import is_plain, masked
+from fdl.core.errors import InputError
+from fdl.core.settings import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,8 +12,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fdl.errors import InputError, MethodError
-from fdl.method_sources import method_source
+from fdl.core.errors import InputError, MethodError
+from fdl.core.method_sources import method_source
 
 
 def load_own(name: str) -> Callable[..., Tensor]:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fdl import costs
+from fdl.core.grid import Bundle, Cell
+from fdl.core.provenance import available_cores
+from fdl.core.settings import Params
 from fdl.costs import Shape, Work
-from fdl.grid import Bundle, Cell
-from fdl.params import Params
-from fdl.provenance import available_cores
 from fdl.results.state import Judge
 from fdl.seed_planning import SeedsNeeded, seeds_needed
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 
 SCHEMA_VERSION = 1
 

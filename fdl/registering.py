@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl import records
-from fdl.errors import InputError
+from fdl.core.errors import InputError
+from fdl.core.settings import digest
 from fdl.mlflow_store import Store, create_run, opened
-from fdl.params import digest
 from fdl.predicting import Ensemble, load_ensemble
 from fdl.training.predictions import weights_file
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from fdl.params import Bundle, Params
+from fdl.core.settings import Bundle, Params
 from fdl.results.state import STATUSES, CellStatus, Judge
 
 SCHEMA_VERSION = 1

@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Cell, Params, digest
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params, digest
 from fdl.results.state import CellStatus
 
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all

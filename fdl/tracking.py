@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fdl import layout, live_runs, tracked
+from fdl import live_runs, tracked
+from fdl.core import layout
+from fdl.core.settings import Bundle, Params, digest
 from fdl.mlflow_store import Store, create_run, log, opened
-from fdl.params import Bundle, Params, digest
 from fdl.results.state import Judge
 from fdl.tracked import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
 from fdl.tracked_files import write_files

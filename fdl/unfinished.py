@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.settings import Cell, Params
 from fdl.locks import holder_of
-from fdl.params import Cell, Params
 
 SCHEMA_VERSION = 1
 SECONDS = 5.0  # at most this often

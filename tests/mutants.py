@@ -41,7 +41,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/training/augment.py": ("tests/training/test_augment.py",),
     "fdl/training/batchnorm.py": ("tests/training/test_batchnorm.py",),
     "fdl/training/adam.py": ("tests/training/test_adam.py",),
-    "fdl/training/randomness.py": ("tests/training/test_randomness.py",),
+    "fdl/core/randomness.py": ("tests/core/test_randomness.py",),
     "fdl/models/layers.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/models/alexnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/models/vgg.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
@@ -60,8 +60,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/evaluation/cam.py": ("tests/evaluation/test_cam.py",),
     "fdl/reporting/statistics.py": ("tests/reporting/test_statistics.py",),
     "fdl/reporting/collect.py": ("tests/reporting/test_collect.py",),
-    "fdl/reference/protocol.py": ("tests/reference/test_protocol.py",),
-    "fdl/head_settings.py": ("tests/reference/test_protocol.py", "tests/combine/test_heads.py"),
+    "fdl/core/protocol.py": ("tests/core/test_protocol.py",),
+    "fdl/core/head_settings.py": ("tests/core/test_protocol.py", "tests/combine/test_heads.py"),
 }
 # What these tests import, once for all mutants.
 LIBRARIES = (

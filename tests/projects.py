@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fdl.params import resolve
+from fdl.core.settings import resolve
 
 ROOT = Path(__file__).parents[1]
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -44,7 +44,7 @@ def test_the_pages_blocks_go_all_the_way_to_the_report(project: Path) -> None:
     Path("apart.py").write_text(block('"""Bright places'))
     asked = yaml.safe_load(block("overrides:"))["overrides"]
     # A dataset, from a local folder, some of whose classes are called otherwise there.
-    protocol, sources = "fdl/reference/protocol.py", "fdl/data/sources.py"
+    protocol, sources = "fdl/core/protocol.py", "fdl/data/sources.py"
     insert(protocol, block('    "bricks": DatasetProtocol'), after="DATASETS: dict[str, DatasetProtocol] = {\n")
     insert(sources, block('    "bricks": Entry'), after="SOURCES: dict[str, Entry] = {\n")
     write_images(Path("images/bricks"))

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cleaning, layout
-from fdl.errors import InputError
+from fdl import cleaning
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
 from fdl.locks import bundle_lock
-from fdl.params import Cell
 from fdl.training.digests import PreparedImages
 from fdl.unfinished import ProgressFile
 from tests.projects import tiny

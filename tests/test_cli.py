@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cli, layout
-from fdl.params import Bundle
+from fdl import cli
+from fdl.core import layout
+from fdl.core.settings import Bundle
 from tests.projects import ROOT, tiny, write_images, write_params
 
 
@@ -123,7 +124,7 @@ def test_a_wrong_option_ends_with_2(project):
 def test_settings_are_read_without_the_heavy_libraries(project):
     """36 bundles and 24 draws start a process each: torch costs them seconds, MLflow and pandas too."""
     code = (
-        "import sys; import fdl.cli, fdl.params, fdl.data.splits, fdl.reporting.targets, fdl.tracking; "
+        "import sys; import fdl.cli, fdl.core.settings, fdl.data.splits, fdl.reporting.targets, fdl.tracking; "
         "print([name for name in ('torch', 'pandas', 'mlflow', 'matplotlib', 'pyarrow') if name in sys.modules])"
     )
     assert python("-c", code, cwd=project).stdout == "[]\n"

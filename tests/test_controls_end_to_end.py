@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdl import layout, records
-from fdl.controls import CONTROLS
+from fdl import records
+from fdl.core import layout
+from fdl.core.controls import CONTROLS
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.params import Bundle, Cell, Params
 from fdl.reporting.claims import evaluate
 from fdl.reporting.collect import collect, headline_values, read_runs
 from fdl.reporting.report import write_report

@@ -5,9 +5,9 @@ import hashlib
 import pytest
 import yaml
 
-from fdl.method_sources import method_source
+from fdl.core.method_sources import method_source
+from fdl.core.settings import digest, load
 from fdl.methods import METHODS
-from fdl.params import digest, load
 from fdl.training.digests import training_digest
 from tests.projects import ROOT
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import layout, provenance, records, tracked
+from fdl import records, tracked
 from fdl.combine.scores import rescore
-from fdl.errors import InputError
+from fdl.core import layout, provenance
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
 from fdl.exporting import export_records
 from fdl.importing import import_records
-from fdl.params import Cell
 from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
 from fdl.results.state import Judge

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fdl import layout, records
-from fdl.errors import InputError
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
 from fdl.importing import import_records
 from fdl.locks import bundle_lock
-from fdl.params import Cell
 from tests.projects import ROOT, tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)

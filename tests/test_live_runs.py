@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from fdl import layout
-from fdl.errors import InputError
+from fdl.core import layout
+from fdl.core.errors import InputError
 from fdl.live_runs import ATTEMPTS, LONGEST_WAIT, watch
 from fdl.locks import bundle_lock
 from fdl.mlflow_store import Unusable

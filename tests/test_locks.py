@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from fdl import layout
-from fdl.errors import InputError
+from fdl.core import layout
+from fdl.core.errors import InputError
 from fdl.locks import at_work, bundle_lock, holder_of
 from tests.projects import ROOT
 

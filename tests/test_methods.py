@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fdl.core.method_parameters import STRENGTHS, method_params
+from fdl.core.method_sources import method_source
 from fdl.losses import feature_distance
-from fdl.method_parameters import STRENGTHS, method_params
-from fdl.method_sources import method_source
 from fdl.methods import METHODS
 from fdl.training.engine import train
 from tests.training import cells

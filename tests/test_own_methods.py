@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdl import layout, records
+from fdl import records
 from fdl.cli import main
+from fdl.core import layout
+from fdl.core.errors import InputError, MethodError
+from fdl.core.settings import Bundle
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.errors import InputError, MethodError
 from fdl.methods import METHODS
-from fdl.params import Bundle
 from fdl.training.bundle import run_bundle
 from fdl.training.engine import train
 from tests.projects import tiny, write_images, write_params

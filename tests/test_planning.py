@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fdl import costs, layout, planning
+from fdl import costs, planning
+from fdl.core import layout
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Bundle, Cell
 from fdl.costs import Shape
 from fdl.evaluation import cam, known
 from fdl.evaluation.cam import COMPARED, OF_EACH
 from fdl.models import Member
-from fdl.params import Bundle, Cell
-from fdl.reference.protocol import DATASETS
 from fdl.reporting.collect import headline_values, read_runs
 from fdl.seed_planning import seeds_for, seeds_needed
 from fdl.training.bundle import run_bundle

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from fdl import records
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 from tests.faults.deaths import Died, death_at
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdl import layout
-from fdl.errors import InputError
-from fdl.params import Cell
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
 from fdl.registering import register
 from tests.projects import ROOT
 

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.settings import Cell
 from fdl.locks import bundle_lock
-from fdl.params import Cell
 from fdl.status import as_json, counts, status
 from fdl.unfinished import ProgressFile
 from tests.projects import tiny

@@ -22,12 +22,13 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from fdl import layout, records, tracked
-from fdl.errors import InputError
-from fdl.head_settings import head_settings
+from fdl import records, tracked
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.head_settings import head_settings
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Cell, Params, digest, load
 from fdl.mlflow_store import Unusable
-from fdl.params import Cell, Params, digest, load
-from fdl.provenance import SCORES_VERSION
 from fdl.tracking import mirrored, track
 
 if TYPE_CHECKING:

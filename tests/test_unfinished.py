@@ -3,9 +3,10 @@
 import math
 import os
 
-from fdl import layout, unfinished
+from fdl import unfinished
+from fdl.core import layout
+from fdl.core.settings import Bundle
 from fdl.locks import bundle_lock
-from fdl.params import Bundle
 from fdl.training import bundle as bundle_module
 from fdl.training.bundle import run_bundle
 from fdl.training.checkpoint import Checkpoint

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fdl.head_settings import HeadSettings
-from fdl.live_lines import Say
+from fdl.core.console import Say
+from fdl.core.head_settings import HeadSettings
+from fdl.core.randomness import derive, permutation
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import EVALUATION_BATCH, CellData, CellSettings, epoch_batches, to_input
-from fdl.training.randomness import derive, permutation
 
 # A head's name → its place in the keys of its weights and dropout.
 HEADS = {"fusion": 0, "stacking": 1}

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
+from fdl import records
 from fdl.combine.voting import VOTES, softmax
-from fdl.errors import InputError
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Params
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
 from fdl.evaluation.overlap import empty_maps, left_out, overlap, signed_overlap
 from fdl.locks import bundle_lock, holder_of
-from fdl.params import Params
-from fdl.provenance import SCORES_VERSION
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge, has_predictions
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
+from fdl.core.errors import InputError
 from fdl.data.images import one_line
-from fdl.errors import InputError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".rar")
 _CHUNK = 1 << 20  # bytes copied at a time

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.errors import InputError
 from fdl.data import pickles
 from fdl.data.images import ImageFiles, Record
-from fdl.errors import InputError
 
 SIZE = 32  # pixels
 _VALUES = 3 * SIZE * SIZE

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.console import Say
+from fdl.core.errors import InputError
 from fdl.data import own_images
 from fdl.data.images import FULL, ImageFiles, open_picture, resized
-from fdl.errors import InputError
-from fdl.live_lines import Say
 
 
 @dataclass

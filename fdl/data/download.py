@@ -24,13 +24,14 @@ from urllib.parse import quote
 
 from filelock import Timeout
 
-from fdl import layout, records
-from fdl.addresses import masked
+from fdl import records
+from fdl.core import layout
+from fdl.core.addresses import masked
+from fdl.core.console import Say, plain
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 from fdl.data import recognise, sources, transfer
 from fdl.data.places import File, Place
-from fdl.errors import InputError
-from fdl.live_lines import Say, plain
-from fdl.reference.protocol import DATASETS
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
 LISTING = "files.json"  # on a mirror: the list of a dataset's files, as their host gives it

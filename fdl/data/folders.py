@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fdl.core.errors import InputError
 from fdl.data.images import POOLS, SUFFIXES, ImageFiles, Record
-from fdl.errors import InputError
 
 # `Cr_17.bmp`, `rolled-in_scale_17.jpg`, `P (17).png`, `P (17)_.png` (a rotated copy), `color 17.png`
 _NUMBERED = re.compile(r"(?P<name>.+?)(?:_| )\(?(?P<number>\d+)\)?_?")

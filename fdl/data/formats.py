@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fdl.core.errors import InputError
 from fdl.data import archives, cifar, folders, mini_imagenet, parquet, tex
 from fdl.data.images import POOLS, Content, ImageFiles, Record, decode, stored_size
-from fdl.errors import InputError
 
 __all__ = ["LAYOUTS", "POOLS", "Content", "Expected", "ImageFiles", "Record", "decode", "open_images"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 
 POOLS = ("train", "validation", "test")
 # What cameras, microscopes and browsers write; training and prediction read the same. Not EPS and its like, which run

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.errors import InputError
 from fdl.data import pickles
 from fdl.data.images import ImageFiles, Record
-from fdl.errors import InputError
 
 # The second name of the validation file is that of the copies at Kaggle and Google Drive.
 _FILES = (("train",), ("validation", "val"), ("test",))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.data.folders import walk
 from fdl.data.images import FULL, Record
 from fdl.data.near_copies import NearCopy, Signatures, between_labels, between_pools
-from fdl.errors import InputError
-from fdl.params import Params
 
 _NAMED = 5  # of many
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fdl.core.errors import InputError
 from fdl.data.folders import pool_named
 from fdl.data.images import POOLS, ImageFiles, Record, one_line
-from fdl.errors import InputError
 
 # The second names are those of the Hugging Face mirrors of CIFAR-10 and CIFAR-100.
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")

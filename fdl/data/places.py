@@ -73,7 +73,7 @@ class Place:
 class Entry:
     """One dataset as its publishers license, name and count it (docs/datasets.md).
 
-    Title, classes in label order and image size are the protocol's (`fdl.reference.protocol.DATASETS`).
+    Title, classes in label order and image size are the protocol's (`fdl.core.protocol.DATASETS`).
     """
 
     citation: str

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import reference
+from fdl.core.errors import InputError
+from fdl.core.protocol import DatasetProtocol, images_name
 from fdl.data import sources
 from fdl.data.images import POOLS, Record
-from fdl.errors import InputError
-from fdl.reference.protocol import DatasetProtocol, images_name
 
 TRAIN, VALIDATION, TEST = range(3)
 UNUSED = -1
@@ -47,7 +46,7 @@ def assign(
 
     - NEU without a test set of its own: by the number in the file's name, 180/60/60 of 300.
     - CIFAR-10 and CIFAR-100 with their complete training file: the published pool and validation images
-      (`fdl/reference/splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
+      (`fdl/data/published_splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
       VGG and ResNet alone.
     - TEX: validation is cut from the test file, its first 2,400 of 6,000 images per class, of which the
       authors' 400 are drawn; the test set is the rest of that file.
@@ -133,7 +132,7 @@ def _pools_by_number(numbers: NDArray[np.int64]) -> NDArray[np.int8]:
 
 def _published(name: str, pools: NDArray[np.int8], labels: NDArray[np.int16]) -> dict[str, Any] | None:
     """The published pools of CIFAR-10 or CIFAR-100, where the training file holds the published number per class."""
-    path = Path(reference.__file__).parent / "splits" / f"{name}.json"
+    path = Path(__file__).parent / "published_splits" / f"{name}.json"
     if not path.exists():
         return None
     content: dict[str, Any] = json.loads(path.read_bytes())

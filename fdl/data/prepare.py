@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.console import Say, plain
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.data import formats, own_images, sources
 from fdl.data.decoding import decode_all, digests_of
 from fdl.data.images import FULL, POOLS
 from fdl.data.pools import TEST, VALIDATION, assign
-from fdl.errors import InputError
-from fdl.live_lines import Say, plain
-from fdl.params import Params
 
 _CHUNK = 256  # images copied at a time
 _REBUILD = "delete the folder and run `python -m fdl data prepare`"

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.settings import Params
+from fdl.core.titles import SYNTHETIC, dataset_title
 from fdl.data.pools import TRAIN
 from fdl.data.prepare import Prepared, load
 from fdl.data.splits import Split, load_split, write_split
-from fdl.params import Params
-from fdl.reporting.titles import SYNTHETIC, dataset_title
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,12 +10,12 @@ from pathlib import Path, PurePath
 
 from filelock import FileLock
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Params
 from fdl.data.formats import Expected, Record
 from fdl.data.places import Entry, File, Place
-from fdl.errors import InputError
-from fdl.params import Params
-from fdl.reference.protocol import DATASETS
 
 # Of the archives: as torchvision and Keras have them; NEU's from one source only.
 _CIFAR10 = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

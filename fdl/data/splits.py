@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params, digest
 from fdl.data.pools import TEST, TRAIN, VALIDATION
 from fdl.data.prepare import Prepared, load
-from fdl.errors import InputError
-from fdl.params import Params, digest
 
 RULES = ("random", "first")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-from fdl.reference.protocol import DATASETS
+from fdl.core.protocol import DATASETS
 
 SIZE = 32  # pixels
 MAX_CLASSES = 10

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.errors import InputError
 from fdl.data.images import ImageFiles, Record, one_line
-from fdl.errors import InputError
 
 _SIZES = (64, 32)  # pixels; the authors used 64
 _FILES = ("train", "test")

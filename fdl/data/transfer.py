@@ -18,10 +18,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fdl.core.console import Say
+from fdl.core.errors import InputError
 from fdl.data import recognise
 from fdl.data.places import File
-from fdl.errors import InputError
-from fdl.live_lines import Say
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fdl import published_nets
-from fdl.errors import InputError
+from fdl.core import torchvision_nets
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
+from fdl.core.randomness import derive
 from fdl.models import alexnet, layers, resnet, vgg
-from fdl.reference.protocol import DATASETS
-from fdl.training.randomness import derive
 
 if TYPE_CHECKING:
     from fdl.models.published import PublishedMember
@@ -44,7 +44,7 @@ def build(
     Args:
         backbone: alexnet, vgg or resnet; the variant depends on the dataset (docs/reference.md 1.5, 1.6). Or
             torchvision:resnet18 and so on, see `fdl.models.published`.
-        dataset: one of `fdl.reference.protocol.DATASETS`.
+        dataset: one of `fdl.core.protocol.DATASETS`.
         num_classes: None: the dataset's.
         image_size: side of the square images in pixels; None: the authors'.
         width: factor on all channel and hidden-unit counts; torchvision's have their own.
@@ -59,7 +59,7 @@ def build(
     protocol = DATASETS[dataset]
     num_classes = num_classes or len(protocol.classes)
     size = image_size or protocol.image_size
-    if published := published_nets.parse(published_nets.checked(backbone)):
+    if published := torchvision_nets.parse(torchvision_nets.checked(backbone)):
         from fdl.models.published import build as build_published  # torchvision takes its time to import
 
         return build_published(published, num_classes, size, init_seed=init_seed, member=member, weights=weights)

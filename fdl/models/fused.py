@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fdl.core.randomness import absorb, kept, uniform
 from fdl.models import Member
 from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
-from fdl.training.randomness import absorb, kept, uniform
 
 State = dict[str, Tensor]
 # Numbers that a processor takes at a time, at most. Torch's batch norm rounds the last few channels otherwise: whose

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fdl.training.randomness import Key, absorb, kept, uniform
+from fdl.core.randomness import Key, absorb, kept, uniform
 
 # Keras' batch norm: 0.99 is its momentum for the moving averages, where torch counts from the other end.
 MOMENTUM, _EPSILON = 0.01, 1e-3

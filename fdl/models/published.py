@@ -22,10 +22,10 @@ from torch.nn import functional
 from torchvision import models, ops
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
+from fdl.core.randomness import derive, uniform
+from fdl.core.torchvision_nets import PublishedNet
 from fdl.models.layers import Dropout
-from fdl.published_nets import PublishedNet
-from fdl.training.randomness import derive, uniform
 
 _HEADS = ("avgpool", "classifier", "fc", "head")  # torchvision's names for what follows the last feature map
 _LARGER = (32, 48, 64, 96, 128, 224)  # pixels: tried, to advise one

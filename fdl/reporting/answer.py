@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdl.params import Cell
+from fdl.core.settings import Cell
+from fdl.core.titles import BASELINE, METHOD, method_title, signed
 from fdl.reporting import statistics
 from fdl.reporting.claim_quantities import Quantity, read_frozen
 from fdl.reporting.claim_tables import Claim
@@ -13,12 +14,6 @@ from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import net_title
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
 from fdl.reporting.statistics import LEVEL, MARGIN
-from fdl.reporting.titles import (
-    BASELINE,
-    METHOD,
-    method_title,
-    signed,
-)
 
 _SAYS = {
     "supported": "Yes, on this grid",

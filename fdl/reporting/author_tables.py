@@ -7,16 +7,16 @@ from functools import cache
 from math import sqrt
 from pathlib import Path
 
-from fdl.params import Bundle, Cell
-from fdl.reference.protocol import DATASETS
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Bundle, Cell
+from fdl.core.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
 from fdl.reporting.collect import DatasetFacts
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, spread
 from fdl.reporting.statistics import t_quantile
-from fdl.reporting.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
 
 LEVEL = 0.95  # of the prediction interval
-_FILE = Path(__file__).parents[1] / "reference" / "authors_results.csv"
+_FILE = Path(__file__).parents[1] / "core" / "authors_results.csv"
 # Our combiner and metric → their stored names, the first that a run has. Not their best member: it was picked on test.
 _STORED = {
     ("mean", "accuracy"): ("base_mean_test_acc", "single_test_acc"),

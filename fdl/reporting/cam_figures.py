@@ -9,10 +9,10 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.titles import SYNTHETIC, method_title
 from fdl.evaluation.overlap import left_out, on_same_images, overlap
 from fdl.reporting.collect import Collected
 from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, which_images
-from fdl.reporting.titles import SYNTHETIC, method_title
 
 _NOTHING = "No finished cells with maps to compare."
 _OLD = (

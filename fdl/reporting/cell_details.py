@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fdl import layout
+from fdl.core import layout
 from fdl.reporting.collect import USABLE, CellState
 from fdl.reporting.results import Results, read_record
 

@@ -7,8 +7,9 @@ from statistics import fmean
 
 import numpy as np
 
+from fdl.core.settings import Bundle, Cell, Params
+from fdl.core.titles import BASELINE, METHOD
 from fdl.evaluation.overlap import left_out, overlap
-from fdl.params import Bundle, Cell, Params
 from fdl.reporting import statistics
 from fdl.reporting.claim_quantities import (
     COMBINER,
@@ -29,7 +30,6 @@ from fdl.reporting.claim_quantities import (
     slices,
 )
 from fdl.reporting.statistics import Array, Estimate
-from fdl.reporting.titles import BASELINE, METHOD
 
 LEFT_OUT_MOST = 0.1  # C4: share of the member pairs with an all-zero map
 INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss counts as inactive

@@ -6,8 +6,9 @@ from statistics import fmean, median
 
 import numpy as np
 
+from fdl.core.settings import Bundle, Cell, Params
+from fdl.core.titles import BASELINE, METHOD
 from fdl.evaluation.overlap import empty_maps, signed_bounds
-from fdl.params import Bundle, Cell, Params
 from fdl.reporting import claim_quantities, statistics
 from fdl.reporting.claim_quantities import (
     COMBINER,
@@ -27,7 +28,6 @@ from fdl.reporting.claim_quantities import (
     stacked,
 )
 from fdl.reporting.statistics import Array, Bounded, Estimate
-from fdl.reporting.titles import BASELINE, METHOD
 
 _TERMS = {"cosine": "cosine_sum", "Gaussian": "gaussian_sum"}  # of the loss, with the metric that sums it up
 

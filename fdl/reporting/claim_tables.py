@@ -5,9 +5,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
+from fdl.core.titles import dataset_title
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import latex_text, markdown_text
-from fdl.reporting.titles import dataset_title
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fdl import layout, records
-from fdl.params import Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.settings import Params
+from fdl.core.titles import SYNTHETIC, dataset_title
 from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables, statistics
 from fdl.reporting.claim_quantities import Frozen, Quantity, Rules, Values, read_frozen, stacked
 from fdl.reporting.claim_tables import Claim, Part, interval_text, signed
 from fdl.reporting.results import Results, read_results
 from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
-from fdl.reporting.titles import SYNTHETIC, dataset_title
 
 SCHEMA_VERSION = 2
 SEEDS_NEEDED = 5

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Cell, Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params
 from fdl.results.measures import read_metrics
 from fdl.results.state import FINISHED, CellStatus, Judge
 

@@ -3,11 +3,8 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from fdl.params import Bundle, Cell
-from fdl.reporting.collect import CELL_COLUMNS
-from fdl.reporting.listings import Column, Line, Listing
-from fdl.reporting.results import Results, Spread, differences, spread
-from fdl.reporting.titles import (
+from fdl.core.settings import Bundle, Cell
+from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
     backbone_title,
@@ -16,6 +13,9 @@ from fdl.reporting.titles import (
     method_title,
     signed_interval,
 )
+from fdl.reporting.collect import CELL_COLUMNS
+from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.results import Results, Spread, differences, spread
 
 _DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.reporting.cost_tables import grouped_costs
 from fdl.reporting.drawing import caption, house_style, label_axes, legend_below, looks, say_nothing_there, warn
 from fdl.reporting.results import Results
-from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results
-from fdl.reporting.titles import SYNTHETIC, backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl import records
+from fdl.core.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
 from fdl.reporting.collect import Collected
-from fdl.reporting.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import layout, records
-from fdl.params import Cell
+from fdl import records
+from fdl.core import layout
+from fdl.core.settings import Cell
 from fdl.reporting.results import Results, spread
 from fdl.reporting.targets import DVC
 

@@ -5,7 +5,8 @@ from itertools import pairwise
 from math import log2
 from typing import TYPE_CHECKING
 
-from fdl.params import Cell, Params
+from fdl.core.settings import Cell, Params
+from fdl.core.titles import combiner_title, method_title
 from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import (
     caption,
@@ -18,7 +19,6 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
-from fdl.reporting.titles import combiner_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, image_shown, rows_of
 from fdl.reporting.results import Results
-from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 IMAGES = 5  # of a dataset, of the first classes
 _LARGEST = 96  # pixels: larger test images are shrunk

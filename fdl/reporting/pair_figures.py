@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdl.params import Cell
+from fdl.core.settings import Cell
+from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.reporting import statistics
 from fdl.reporting.drawing import (
     COLOURS,
@@ -24,7 +25,6 @@ from fdl.reporting.drawing import (
     warn,
 )
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, spread
-from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

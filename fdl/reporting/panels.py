@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl.errors import InputError
-from fdl.params import Cell
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
+from fdl.core.titles import SYNTHETIC, method_title
 from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import DPI, WARNING_COLOUR, net_title
 from fdl.reporting.results import Results, read_arrays
-from fdl.reporting.titles import SYNTHETIC, method_title
 
 if TYPE_CHECKING:
     from PIL.Image import Image

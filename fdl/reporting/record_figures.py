@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.core.settings import Cell
+from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.evaluation.metrics import ECE_BINS
-from fdl.params import Cell
 from fdl.reporting.drawing import (
     Net,
     caption,
@@ -30,7 +31,6 @@ from fdl.reporting.drawing import (
     warn,
 )
 from fdl.reporting.results import Results, read_arrays
-from fdl.reporting.titles import backbone_title, dataset_title, method_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Cell, Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params
+from fdl.core.titles import SYNTHETIC, signed
 from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
 from fdl.reporting.targets import Target, target_named, targets
-from fdl.reporting.titles import SYNTHETIC, signed
 
 if TYPE_CHECKING:
     from fdl.reporting.results import Results

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title, metric_title
 from fdl.data.sources import SOURCES
 from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
@@ -16,7 +17,6 @@ from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, report_files, target_named
-from fdl.reporting.titles import SYNTHETIC, backbone_title, dataset_title, method_title, metric_title
 
 # Figures of maps stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
 _LINKED = ("cam", "descriptors")

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from fdl.controls import CONTROLS
-from fdl.params import Cell, Params
-from fdl.reporting.collect import CellState, Collected
-from fdl.reporting.statistics import t_interval
-from fdl.reporting.titles import (
+from fdl.core.controls import CONTROLS
+from fdl.core.settings import Cell, Params
+from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
     backbone_title,
@@ -22,6 +20,8 @@ from fdl.reporting.titles import (
     metric_title,
     signed_interval,
 )
+from fdl.reporting.collect import CellState, Collected
+from fdl.reporting.statistics import t_interval
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
 _CHANCE_METRICS = ("accuracy", "accuracy_balanced")  # guessing all classes equally often scores 1 / classes

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from fdl import layout
-from fdl.errors import InputError
-from fdl.head_settings import head_settings
-from fdl.params import Params
-from fdl.reporting.titles import COMBINERS, backbone_title, combiner_title, dataset_title
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.head_settings import head_settings
+from fdl.core.settings import Params
+from fdl.core.titles import COMBINERS, backbone_title, combiner_title, dataset_title
 
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 FIGURE_FORMATS = ("png", "pdf")

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdl import layout, records
-from fdl.head_settings import head_settings
-from fdl.params import Bundle, Cell, Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.head_settings import head_settings
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.results.state import CellStatus, Judge
 
 _LONG_AGO = 946_684_800  # 2000-01-01: older than any receipt

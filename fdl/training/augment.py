@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fdl.training.randomness import absorb, bits, normal, uniform
+from fdl.core.randomness import absorb, bits, normal, uniform
 
 # One word per use of an image's key, so that no two uses share a sequence.
 _BRANCH, _CLIP, _ANGLE, _SHIFT, _SIGMA, _CORNERS, _FACTOR, _NOISE, _FLIPS = range(9)
@@ -39,7 +39,7 @@ def augment(images: Tensor, keys: Tensor) -> Tensor:
 
     Args:
         images: uint8 (B, 3, H, W).
-        keys: int64 (B,), one key per image, from `fdl.training.randomness.derive`.
+        keys: int64 (B,), one key per image, from `fdl.core.randomness.derive`.
 
     Returns:
         uint8 (B, 3, H, W), on the device of the images.

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from fdl import layout, published_nets, records
+from fdl import records
 from fdl.combine.scores import rescore_record
+from fdl.core import layout, torchvision_nets
+from fdl.core.console import Say
+from fdl.core.errors import InputError, MethodError
+from fdl.core.head_settings import HeadSettings, head_settings
+from fdl.core.provenance import SCORES_VERSION, provenance
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.costs import program_size
 from fdl.data.images import FULL
-from fdl.errors import InputError, MethodError
 from fdl.evaluation.cam import Score
-from fdl.head_settings import HeadSettings, head_settings
-from fdl.live_lines import Say
 from fdl.locks import bundle_lock
-from fdl.params import Bundle, Cell, Params
-from fdl.provenance import SCORES_VERSION, provenance
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge
 from fdl.training.bundle_inputs import BundleInputs
@@ -333,7 +334,7 @@ def _run_cell(
         run |= {"status": "done", "failure": None, "selected": trained.selected}
         if trained.tuning:
             run["tuning"] = trained.tuning
-        if published := published_nets.parse(cell.backbone):
+        if published := torchvision_nets.parse(cell.backbone):
             from fdl.models.published import feature_node
 
             run["feature_map"] = feature_node(published, cell_settings.image_size)

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.console import Say
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.data import prepare, splits
-from fdl.live_lines import Say
-from fdl.params import Bundle, Cell, Params
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.device import autocast_bfloat16
 from fdl.training.digests import training_digest

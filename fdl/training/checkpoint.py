@@ -1,6 +1,6 @@
 """A training that is killed goes on where it was, and ends with the same bits as one that was not.
 
-The epoch is all the state that randomness has (fdl.training.randomness), so a checkpoint is weights,
+The epoch is all the state that randomness has (fdl.core.randomness), so a checkpoint is weights,
 moments, the best states so far and the history. Its last bytes are the SHA-256 of the others: a file that
 was damaged is not believed.
 """
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fdl.live_lines import Say
+from fdl.core.console import Say
 from fdl.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often

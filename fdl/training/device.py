@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 
 
 def gpu_slots() -> list[str]:

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from threading import RLock
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, Params, digest
 from fdl.data import prepare, splits
-from fdl.errors import InputError
-from fdl.params import Cell, Params, digest
 
 
 def training_digest(params: Params, cell: Cell, split_hash: str, prepared_hash: str) -> str:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fdl.core.console import Say
+from fdl.core.randomness import absorb, derive, permutation
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper
-from fdl.live_lines import Say
 from fdl.losses import feature_distance
 from fdl.methods import METHODS
 from fdl.models import build
@@ -29,7 +30,6 @@ from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.progress import Pace, progress_line
-from fdl.training.randomness import absorb, derive, permutation
 from fdl.training.selection import Selector
 
 EVALUATION_BATCH = 200
@@ -77,7 +77,7 @@ class CellSettings:
     selections: Sequence[str]
     evaluate_every: int | None
     bn_statistics: str
-    own_batches: bool = False  # every member has its own batches and its own best epoch (fdl.controls)
+    own_batches: bool = False  # every member has its own batches and its own best epoch (fdl.core.controls)
     weights: str | None = None  # file that the nets start from; None: random weights
     learning_rates: Sequence[float] = ()  # candidates, of which validation chooses one (fdl.training.tuning)
     autocast: bool = False

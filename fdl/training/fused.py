@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fdl.fused_methods import distance_terms
-from fdl.live_lines import Say
+from fdl.core.console import Say
+from fdl.core.fused_methods import distance_terms
+from fdl.core.randomness import absorb, derive
 from fdl.losses import descriptor, pair_similarities
 from fdl.models import Member
 from fdl.models.fused import FusedNets, Pass
@@ -30,7 +31,6 @@ from fdl.training import engine
 from fdl.training.adam import FlatAdam
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained
 from fdl.training.progress import Pace, fused_line
-from fdl.training.randomness import absorb, derive
 from fdl.training.replay import Replay
 from fdl.training.selection import Selector
 

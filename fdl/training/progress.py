@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fdl.live_lines import Say
+from fdl.core.console import Say
 
 if TYPE_CHECKING:
     from fdl.training.engine import CellSettings

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from fdl.live_lines import Say
+from fdl.core.console import Say
 
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels and take their memory
 

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from fdl import costs, layout
-from fdl.live_lines import Say
-from fdl.params import Bundle, Cell, Params
+from fdl import costs
+from fdl.core import layout
+from fdl.core.console import Say
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.records import size_on_disk
 
 _PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle

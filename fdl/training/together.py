@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from fdl import published_nets
-from fdl.errors import InputError
-from fdl.fused_methods import NARROW
-from fdl.live_lines import Say
-from fdl.params import digest
+from fdl.core import torchvision_nets
+from fdl.core.console import Say
+from fdl.core.errors import InputError
+from fdl.core.fused_methods import NARROW
+from fdl.core.settings import digest
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellSettings, Diverged, Trained
 from fdl.training.fused import Program, Run, distance_weights
@@ -33,7 +33,7 @@ class Waiting:
 
 def can_be_fused(settings: CellSettings) -> bool:
     """Whether a cell can share a program: the authors' networks, shared batches, weights as the method."""
-    authors = published_nets.parse(settings.backbone) is None
+    authors = torchvision_nets.parse(settings.backbone) is None
     return authors and settings.has_distance and not settings.learning_rates and distance_weights(settings) is not None
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from fdl.live_lines import Say
+from fdl.core.console import Say
 from fdl.training import engine
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fdl import params as settings_module
 from fdl.combine.heads import build_head, train_head
-from fdl.head_settings import HeadSettings, head_settings
+from fdl.core import settings as settings_module
+from fdl.core.head_settings import HeadSettings, head_settings
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Cell
 from fdl.models import build
-from fdl.params import Cell
-from fdl.reference.protocol import DATASETS
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import build_members, load_members
 from fdl.training.engine import train as engine_train
@@ -51,7 +51,7 @@ def train(name="fusion", cell=None, nets=None, images=None, **changes):
 
 def published():
     """The authors' rows of fusion (docs/reference.md 6.1): (dataset, backbone) → row."""
-    with (ROOT / "fdl" / "reference" / "authors_config.csv").open() as file:
+    with (ROOT / "fdl" / "core" / "authors_config.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["has_fusion"] == "1"]
     return {(row["dataset"].lower(), row["backbone"].lower()): row for row in rows}
 

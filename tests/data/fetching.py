@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from fdl.core.errors import InputError
 from fdl.data import download
-from fdl.errors import InputError
 
 NEU = Path("data/raw/official/neu")
 

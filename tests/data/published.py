@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
+from fdl.core.settings import Params
+from fdl.core.settings import load as load_params
 from fdl.data.prepare import Prepared, load, prepare
-from fdl.params import Params
-from fdl.params import load as load_params
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 BSD = ("N", "P")

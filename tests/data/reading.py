@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fdl.core.errors import InputError
 from fdl.data.formats import Expected, ImageFiles, decode, open_images
-from fdl.errors import InputError
 
 
 def read_all(

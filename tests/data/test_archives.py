@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from fdl.core.errors import InputError
 from fdl.data.archives import Limits, extract, extract_once
-from fdl.errors import InputError
 from tests.data.published_formats import rar
 
 FILES = {"set/a.bin": b"a" * 5000, "set/deep/b.bin": bytes(range(256)), "c (1).png": b""}

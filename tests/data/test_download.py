@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdl.core.errors import InputError
 from fdl.data import download, formats, places
 from fdl.data.places import File, Place
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
-from fdl.errors import InputError
 from tests.data import server
 from tests.data.fetching import CONTENT, NEU, OTHER, SHA256, fetch, image, refused, table
 from tests.data.server import serve

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fdl.core.errors import InputError
 from fdl.data.formats import Expected, open_images
-from fdl.errors import InputError
 from tests.data.published import encoded, noise_rows, pixels, write_parquet
 from tests.data.reading import refusal
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdl.core.errors import InputError
 from fdl.data.formats import Expected, open_images
-from fdl.errors import InputError
 from tests.data.published import pixels
 from tests.data.published_formats import (
     CIFAR10,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fdl.core.errors import InputError
 from fdl.data.images import decode, stored_size
-from fdl.errors import InputError
 from tests.data.published import encoded, pixels
 
 TIMES = int(os.environ.get("FDL_FUZZ", "1"))

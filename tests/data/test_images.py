@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fdl.core.errors import InputError
 from fdl.data.images import decode, open_picture
-from fdl.errors import InputError
 from tests.data.published import encoded, pixels
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fdl.core.errors import InputError
 from fdl.data.formats import open_images
-from fdl.errors import InputError
 from tests.data.published import encoded, noise_rows, pixels, write_parquet
 from tests.data.reading import refusal
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fdl.core.errors import InputError
 from fdl.data import pickles
-from fdl.errors import InputError
 from tests.data.published_formats import python2_pickle
 
 ARRAYS = {

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl.data import sources
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
+from fdl.data import make_splits, sources
 from fdl.data.formats import Record
 from fdl.data.pools import TEST, TRAIN, UNUSED, VALIDATION, Assignment, assign
 from fdl.data.splits import draw
-from fdl.errors import InputError
-from fdl.reference import make_splits
-from fdl.reference.protocol import DATASETS
 
 Part = tuple[str, int, str]  # pool of the file, label, name
 

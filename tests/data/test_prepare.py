@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
 from fdl.data import sources
 from fdl.data.formats import Expected
 from fdl.data.prepare import Prepared, load, prepare
-from fdl.errors import InputError
 from tests.data.published import (
     BSD,
     NEU,
@@ -230,7 +230,7 @@ def test_a_kill_leaves_nothing_that_looks_prepared(project):
     script = (
         "import os, pathlib\n"
         "from fdl.data import prepare\n"
-        "from fdl.params import load\n"
+        "from fdl.core.settings import load\n"
         "prepare._content_hash = lambda *a: os.kill(os.getpid(), 9)\n"
         f"overrides = dict(source='local', datasets=['bsd'], image_size=16, data_dir={str(project / 'images')!r})\n"
         f"prepare.prepare(load({str(PARAMS_FILE)!r}, 'demo', overrides), 'bsd')\n"

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
 from fdl.data.prepare import load, prepare
 from fdl.data.show import write_contact_sheets
 from fdl.data.splits import load_split, write_split
-from fdl.errors import InputError
 from tests.data import published
 
 FRAME = 0x0072B2

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 from fdl.data import sources
 from fdl.data.places import File
 from fdl.data.prepare import load, prepare
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
-from fdl.errors import InputError
-from fdl.reference.protocol import DATASETS
 from tests.data.published import NEU, encoded, noise_rows, prepared_bsd, settings, write_bsd, write_parquet
 
 

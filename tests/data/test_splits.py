@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.data.prepare import Prepared, load, prepare
 from fdl.data.splits import draw, load_split, write_split
-from fdl.errors import InputError
-from fdl.params import Params
 from tests.data import published
 
 # docs/reference.md 4.2: (class, position within the class) of the first five images, seed 0.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fdl.core.protocol import DATASETS
 from fdl.data import sources, synthetic
 from fdl.data.formats import ImageFiles, decode, open_images
 from fdl.data.synthetic import SCENES, write_twin
-from fdl.reference.protocol import DATASETS
 
 Floats = NDArray[np.float64]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fdl import layout, records
+from fdl import records
 from fdl.cleaning import find, remove
 from fdl.combine.scores import rescore
+from fdl.core import layout
+from fdl.core.settings import Cell
 from fdl.exporting import export_records
 from fdl.importing import import_records
-from fdl.params import Cell
 from fdl.results.state import Judge
 from fdl.training.bundle import run_bundle
 from tests.faults.deaths import Died, death_at

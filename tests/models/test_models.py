@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 from fdl.models import build
 from fdl.models.layers import DenseBatchNorm, Dropout, MaxPool32, same_padding, set_dropout_key
-from fdl.reference.protocol import DATASETS
 
 # docs/reference.md 1.5: parameters, thereof trainable, feature map
 TABLE = {

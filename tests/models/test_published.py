@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
+from fdl.core.torchvision_nets import PublishedNet
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
 from fdl.models.published import PublishedMember, feature_node
-from fdl.published_nets import PublishedNet
 
 # Image size → the layer whose output is the feature map, and its shape.
 MAPS = {

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fdl import layout, records
+from fdl import records
 from fdl.combine.scores import write_scores
-from fdl.head_settings import head_settings
-from fdl.params import Cell, Params, load
-from fdl.provenance import SCORES_VERSION
+from fdl.core import layout
+from fdl.core.head_settings import head_settings
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Cell, Params, load
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricated_history, invented

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fdl import layout, records
+from fdl import records
+from fdl.core import layout
+from fdl.core.head_settings import head_settings
+from fdl.core.protocol import DATASETS
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Cell, Params, load
 from fdl.evaluation.metrics import ECE_BINS
-from fdl.head_settings import head_settings
-from fdl.params import Cell, Params, load
-from fdl.provenance import SCORES_VERSION
-from fdl.reference.protocol import DATASETS
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.reporting.answer import answer, first_sentence, gains, question
 from fdl.reporting.collect import collect
 from fdl.reporting.forest import forest, forest_caption

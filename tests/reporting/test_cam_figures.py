@@ -9,9 +9,10 @@ import pytest
 from matplotlib import colormaps
 from pandas import DataFrame
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_caption, descriptor_figure
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.drawing import DPI, save_picture

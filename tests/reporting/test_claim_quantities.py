@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import layout
-from fdl.params import Cell
+from fdl.core import layout
+from fdl.core.settings import Cell
 from fdl.reporting.claims import evaluate
 from fdl.reporting.collect import headline_values, read_runs
 from tests.reporting.claim_records import MEMBERS, cams, claim, gain, grid, write

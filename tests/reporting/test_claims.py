@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Cell, load
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell, load
 from fdl.reporting.claim_quantities import frozen_cells
 from fdl.reporting.claims import evaluate, write_claims
 from fdl.reporting.collect import headline_values, read_runs

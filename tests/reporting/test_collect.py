@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fdl import layout, records
-from fdl.errors import InputError
-from fdl.params import Params
-from fdl.provenance import SCORES_VERSION
+from fdl import records
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Params
 from fdl.reporting.collect import collect, headline_values, read_collected, read_runs
 from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fdl.params import Params
+from fdl.core.settings import Params
 from fdl.reporting.collect import collect
 from fdl.reporting.dvc_metrics import write_dvc_metrics
 from fdl.reporting.results import read_results

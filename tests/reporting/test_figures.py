@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from fdl.params import Params, load
+from fdl.core.settings import Params, load
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.drawing import facets, save
 from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdl.core.settings import Cell, Params, load
 from fdl.evaluation.metrics import confidence_bins
-from fdl.params import Cell, Params, load
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
 from fdl.reporting.collect import collect
 from fdl.reporting.comparison_tables import ablation_table, combiner_table

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from fdl.core.settings import Params, load
 from fdl.importing import import_records
-from fdl.params import Params, load
 from fdl.reporting.answer import first_sentence
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claims import evaluate, write_claims

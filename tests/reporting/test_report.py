@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.reporting.collect import collect
 from fdl.reporting.report import headline, write_report
 from fdl.reporting.targets import report_files

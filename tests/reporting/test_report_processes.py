@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fdl import layout
-from fdl.errors import InputError
-from fdl.params import Params
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Params
 from fdl.reporting import report
 from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report

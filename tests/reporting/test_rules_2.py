@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdl.params import Cell, Params
+from fdl.core.settings import Cell, Params
 from fdl.reporting.claims import evaluate, write_claims
 from fdl.reporting.collect import headline_values, read_runs
 from tests.reporting.claim_records import IMAGES, MEMBERS, cams, claim, gain, write

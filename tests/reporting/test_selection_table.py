@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from fdl.params import Params, load
+from fdl.core.settings import Params, load
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.comparison_tables import selection_table
 from fdl.reporting.results import Results

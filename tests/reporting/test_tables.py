@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl.params import Cell, Params, load
+from fdl.core.settings import Cell, Params, load
 from fdl.reporting import pages
 from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cleaning, layout, method_digest, provenance, records
+from fdl import cleaning, records
+from fdl.core import layout, method_digest, provenance
+from fdl.core.errors import InputError
+from fdl.core.settings import Cell
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.errors import InputError
 from fdl.exporting import export_records
 from fdl.importing import import_records
-from fdl.params import Cell
 from fdl.planning import plan
 from fdl.reporting.collect import collect, read_collected
 from fdl.results.receipts import due_file, write_receipt

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fdl.core.randomness import absorb, derive, normal, uniform
 from fdl.training import augment as augmentation
 from fdl.training.augment import augment, clahe, laplace, multiply, perspective, rotate, shift
-from fdl.training.randomness import absorb, derive, normal, uniform
 
 SIZES = [32, 64, 84, 100, 200]
 KINDS = ["noise", "flat", "gradient", "natural"]

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from fdl import layout, records
+from fdl import records
 from fdl.combine.scores import rescore, score
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.provenance import SCORES_VERSION
+from fdl.core.settings import Bundle, Cell
 from fdl.costs import program_size, space
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.errors import InputError
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS
 from fdl.locks import bundle_lock
-from fdl.params import Bundle, Cell
-from fdl.provenance import SCORES_VERSION
 from fdl.training import bundle as bundle_module
 from fdl.training import checkpoint as checkpoint_module
 from fdl.training import predictions as predictions_module

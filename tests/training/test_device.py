@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 from fdl.training.device import device_slot, gpu_slots
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fdl.core.randomness import derive
 from fdl.models.layers import set_dropout_key
 from fdl.training import engine
 from fdl.training.adam import Adam
@@ -19,7 +20,6 @@ from fdl.training.engine import (
     predict,
     train,
 )
-from fdl.training.randomness import derive
 from tests.training import cells
 
 

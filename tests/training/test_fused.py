@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdl import method_sources, methods
-from fdl.fused_methods import DECLARED, distance_terms
+from fdl import methods
+from fdl.core import method_sources
+from fdl.core.fused_methods import DECLARED, distance_terms
+from fdl.core.method_sources import method_source
+from fdl.core.protocol import DATASETS
 from fdl.losses import feature_distance
-from fdl.method_sources import method_source
-from fdl.reference.protocol import DATASETS
 from fdl.training import engine
 from fdl.training.engine import Diverged
 from fdl.training.fused import Program, Run, distance_weights

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl.provenance import PROGRAM_VERSION, TRAINING_VERSION
+from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
 from fdl.training.engine import train
 from fdl.training.fused import Program, Run
 from tests.training import cells

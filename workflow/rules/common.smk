@@ -13,14 +13,14 @@ sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
     os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name)]))
 
-from fdl import layout
-from fdl import params as fdl_params
+from fdl.core import layout
+from fdl.core import settings as fdl_params
 from fdl.data.own_images import receipt
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 from fdl.reporting.targets import report_files, targets
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
-from fdl.settings_file import Laid, lay
+from fdl.core.settings_file import Laid, lay
 from fdl.training.device import gpu_slots
 
 # Read again, as every verb reads it: Snakemake reads YAML 1.1, lets the last of two equal keys win, and takes

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from fdl import published_nets
-from fdl.controls import CONTROLS, Control
-from fdl.errors import InputError
-from fdl.fused_methods import NARROW, distance_terms
-from fdl.grid import (
+from fdl.core import torchvision_nets
+from fdl.core.controls import CONTROLS, Control
+from fdl.core.errors import InputError
+from fdl.core.fused_methods import NARROW, distance_terms
+from fdl.core.grid import (
     Backbone,
     Bundle,
     Cell,
@@ -39,10 +39,10 @@ from fdl.grid import (
     Seed,
     Strict,
 )
-from fdl.method_parameters import method_params
-from fdl.method_sources import method_source
-from fdl.reference.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
-from fdl.settings_file import STRUCTURE, dump, read
+from fdl.core.method_parameters import method_params
+from fdl.core.method_sources import method_source
+from fdl.core.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
+from fdl.core.settings_file import STRUCTURE, dump, read
 
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
@@ -153,7 +153,7 @@ class Params(Strict):
         if len(set(cells)) < len(cells):
             raise ValueError("grid: two blocks name the same cell")
         for cell in cells:
-            if published_nets.parse(cell.backbone) and self.control(cell).one_net:
+            if torchvision_nets.parse(cell.backbone) and self.control(cell).one_net:
                 raise ValueError(
                     f"methods: {cell.method} needs a backbone whose width can be set; {cell.backbone} has its own: "
                     "name its methods in a block of grid"
@@ -162,7 +162,7 @@ class Params(Strict):
 
     def _check_weights(self) -> None:
         for backbone, file in self.weights.items():
-            net = published_nets.parse(backbone)
+            net = torchvision_nets.parse(backbone)
             if net is None or net.node:
                 raise ValueError(f"weights: {backbone}: only nets of torchvision start from a file, named without @")
             if not Path(file).is_file():
@@ -208,8 +208,8 @@ class Params(Strict):
 
     def backbone_protocol(self, cell: Cell) -> BackboneProtocol:
         """How a cell's backbone is trained on its dataset: the authors' constants, or those of torchvision's nets."""
-        if published_nets.parse(cell.backbone):
-            return published_nets.PROTOCOL
+        if torchvision_nets.parse(cell.backbone):
+            return torchvision_nets.PROTOCOL
         return self.protocol(cell.dataset).backbones[cell.backbone]
 
     def control(self, cell: Cell) -> Control:
@@ -222,7 +222,7 @@ class Params(Strict):
 
     def width_of(self, cell: Cell) -> float:
         """Factor on the channel counts of a cell's nets."""
-        if published_nets.parse(cell.backbone):
+        if torchvision_nets.parse(cell.backbone):
             return 1.0
         return self.width * math.sqrt(self.members) if self.control(cell).one_net else self.width
 
@@ -230,7 +230,7 @@ class Params(Strict):
         """Whether a cell's training can share a fused program: the authors' nets, shared batches, a declared loss."""
         control = self.control(cell)
         alone = self.members_of(cell) == 1 or control.own_batches or control.rate_factors
-        authors = published_nets.parse(cell.backbone) is None
+        authors = torchvision_nets.parse(cell.backbone) is None
         return authors and not alone and distance_terms(cell.method) is not None
 
     def fuses_on_cpu(self, cell: Cell) -> bool:
@@ -239,7 +239,7 @@ class Params(Strict):
 
     def weights_of(self, cell: Cell) -> str | None:
         """File of the weights that a cell's nets start from; None: random ones."""
-        net = published_nets.parse(cell.backbone)
+        net = torchvision_nets.parse(cell.backbone)
         return self.weights.get(f"torchvision-{net.name}") if net else None
 
     def source_of(self, dataset: str) -> str:
@@ -317,7 +317,7 @@ class Params(Strict):
         The settings digest is taken over these; keys that decide nothing (device, threads,
         keep_weights) stay out, so that changing them retrains nothing.
         """
-        from fdl.provenance import PROGRAM_VERSION, TRAINING_VERSION
+        from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
 
         own = self.own(cell.dataset)
         protocol = self.backbone_protocol(cell)
@@ -336,7 +336,7 @@ class Params(Strict):
             "members": self.members_of(cell),
             "image_size": self.image_size_of(cell.dataset),
             "width": self.width_of(cell),
-            **({"weights_sha256": published_nets.weights_hash(weights)} if weights else {}),
+            **({"weights_sha256": torchvision_nets.weights_hash(weights)} if weights else {}),
             **({"own_batches": True} if control.own_batches else {}),
             "epochs": self.epochs_of(cell),
             "batch_size": self.batch_size,

@@ -1,4 +1,4 @@
-"""Writes the published k-shot index lists of CIFAR-10 and CIFAR-100: `python -m fdl.reference.make_splits`.
+"""Writes the published k-shot index lists of CIFAR-10 and CIFAR-100: `python -m fdl.data.make_splits`.
 
 They are the authors' draws (seed 0) and four more by the same algorithm, as JSON that anyone can use
 without this package: `cifar10.json` and `cifar100.json`, and `cifar10-pool3750.json` with the smaller pool
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fdl import records
-from fdl.reference.protocol import DATASETS
+from fdl.core.protocol import DATASETS
 
-FOLDER = Path(__file__).parent / "splits"
+FOLDER = Path(__file__).parent / "published_splits"
 IMAGES = {"cifar10": 5000, "cifar100": 500}  # per class in the official training file
 # By the name of the file: dataset, images per class in the pool, and who drew from it.
 LISTS = {

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdl.training.randomness import PURPOSES, absorb, bits, derive, kept, normal, permutation, uniform
+from fdl.core.randomness import PURPOSES, absorb, bits, derive, kept, normal, permutation, uniform
 
 words = st.integers(0, 2**63 - 1)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from fdl.reference import make_splits
+from fdl.data import make_splits
 
 # docs/reference.md 4.2: (class, position within the class's pool) of the first five images of the authors' 3-shot draw.
 AUTHORS = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fdl.errors import InputError
-from fdl.method_parameters import STRENGTHS
-from fdl.params import Cell
+from fdl.core.errors import InputError
+from fdl.core.method_parameters import STRENGTHS
+from fdl.core.settings import Cell
 from tests.projects import tiny
 
 OWN = """
@@ -77,7 +77,7 @@ def test_wrong_values_are_refused_in_one_line(project, overrides, message):
 
 
 def test_the_resolved_settings_of_an_own_method_are_read_back(project):
-    from fdl.params import load
+    from fdl.core.settings import load
 
     (project / "own.py").write_text(OWN)
     params = tiny(methods=["own:pull"], method_params={"own:pull": {"strength": 1.0}})

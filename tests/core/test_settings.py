@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
+from fdl.core.settings import Bundle, Cell, Params, json_schema, load, resolve
 from fdl.data.sources import locate
-from fdl.errors import InputError
-from fdl.params import Bundle, Cell, Params, json_schema, load, resolve
-from fdl.reference.protocol import DATASETS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 

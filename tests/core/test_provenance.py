@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fdl import provenance
+from fdl.core import provenance
 
-SHOW = "from fdl import provenance; print(provenance.provenance('cpu')['git'])"
+SHOW = "from fdl.core import provenance; print(provenance.provenance('cpu')['git'])"
 
 
 def test_a_record_says_what_made_it():
@@ -28,9 +28,10 @@ def git(*arguments):
 @pytest.fixture
 def checkout(project):
     """A checkout of the few modules that tell the commit; its commit."""
-    Path("fdl").mkdir()
+    Path("fdl/core").mkdir(parents=True)
     Path("fdl/__init__.py").touch()
-    shutil.copy(Path(provenance.__file__), "fdl/provenance.py")
+    Path("fdl/core/__init__.py").touch()
+    shutil.copy(Path(provenance.__file__), "fdl/core/provenance.py")
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--message", "all")
@@ -47,7 +48,7 @@ def shown(**variables):
 
 def test_the_commit_and_whether_it_was_edited(checkout):
     assert shown() == (str({"commit": checkout, "dirty": False}), "")
-    with Path("fdl/provenance.py").open("a") as file:
+    with Path("fdl/core/provenance.py").open("a") as file:
         file.write("# edited\n")
     assert shown() == (str({"commit": checkout, "dirty": True}), "")
 

@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdl.errors import InputError
-from fdl.params import resolve
-from fdl.settings_file import dump, lay, parse, read
+from fdl.core.errors import InputError
+from fdl.core.settings import resolve
+from fdl.core.settings_file import dump, lay, parse, read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Ten values, ten times as many, and so on: 10^9 on nine lines.
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fdl.controls import CONTROLS
-from fdl.errors import InputError
-from fdl.head_settings import head_settings
-from fdl.method_sources import method_source
+from fdl.core.controls import CONTROLS
+from fdl.core.errors import InputError
+from fdl.core.head_settings import head_settings
+from fdl.core.method_sources import method_source
+from fdl.core.protocol import BACKBONES
+from fdl.core.settings import Cell, Params, resolve
 from fdl.models import build
-from fdl.params import Cell, Params, resolve
-from fdl.reference.protocol import BACKBONES
 from tests.projects import FILE
 
 

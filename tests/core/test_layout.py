@@ -1,6 +1,6 @@
 """Folders: images of another source, size or resizing never lie in the same one."""
 
-from fdl import layout
+from fdl.core import layout
 from tests.projects import BOLTS, tiny
 
 

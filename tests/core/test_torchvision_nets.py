@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fdl.errors import InputError
-from fdl.grid import _BACKBONES
-from fdl.params import Bundle, Cell, Params, resolve
-from fdl.published_nets import checked, names, parse
-from fdl.reference.protocol import BACKBONES
-from fdl.reporting.titles import backbone_title
+from fdl.core.errors import InputError
+from fdl.core.grid import _BACKBONES
+from fdl.core.protocol import BACKBONES
+from fdl.core.settings import Bundle, Cell, Params, resolve
+from fdl.core.titles import backbone_title
+from fdl.core.torchvision_nets import checked, names, parse
 from tests.projects import FILE
 
 
@@ -154,7 +154,7 @@ def test_every_classifier_has_a_family_that_tables_can_name() -> None:
 def test_neither_settings_nor_models_import_torchvision() -> None:
     """Snakemake reads the settings at every parse; the authors' networks need none of it."""
     code = (
-        "import sys, fdl.params, fdl.published_nets as nets; nets.checked('torchvision:resnet18');"
+        "import sys, fdl.core.settings, fdl.core.torchvision_nets as nets; nets.checked('torchvision:resnet18');"
         "assert 'torch' not in sys.modules;"
         "import fdl.models; fdl.models.build('alexnet', 'cifar10', width=0.1); assert 'torchvision' not in sys.modules"
     )

@@ -8,7 +8,7 @@ that was edited since is called itself, in the loop, as is every method without 
 
 from dataclasses import dataclass
 
-from fdl.method_sources import method_source
+from fdl.core.method_sources import method_source
 
 # The widest nets of which a CPU trains the runs of a seed as one program; wider ones keep it busy one by one.
 NARROW = 0.5

@@ -1,7 +1,7 @@
 """How things are written in tables, figures and pages."""
 
-from fdl import published_nets
-from fdl.reference.protocol import DATASETS
+from fdl.core import torchvision_nets
+from fdl.core.protocol import DATASETS
 
 BASELINE, METHOD = "classical", "fdl"
 
@@ -53,8 +53,8 @@ def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
 
 def backbone_title(backbone: str) -> str:
     """A backbone's printed name."""
-    published = published_nets.parse(backbone)
-    return published_nets.title(published) if published else _BACKBONES.get(backbone, backbone)
+    published = torchvision_nets.parse(backbone)
+    return torchvision_nets.title(published) if published else _BACKBONES.get(backbone, backbone)
 
 
 def method_title(method: str) -> str:

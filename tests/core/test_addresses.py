@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fdl.addresses import is_plain, masked
+from fdl.core.addresses import is_plain, masked
 
 # Any text that is not part of what may be shown of the addresses below.
 SECRETS = st.text(min_size=1, max_size=20).map(lambda text: f"s3cr{text}et")

@@ -1,6 +1,6 @@
 """The protocol, entry by entry, against what was read from the authors' notebooks and solved from their logs.
 
-The file `fdl/reference/authors_config.csv` is described in docs/reference.md. Where it says nothing, a number
+The file `fdl/core/authors_config.csv` is described in docs/reference.md. Where it says nothing, a number
 stands here with the section of that page.
 """
 
@@ -12,14 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from fdl import params as settings_module
-from fdl import reference
 from fdl.combine.heads import build_head
-from fdl.head_settings import head_settings
-from fdl.models import build, layers
-from fdl.models.layers import Dropout
-from fdl.params import Cell, Params
-from fdl.reference.protocol import (
+from fdl.core import settings as settings_module
+from fdl.core.head_settings import head_settings
+from fdl.core.protocol import (
     BACKBONES,
     BATCH_SIZE,
     DATASETS,
@@ -30,6 +26,9 @@ from fdl.reference.protocol import (
     TUNING_EPOCHS,
     TUNING_LEARNING_RATE,
 )
+from fdl.core.settings import Cell, Params
+from fdl.models import build, layers
+from fdl.models.layers import Dropout
 from fdl.training import adam
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ ENSEMBLES, SINGLE_NETS = "ensemble_EX", "single"
 
 def rows(role: str) -> dict[tuple[str, str], dict[str, str]]:
     """(dataset, backbone) → the authors' row of this role."""
-    with (Path(reference.__file__).parent / "authors_config.csv").open(newline="") as file:
+    with (ROOT / "fdl" / "core" / "authors_config.csv").open(newline="") as file:
         chosen = [row for row in csv.DictReader(file) if row["role"] == role]
     return {(row["dataset"].lower(), row["backbone"].lower()): row for row in chosen}
 

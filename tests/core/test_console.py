@@ -6,10 +6,10 @@ import pty
 import subprocess
 import sys
 
-from fdl.live_lines import live_lines
+from fdl.core.console import live_lines
 
 SHOW = """
-from fdl.live_lines import live_lines
+from fdl.core.console import live_lines
 with live_lines() as (say, progress):
     say("cell 1 of 2 [sic]")
     (progress or say)("epoch 1/9")

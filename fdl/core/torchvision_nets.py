@@ -12,9 +12,9 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
+from fdl.core.protocol import BACKBONES, BackboneProtocol
 from fdl.records import file_hash
-from fdl.reference.protocol import BACKBONES, BackboneProtocol
 
 _PREFIX = re.compile(r"torchvision[:-]")
 # None of the authors' constants is of these nets: torch's own default rate of Adam, the loss weights that

@@ -15,7 +15,7 @@ from typing import Any
 # Raised by hand whenever a change alters the numbers of a training; the golden-trajectory test
 # (tests/training/test_golden.py) fails when they change without it.
 TRAINING_VERSION = 1
-# The same for the cells that a CPU trains as one fused program per seed (fdl/fused_methods.py): they alone carry it.
+# The same for the cells that a CPU trains as one fused program per seed: they alone carry it.
 PROGRAM_VERSION = 1
 # Raised whenever a metric or vote is added or changed: records are then scored again from their predictions.
 # Records without predictions stay as they are, and lack what is new.
@@ -57,6 +57,7 @@ def _git() -> dict[str, Any] | None:
     program of that user's. This very file is that user's too, and runs: so git is told to trust it.
     """
     file = Path(__file__)
+    package = file.parents[1]
     checkout = next((folder for folder in file.parents if (folder / ".git").exists()), None)
     if checkout is None:
         return None
@@ -64,11 +65,13 @@ def _git() -> dict[str, Any] | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(file.parent), *arguments]
+        command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(package), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if not git("ls-files", "--", file.name):  # installed below somebody's checkout, and no part of it
+        if not git(
+            "ls-files", "--", str(file.relative_to(package))
+        ):  # installed below somebody's checkout, and no part of it
             return None
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError) as error:

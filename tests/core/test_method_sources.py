@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fdl import method_digest, method_sources
-from fdl.errors import InputError
-from fdl.method_sources import method_source
+from fdl.core import method_digest, method_sources
+from fdl.core.errors import InputError
+from fdl.core.method_sources import method_source
 from fdl.methods import METHODS
 
 OWN = '''"""Own methods."""
@@ -162,13 +162,13 @@ def test_the_settings_read_methods_without_torch(project):
     (project / "own.py").write_text(OWN)
     code = f"""
 import sys, yaml
-from fdl.params import load
-params = load({str(Path(method_sources.__file__).parents[1] / "params.yaml")!r}, preset="demo", overrides={{
+from fdl.core.settings import load
+params = load({str(Path(method_sources.__file__).parents[2] / "params.yaml")!r}, preset="demo", overrides={{
     "methods": ["fdl", "smd", "own:pull"], "method_params": {{"own:pull": {{"strength": 1.0}}}}}})
 assert len({{params.settings_digest(cell) for cell in params.cells()}}) == len(params.cells())
 assert "torch" not in sys.modules
 """
-    environment = {"PYTHONPATH": str(Path(method_sources.__file__).parents[1])}
+    environment = {"PYTHONPATH": str(Path(method_sources.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
@@ -178,7 +178,7 @@ def edited_loss(tmp_path, monkeypatch):
     import shutil
 
     package = tmp_path / "copy" / "fdl"
-    shutil.copytree(Path(method_sources.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(method_sources.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(method_sources, "_METHODS", package / "methods.py")
     monkeypatch.setattr(method_digest, "_PACKAGE", package)
     monkeypatch.syspath_prepend(str(package.parent))

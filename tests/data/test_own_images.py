@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdl import layout
+from fdl.core import layout
+from fdl.core.errors import InputError
+from fdl.core.settings import Bundle
 from fdl.data.own_images import changed, receipt
 from fdl.data.prepare import load, prepare
 from fdl.data.splits import write_split
-from fdl.errors import InputError
-from fdl.params import Bundle
 from fdl.training.bundle import run_bundle
 from tests.projects import BOLT_CLASSES, BOLTS, tiny, write_params, write_photographs
 from tests.test_workflow import done

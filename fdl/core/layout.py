@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fdl.params import Bundle, Cell, Params
-from fdl.reference.protocol import DATASETS, images_name
+from fdl.core.protocol import DATASETS, images_name
+from fdl.core.settings import Bundle, Cell, Params
 
 RAW, PREPARED, SPLITS = Path("data/raw"), Path("data/prepared"), Path("data/splits")
 EXTRACTED = Path("data/extracted")  # archives of folders that are not ours to write into

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from fdl.errors import InputError
-from fdl.method_digest import Stamp, method_digest, module_file, read_module, stamp_of
+from fdl.core.errors import InputError
+from fdl.core.method_digest import Stamp, method_digest, module_file, read_module, stamp_of
 
-_METHODS = Path(__file__).with_name("methods.py")
+_METHODS = Path(__file__).parents[1] / "methods.py"
 _SIGNATURE = "(maps, logits, inputs, labels, *, epoch, ...)"
 
 

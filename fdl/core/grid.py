@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from fdl import published_nets
-from fdl.errors import InputError
-from fdl.reference.protocol import DATASETS
+from fdl.core import torchvision_nets
+from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 
 if TYPE_CHECKING:  # it cannot read the names from there
     Dataset = str
@@ -20,7 +20,7 @@ else:
 
 def _backbone(name: str) -> str:
     try:
-        return published_nets.checked(name)
+        return torchvision_nets.checked(name)
     except InputError as error:
         raise ValueError(str(error)) from None
 

@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from fdl.params import Cell, Params, digest
-from fdl.reference.protocol import (
-    FUSION_EPOCHS,
-    STACKING_LEARNING_RATE,
-    STACKING_UNITS,
-    TUNING_EPOCHS,
-    TUNING_LEARNING_RATE,
-)
+from fdl.core.protocol import FUSION_EPOCHS, STACKING_LEARNING_RATE, STACKING_UNITS, TUNING_EPOCHS, TUNING_LEARNING_RATE
+from fdl.core.settings import Cell, Params, digest
 
 # Raised by hand whenever a change alters the numbers of a head.
 HEADS_VERSION = 1

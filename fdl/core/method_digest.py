@@ -15,9 +15,9 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # Records of the registered methods that use the distance loss were written when the digest covered the method's
 # own module alone. Their loss is the one that has this digest: as long as it has, the method keeps the digest that
 # the records name. An edited loss has another digest, which stands for itself.

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from fdl.errors import InputError
-from fdl.method_sources import MethodSource
+from fdl.core.errors import InputError
+from fdl.core.method_sources import MethodSource
 
 # The strength of a neighbour is its weight beside the *mean* cross-entropy of the members, as its
 # source weights it. None is tuned on the benchmark.

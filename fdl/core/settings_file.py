@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fdl.errors import InputError
+from fdl.core.errors import InputError
 
 # Values of one file, where an alias counts as what it stands for: ten aliases of ten aliases of … fit on ten lines.
 VALUES_AT_MOST = 100_000

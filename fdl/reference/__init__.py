@@ -1,1 +1,0 @@
-"""What the authors did and stored: protocol constants (`protocol.py`)."""
