@@ -22,7 +22,7 @@ import torch
 from benchmarks.cpu import BATCH, CASES, EVALUATED, images, ours
 from benchmarks.timing import Timed, compared, cpu_seconds, machine, precisions, table, write
 from fdl.core.protocol import DATASETS
-from fdl.losses import feature_distance
+from fdl.methods.losses import feature_distance
 from fdl.training.device import set_up_cpu
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fdl.losses import feature_distance
+from fdl.methods.losses import feature_distance
 from fdl.models import build
 
 Work = Callable[[], object]

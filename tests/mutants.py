@@ -36,7 +36,7 @@ SLOWEST = 3.0  # times as long as the tests of the unchanged module, and 20 seco
 NOT_THE_WIDE_NETS = ("-k", "not counts_and_shapes")
 # Each module and the tests nearest to it, quick ones first: the first failure ends a mutant.
 TARGETS: dict[str, tuple[str, ...]] = {
-    "fdl/losses.py": ("tests/test_losses.py",),
+    "fdl/methods/losses.py": ("tests/methods/test_losses.py",),
     "fdl/training/selection.py": ("tests/training/test_selection.py",),
     "fdl/training/augment.py": ("tests/training/test_augment.py",),
     "fdl/training/batchnorm.py": ("tests/training/test_batchnorm.py",),
@@ -188,7 +188,7 @@ def _other(value: float) -> float:
 def main() -> int:
     """Run the mutants; 1 if one survives without an explanation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", help="such as fdl/losses.py; none: all that stand in TARGETS")
+    parser.add_argument("modules", nargs="*", help="such as fdl/methods/losses.py; none: all that stand in TARGETS")
     parser.add_argument("--most", type=int, default=40, help="mutants per module, drawn; 0: all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default %(default)s)")
     parser.add_argument("--list", action="store_true", help="only show the mutants")

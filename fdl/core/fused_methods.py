@@ -16,7 +16,7 @@ NARROW = 0.5
 
 @dataclass(frozen=True)
 class DistanceTerms:
-    """A method that adds weighted terms of `fdl.losses.feature_distance`, and nothing else."""
+    """A method that adds weighted terms of `fdl.methods.losses.feature_distance`, and nothing else."""
 
     digest: str  # of the function that this was written for, as `method_source` gives it
     cosine: str | None = None  # the parameter that is the weight of the cosine term; None: it is left out

@@ -1,7 +1,7 @@
 """Where a method's function is written and what its text says, without importing it.
 
 Snakemake asks for digests and parameters every time it parses the workflow, where torch must not be
-imported and a user's module must not run. A method is one of the registry of `methods.py`, or the
+imported and a user's module must not run. A method is one of `fdl/methods/registry.py`, or the
 user's own, `module.function`: a module of the project folder, or an installed one.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from fdl.core.errors import InputError
 from fdl.core.method_digest import Stamp, method_digest, module_file, read_module, stamp_of
 
-_METHODS = Path(__file__).parents[1] / "methods.py"
+_METHODS = Path(__file__).parents[1] / "methods" / "registry.py"
 _SIGNATURE = "(maps, logits, inputs, labels, *, epoch, ...)"
 
 
@@ -39,7 +39,7 @@ def method_source(name: str) -> MethodSource:
         module, _, function = name.rpartition(".")
         file = module_file(module)
     else:
-        module, file = "fdl.methods", _METHODS
+        module, file = "fdl.methods.registry", _METHODS
         registry = _registry(file, stamp_of(file))
         if name not in registry:
             raise InputError(f"methods: unknown {name!r}; {_hint(name, registry)}")
@@ -53,7 +53,7 @@ def method_source(name: str) -> MethodSource:
 
 @lru_cache
 def _registry(file: Path, stamp: Stamp) -> dict[str, str]:
-    """Method → function, as the dictionary `METHODS` of methods.py says."""
+    """Method → function, as the dictionary `METHODS` of the registry says."""
     [assignment] = read_module(file).definitions["METHODS"]
     methods = next(node for node in ast.walk(assignment) if isinstance(node, ast.Dict))
     return {

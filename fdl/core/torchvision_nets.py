@@ -34,7 +34,7 @@ class PublishedNet:
     """One of torchvision's classifiers."""
 
     name: str  # of torchvision's function
-    node: str | None  # whose output is the feature map; None: chosen (fdl.models.published)
+    node: str | None  # whose output is the feature map; None: chosen (fdl.models.torchvision_member)
 
 
 def parse(backbone: str) -> PublishedNet | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fdl.evaluation.known import known, rows
-from fdl.losses import descriptor
+from fdl.methods.losses import descriptor
 
 # A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
 # keeps the graphs of five nets for batches of ten.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fdl.combine.voting import softmax
-from fdl.losses import feature_distance
+from fdl.methods.losses import feature_distance
 
 
 def diversity(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float]:

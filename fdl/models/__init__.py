@@ -11,7 +11,7 @@ from fdl.core.randomness import derive
 from fdl.models import alexnet, layers, resnet, vgg
 
 if TYPE_CHECKING:
-    from fdl.models.published import PublishedMember
+    from fdl.models.torchvision_member import PublishedMember
 
 
 class Member(nn.Module):
@@ -43,7 +43,7 @@ def build(
 
     Args:
         backbone: alexnet, vgg or resnet; the variant depends on the dataset (docs/reference.md 1.5, 1.6). Or
-            torchvision:resnet18 and so on, see `fdl.models.published`.
+            torchvision:resnet18 and so on, see `fdl.models.torchvision_member`.
         dataset: one of `fdl.core.protocol.DATASETS`.
         num_classes: None: the dataset's.
         image_size: side of the square images in pixels; None: the authors'.
@@ -60,7 +60,7 @@ def build(
     num_classes = num_classes or len(protocol.classes)
     size = image_size or protocol.image_size
     if published := torchvision_nets.parse(torchvision_nets.checked(backbone)):
-        from fdl.models.published import build as build_published  # torchvision takes its time to import
+        from fdl.models.torchvision_member import build as build_published  # torchvision takes its time to import
 
         return build_published(published, num_classes, size, init_seed=init_seed, member=member, weights=weights)
     variant = protocol.backbones[backbone].variant

@@ -335,7 +335,7 @@ def _run_cell(
         if trained.tuning:
             run["tuning"] = trained.tuning
         if published := torchvision_nets.parse(cell.backbone):
-            from fdl.models.published import feature_node
+            from fdl.models.torchvision_member import feature_node
 
             run["feature_map"] = feature_node(published, cell_settings.image_size)
         run["parameters"] = sum(

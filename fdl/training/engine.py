@@ -20,11 +20,11 @@ from fdl.core.console import Say
 from fdl.core.randomness import absorb, derive, permutation
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper
-from fdl.losses import feature_distance
-from fdl.methods import METHODS
+from fdl.methods.losses import feature_distance
+from fdl.methods.own import errors_named
+from fdl.methods.registry import METHODS
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
-from fdl.own_methods import errors_named
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics

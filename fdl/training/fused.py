@@ -23,7 +23,7 @@ from torch.nn import functional
 from fdl.core.console import Say
 from fdl.core.fused_methods import distance_terms
 from fdl.core.randomness import absorb, derive
-from fdl.losses import descriptor, pair_similarities
+from fdl.methods.losses import descriptor, pair_similarities
 from fdl.models import Member
 from fdl.models.fused import FusedNets, Pass
 from fdl.models.layers import MOMENTUM
@@ -360,7 +360,7 @@ class Program:
 
 
 def _terms(descriptors: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosine and the Gaussian term of every run (R,), as `fdl.losses.feature_distance` has them.
+    """The cosine and the Gaussian term of every run (R,), as `fdl.methods.losses.feature_distance` has them.
 
     Args:
         descriptors: (M, R, B, H'·W').

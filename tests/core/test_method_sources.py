@@ -9,7 +9,7 @@ import pytest
 from fdl.core import method_digest, method_sources
 from fdl.core.errors import InputError
 from fdl.core.method_sources import method_source
-from fdl.methods import METHODS
+from fdl.methods.registry import METHODS
 
 OWN = '''"""Own methods."""
 
@@ -48,12 +48,12 @@ def own(project):
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch):
-    """Digests as they would be if methods.py were edited so."""
+    """Digests as they would be if registry.py were edited so."""
 
     def digests(old="", new=""):
         text = method_sources._METHODS.read_text()
         assert old in text
-        copy = tmp_path / "methods.py"
+        copy = tmp_path / "registry.py"
         copy.write_text(text.replace(old, new))
         with monkeypatch.context() as patch:
             patch.setattr(method_sources, "_METHODS", copy)
@@ -179,10 +179,10 @@ def edited_loss(tmp_path, monkeypatch):
 
     package = tmp_path / "copy" / "fdl"
     shutil.copytree(Path(method_sources.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(method_sources, "_METHODS", package / "methods.py")
+    monkeypatch.setattr(method_sources, "_METHODS", package / "methods" / "registry.py")
     monkeypatch.setattr(method_digest, "_PACKAGE", package)
     monkeypatch.syspath_prepend(str(package.parent))
-    losses = package / "losses.py"
+    losses = package / "methods" / "losses.py"
     text = losses.read_text()
 
     def digests(old="", new=""):
@@ -221,7 +221,7 @@ USER = {
     "parts/terms.py": "from . import scale\nfrom .deep.more import *\nimport json\n\n\ndef size(maps):\n"
     "    return scale.FACTOR * maps[0].mean() + extra()\n\n\ndef unused():\n    return 1\n",
     "parts/scale.py": "FACTOR = 2\n",
-    "parts/deep/more.py": "def extra():\n    from fdl.losses import descriptor\n\n    return descriptor\n",
+    "parts/deep/more.py": "def extra():\n    from fdl.methods.losses import descriptor\n\n    return descriptor\n",
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
 from fdl.evaluation.diversity import FeatureDistanceMeter, diversity
-from fdl.losses import feature_distance
+from fdl.methods.losses import feature_distance
 
 
 def sure(classes, count=3):

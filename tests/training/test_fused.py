@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdl import methods
 from fdl.core import method_sources
 from fdl.core.fused_methods import DECLARED, distance_terms
 from fdl.core.method_sources import method_source
 from fdl.core.protocol import DATASETS
-from fdl.losses import feature_distance
+from fdl.methods import registry
+from fdl.methods.losses import feature_distance
 from fdl.training import engine
 from fdl.training.engine import Diverged
 from fdl.training.fused import Program, Run, distance_weights
@@ -194,14 +194,14 @@ def test_a_declaration_says_what_the_function_computes(method):
     cosine, gaussian = distance_weights(run(method).settings)
     expected = feature_distance(maps, cosine, gaussian).total
     for epoch in (0, 99):
-        actual = methods.METHODS[method](maps, [], None, None, epoch=epoch, **WEIGHTS.get(method, {}))
+        actual = registry.METHODS[method](maps, [], None, None, epoch=epoch, **WEIGHTS.get(method, {}))
         assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_function_that_was_edited_is_called_itself(tmp_path, monkeypatch):
     assert can_be_fused(run("fdl").settings)
     text = method_sources._METHODS.read_text()
-    edited = tmp_path / "methods.py"
+    edited = tmp_path / "registry.py"
     edited.write_text(text.replace("return feature_distance(maps, cosine_weight, gaussian_weight).total", "return 1"))
     assert edited.read_text() != text
     monkeypatch.setattr(method_sources, "_METHODS", edited)

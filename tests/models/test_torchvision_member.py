@@ -13,7 +13,7 @@ from fdl.core.errors import InputError
 from fdl.core.torchvision_nets import PublishedNet
 from fdl.models import build
 from fdl.models.layers import set_dropout_key
-from fdl.models.published import PublishedMember, feature_node
+from fdl.models.torchvision_member import PublishedMember, feature_node
 
 # Image size → the layer whose output is the feature map, and its shape.
 MAPS = {

@@ -15,7 +15,7 @@ from fdl.core.errors import InputError, MethodError
 from fdl.core.settings import Bundle
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.methods import METHODS
+from fdl.methods.registry import METHODS
 from fdl.training.bundle import run_bundle
 from fdl.training.engine import train
 from tests.projects import tiny, write_images, write_params
@@ -23,7 +23,7 @@ from tests.training import cells
 
 OWN = '''
 import torch
-from fdl.losses import descriptor
+from fdl.methods.losses import descriptor
 
 
 def {name}(maps, logits, inputs, labels, *, epoch, strength=0.5):

@@ -1,7 +1,7 @@
 """The methods: what a training adds to the members' cross-entropies.
 
 A method sees ONE ensemble and returns a 0-d loss; the engine adds it to the *sum* of the
-cross-entropies. Its keyword parameters come from the settings (`method_parameters.py`).
+cross-entropies. Its keyword parameters come from the settings (`fdl/core/method_parameters.py`).
 
 Your own needs no line here: write a function of the same form in a module of the project folder and
 name it in params.yaml, `methods: [classical, mymodule:function]`. It gets `cosine_weight` and
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fdl.losses import feature_distance
-from fdl.own_methods import load_own
+from fdl.methods.losses import feature_distance
+from fdl.methods.own import load_own
 
 # (maps: M × (B, C, H, W), logits: M × (B, K), inputs: (B, 3, H, W), labels: (B,), *, epoch, **params) → 0-d loss
 Method = Callable[..., Tensor]
@@ -176,7 +176,7 @@ METHODS = _Methods(
         "gncl": gncl,
         "cka": cka,
         "smd": smd,
-        # The controls (controls.py): what differs is how they are trained.
+        # The controls (`fdl/core/controls.py`): what differs is how they are trained.
         "deep-ensemble": classical,
         "wide": classical,
         "tuned": classical,

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from fdl.core.method_parameters import STRENGTHS, method_params
 from fdl.core.method_sources import method_source
-from fdl.losses import feature_distance
-from fdl.methods import METHODS
+from fdl.methods.losses import feature_distance
+from fdl.methods.registry import METHODS
 from fdl.training.engine import train
 from tests.training import cells
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fdl.losses import descriptor, feature_distance
+from fdl.methods.losses import descriptor, feature_distance
 
 
 def plain_terms(maps):
