@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from fdl import records
+from fdl.core import files
 from fdl.core.errors import InputError
 from fdl.core.settings import load
 from fdl.core.titles import dataset_title, method_title
-from fdl.reporting.collect import collect
 from fdl.reporting.drawing import house_style, legend_below, look, save
 from fdl.reporting.results import read_history, read_results
+from fdl.results.collect import collect
 
 PRESETS = {"moving": "lite-moving", "re-estimated": "lite-selection"}
 EPOCHS = (10, 25, 50, 100)  # of the table
@@ -91,7 +91,7 @@ def main() -> None:
     frame = read()
     if frame.empty:
         raise InputError(f"no cell has records of both presets, {' and '.join(PRESETS.values())}; run them first")
-    records.write_atomically(TARGET.with_suffix(".md"), table(frame).encode())
+    files.write_atomically(TARGET.with_suffix(".md"), table(frame).encode())
     draw(frame)
     print(table(frame))
 

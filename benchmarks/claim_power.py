@@ -3,7 +3,7 @@
     python -m benchmarks.claim_power
 
 Simulates 2,000 benchmarks of every kind by the grid of the preset `small` (and by a smaller one), with spreads that
-were measured, lets the functions of `fdl.reporting.statistics` judge them as docs/claims.md says, and writes
+were measured, lets the functions of `fdl.evaluation.statistics` judge them as docs/claims.md says, and writes
 `benchmarks/results/claim_power.md`. Takes about ten minutes of one core and 1 GB.
 
 A pair's value is its true effect, plus what the drawn images do to all backbones and shots of a seed alike, plus its
@@ -17,17 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fdl import records
-from fdl.reporting.statistics import (
-    ALPHA,
-    Array,
-    Bounded,
-    Estimate,
-    clustered_mean,
-    holm,
-    slope_weights,
-    verdict,
-)
+from fdl.core import files
+from fdl.evaluation.statistics import ALPHA, Array, Bounded, Estimate, clustered_mean, holm, slope_weights, verdict
 
 REPETITIONS, CHUNK = 2000, 100
 BLOCKS = 20  # of test images
@@ -364,7 +355,7 @@ def main() -> None:
     for number, (title, part) in enumerate(PARTS.items()):
         texts += [f"**{title}**", "\n".join(part(np.random.default_rng([19, number])))]
         print(texts[-2], texts[-1], sep="\n\n", end="\n\n", flush=True)
-    records.write_atomically(TARGET, ("\n\n".join(texts) + "\n").encode())
+    files.write_atomically(TARGET, ("\n\n".join(texts) + "\n").encode())
     if WRONG:
         raise SystemExit("more false verdicts than 5 %: " + "; ".join(WRONG))
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params, load
 from fdl.core.titles import dataset_title, method_title
-from fdl.reporting.statistics import MARGIN, Estimate, verdict
+from fdl.evaluation.statistics import MARGIN, Estimate, verdict
 
 HALF, FULL = "lite", "lite-float32"
 KEYS = ["dataset", "shots", "method", "seed"]
@@ -119,7 +118,7 @@ def main() -> None:
         raise InputError(f"no cell is in both presets, {HALF} and {FULL}")
     same_but_for_precision(common, *presets)
     text = table(half.loc[common], full.loc[common])
-    records.write_atomically(TARGET, text.encode())
+    files.write_atomically(TARGET, text.encode())
     print(text)
 
 

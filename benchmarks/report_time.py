@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fdl.core import layout
 from fdl.core.settings import load
-from fdl.reporting.collect import collect
+from fdl.results.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricate
 
 SEEDS = [0, 1, 2, 3, 4, 5]

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import __version__, cli_costs, cli_data, cli_results, records
+from fdl import __version__, cli_costs, cli_data, cli_results
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -23,7 +23,7 @@ from fdl.cli_options import (
     load,
     with_options,
 )
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.console import live_lines, plain
 from fdl.core.errors import InputError, MethodError, fact_about_the_machine
 from fdl.core.protocol import images_name
@@ -194,7 +194,7 @@ def combine(
     set_: SetOption = None,
 ) -> None:
     """Score the finished cells again from their stored predictions; trains nothing."""
-    from fdl.combine.scores import rescore
+    from fdl.results.scoring import rescore
 
     counts = rescore(load(file, preset, set_, configfile))
     print(_counted(counts))
@@ -209,7 +209,7 @@ def collect(
     partial: Annotated[bool, flag("--partial", "Leave missing and stale cells out instead of refusing.")] = False,
 ) -> None:
     """Gather the records into reports/<preset>/runs.csv and costs.csv."""
-    from fdl.reporting.collect import collect as gather
+    from fdl.results.collect import collect as gather
 
     resolved = load(file, preset, set_, configfile)
     left_out = gather(resolved, partial=partial).left_out
@@ -280,7 +280,7 @@ def track(
     else:
         print(f"mlflow: {_counted(tracking.track(resolved, uri=uri))}")
     if receipt:
-        records.write_atomically(receipt, records.to_json(tracking.mirrored(resolved)))
+        files.write_atomically(receipt, files.to_json(tracking.mirrored(resolved)))
 
 
 def main() -> NoReturn:

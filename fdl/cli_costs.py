@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl import records
 from fdl.cli_options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
+from fdl.core import files
 
 if TYPE_CHECKING:
     from fdl.planning import Plan
@@ -34,7 +34,7 @@ def plan(
 
     made = planning.plan(resolved, processes=processes, seconds=seconds)
     if as_json:
-        print(records.to_json(made.as_json()).decode(), end="")
+        print(files.to_json(made.as_json()).decode(), end="")
     else:
         _print_plan(made)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl import records
 from fdl.cli_options import (
     DEFAULT,
     ConfigfileOption,
@@ -18,6 +17,7 @@ from fdl.cli_options import (
     load,
     with_options,
 )
+from fdl.core import files
 
 if TYPE_CHECKING:
     from fdl.results.state import CellStatus
@@ -47,12 +47,12 @@ def status(
 
     Ends with 0 if every cell has its record (a training that diverged has one), else with 1.
     """
-    from fdl import status as states
+    from fdl.results import status as states
 
     resolved = load(file, preset, set_, configfile)
     found = states.status(resolved)
     if as_json:
-        print(records.to_json(states.as_json(resolved, found)).decode(), end="")
+        print(files.to_json(states.as_json(resolved, found)).decode(), end="")
     else:
         _print_table(found)
     if not all(state.finished for state in found):
@@ -65,7 +65,7 @@ def _print_table(found: "list[CellStatus]") -> None:
     from rich.table import Table
 
     from fdl.results.state import STATUSES
-    from fdl.status import by_bundle, counts
+    from fdl.results.status import by_bundle, counts
 
     table = Table("bundle", box=None, pad_edge=False)
     for name in STATUSES:
@@ -102,13 +102,13 @@ def clean(
 
     Never touches data/, nor what carries the name of another preset.
     """
-    from fdl import cleaning
+    from fdl.results.clean import as_text, find, remove
 
     resolved = load(file, preset, set_, configfile)
-    leftovers = cleaning.find(resolved, stale=stale)
+    leftovers = find(resolved, stale=stale)
     if not dry_run:
-        cleaning.remove(resolved, leftovers)
-    for line in cleaning.as_text(leftovers):
+        remove(resolved, leftovers)
+    for line in as_text(leftovers):
         print(line)
     megabytes = sum(one.size for one in leftovers) / 2**20
     print(f"{len(leftovers)} files and folders, {megabytes:.1f} MB{' would be' if dry_run else ''} removed")
@@ -181,7 +181,7 @@ def predict(
     predictions, unreadable = predict_files(ensemble, folder, overlays=cam, say=_complain)
     table = as_csv(predictions, len(ensemble.nets))
     if output:
-        records.write_atomically(output, table)
+        files.write_atomically(output, table)
     else:
         print(table.decode(), end="")
     if unreadable:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.results.state import CellStatus, Judge
@@ -55,7 +54,7 @@ def export_records(params: Params, target: Path) -> Exported:
             entries |= {str(folder / name): data for name, data in content.items()}
     if not packed:
         raise InputError(f"{layout.results_folder(params)}: no finished records of these settings; nothing to export")
-    records.write_atomically(target, _archive(entries))
+    files.write_atomically(target, _archive(entries))
     return Exported(packed, len(cells) - packed, target.stat().st_size)
 
 
@@ -75,7 +74,7 @@ def _small_part(params: Params, state: CellStatus) -> dict[str, bytes] | None:
         "sizes": {name: len(data) for name, data in content.items()},
         "left_out": left_out,
     }
-    return content | {"run.json": records.to_json({**run, **about})}
+    return content | {"run.json": files.to_json({**run, **about})}
 
 
 def _without_images(maps: bytes) -> bytes:

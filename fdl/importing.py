@@ -12,7 +12,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.console import Say
 from fdl.core.errors import InputError
@@ -20,7 +19,8 @@ from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
 from fdl.data.splits import Split
-from fdl.locks import bundle_lock
+from fdl.results import records
+from fdl.results.locks import bundle_lock
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge
 
@@ -177,7 +177,7 @@ def _put_in_place(
                 _put_images_back(temporary / "cam.npz", *judge.images.of(cell))
             records.publish(temporary, folder, run)
             if state.scores_due:
-                from fdl.combine.scores import rescore_record  # torch takes two seconds
+                from fdl.results.scoring import rescore_record  # torch takes two seconds
 
                 rescore_record(folder, run)
     except _UNREADABLE as error:

@@ -12,8 +12,8 @@ from fdl.core.console import Say
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
 from fdl.mlflow_store import Unusable, create_run, log
+from fdl.results.unfinished import Unfinished
 from fdl.tracked import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
-from fdl.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fdl import records
-from fdl.combine.voting import softmax
 from fdl.core.console import Say
 from fdl.core.errors import InputError
 from fdl.data.folders import check_name, walk
 from fdl.data.images import FULL, SUFFIXES, open_picture, resized
 from fdl.evaluation.cam import grad_cam, normalise
+from fdl.evaluation.voting import softmax
+from fdl.results import records
 from fdl.results.state import require
 from fdl.training.engine import EVALUATION_BATCH, CellSettings, load_members, predict, to_input
 from fdl.training.predictions import read_weights, weights_file

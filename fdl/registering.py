@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdl import records
 from fdl.core.errors import InputError
 from fdl.core.settings import digest
 from fdl.mlflow_store import Store, create_run, opened
 from fdl.predicting import Ensemble, load_ensemble
+from fdl.results import records
 from fdl.training.predictions import weights_file
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from statistics import variance
 
 import numpy as np
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.grid import Cell
 from fdl.core.settings import Params
 from fdl.core.titles import BASELINE, METHOD
-from fdl.reporting.statistics import ALPHA, MARGIN, t_quantile
+from fdl.evaluation.statistics import ALPHA, MARGIN, t_quantile
+from fdl.results import records
 
 SHARED = 0.3  # part of a pair's variance that all cells of a seed share: they have the same drawn images
 MOST = 1000

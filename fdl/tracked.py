@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params, digest
+from fdl.results import records
 from fdl.results.state import CellStatus
 
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all

@@ -43,7 +43,7 @@ def _write_curves(record: Record, path: Path) -> None:
 
 
 def _write_confusion(record: Record, path: Path) -> None:
-    from fdl.combine.voting import soft_vote
+    from fdl.evaluation.voting import soft_vote
 
     names = record.run["data"]["classes"]
     with np.load(checked(record, "predictions.npz"), allow_pickle=False) as stored:

@@ -19,9 +19,9 @@ from fdl.core import layout
 from fdl.core.settings import Bundle, Params, digest
 from fdl.mlflow_store import Store, create_run, log, opened
 from fdl.results.state import Judge
+from fdl.results.unfinished import unfinished_cells
 from fdl.tracked import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
 from fdl.tracked_files import write_files
-from fdl.unfinished import unfinished_cells
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

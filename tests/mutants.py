@@ -47,9 +47,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/models/vgg.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/models/resnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/combine/heads.py": ("tests/combine/test_heads.py",),
-    "fdl/combine/voting.py": ("tests/combine/test_voting.py",),
-    "fdl/combine/scores.py": (
-        *("tests/combine/test_scores.py", "tests/combine/test_voting.py"),
+    "fdl/evaluation/voting.py": ("tests/evaluation/test_voting.py",),
+    "fdl/results/scoring.py": (
+        *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py"),
         "tests/training/test_bundle.py",  # scoring again
     ),
     "fdl/data/splits.py": ("tests/data/test_splits.py",),
@@ -58,8 +58,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/evaluation/diversity.py": ("tests/evaluation/test_diversity.py",),
     "fdl/evaluation/overlap.py": ("tests/evaluation/test_cam.py",),
     "fdl/evaluation/cam.py": ("tests/evaluation/test_cam.py",),
-    "fdl/reporting/statistics.py": ("tests/reporting/test_statistics.py",),
-    "fdl/reporting/collect.py": ("tests/reporting/test_collect.py",),
+    "fdl/evaluation/statistics.py": ("tests/evaluation/test_statistics.py",),
+    "fdl/results/collect.py": ("tests/results/test_collect.py",),
     "fdl/core/protocol.py": ("tests/core/test_protocol.py",),
     "fdl/core/head_settings.py": ("tests/core/test_protocol.py", "tests/combine/test_heads.py"),
 }

@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(fdl, monkeypatch):
         raise OSError(28, "No space left on device", "data/prepared")
 
     write_images()
-    monkeypatch.setattr("fdl.records.write_atomically", full)
+    monkeypatch.setattr("fdl.core.files.write_atomically", full)
     code, _, err = fdl("data", "prepare")
     assert code == 1
     assert err.startswith("fdl: data/prepared: No space left on device; make room (`python -m fdl clean --dry-run`")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.controls import CONTROLS
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.reporting.claims import evaluate
-from fdl.reporting.collect import collect, headline_values, read_runs
 from fdl.reporting.report import write_report
 from fdl.reporting.tables import results_table
+from fdl.results import records
+from fdl.results.collect import collect, headline_values, read_runs
 from fdl.training.bundle import run_bundle
 from tests.projects import tiny, write_images
 

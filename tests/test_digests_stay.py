@@ -8,7 +8,7 @@ import yaml
 from fdl.core.method_sources import method_source
 from fdl.core.settings import digest, load
 from fdl.methods.registry import METHODS
-from fdl.training.digests import training_digest
+from fdl.results.digests import training_digest
 from tests.projects import ROOT
 
 PRESETS = {

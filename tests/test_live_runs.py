@@ -7,10 +7,10 @@ import pytest
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.live_runs import ATTEMPTS, LONGEST_WAIT, watch
-from fdl.locks import bundle_lock
 from fdl.mlflow_store import Unusable
+from fdl.results.locks import bundle_lock
+from fdl.results.unfinished import ProgressFile
 from fdl.tracking import track
-from fdl.unfinished import ProgressFile
 from tests.test_tracking import CLASSICAL, EPOCHS, FDL, Store, small_grid, write_record
 
 HISTORY = [{"epoch": epoch, "loss": 9.0 - epoch, "train_accuracy_0": epoch / 10} for epoch in range(8)]

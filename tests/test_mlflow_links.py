@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fdl.mlflow_links import links, main
-from fdl.reporting.collect import collect
+from fdl.results.collect import collect
 from fdl.tracking import track
 from tests.reporting.fabricate import fabricate, small_grid
 

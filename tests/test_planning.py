@@ -14,7 +14,7 @@ from fdl.costs import Shape
 from fdl.evaluation import cam, known
 from fdl.evaluation.cam import COMPARED, OF_EACH
 from fdl.models import Member
-from fdl.reporting.collect import headline_values, read_runs
+from fdl.results.collect import headline_values, read_runs
 from fdl.seed_planning import seeds_for, seeds_needed
 from fdl.training.bundle import run_bundle
 from fdl.training.device import autocast_bfloat16

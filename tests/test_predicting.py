@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdl.combine.voting import softmax
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.data import prepare, splits
+from fdl.evaluation.voting import softmax
 from fdl.predicting import as_csv, image_files, load_ensemble, predict_files
 from tests.projects import tiny
 

@@ -22,13 +22,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from fdl import records, tracked
-from fdl.core import layout
+from fdl import tracked
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.head_settings import head_settings
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, digest, load
 from fdl.mlflow_store import Unusable
+from fdl.results import records
 from fdl.tracking import mirrored, track
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def write_record(params: Params, cell: Cell, *, accuracy: float = 0.5, diverged:
             for metric in ("accuracy", "f1_macro")
             for combiner, drop in {"member0": 0.2, "mean": 0.1, "best": 0.05, "hard": 0.02, "soft": 0}.items()
         ]
-        (temporary / "metrics.json").write_bytes(records.to_json(rows))
+        (temporary / "metrics.json").write_bytes(files.to_json(rows))
         write_arrays(temporary, params)
     run = {
         "key": cell.key,

@@ -366,7 +366,7 @@ class Params(Strict):
 
     def write(self, folder: Path) -> Path:
         """Write the resolved settings into `<folder>/<preset>/params/`, unless they are there; return the file."""
-        from fdl.records import write_atomically
+        from fdl.core.files import write_atomically
 
         path = folder / self.preset / "params" / f"{self.hash()}.yaml"
         if not path.exists():

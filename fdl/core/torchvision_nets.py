@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fdl.core.errors import InputError
+from fdl.core.files import file_hash
 from fdl.core.protocol import BACKBONES, BackboneProtocol
-from fdl.records import file_hash
 
 _PREFIX = re.compile(r"torchvision[:-]")
 # None of the authors' constants is of these nets: torch's own default rate of Adam, the loss weights that

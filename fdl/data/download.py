@@ -24,8 +24,7 @@ from urllib.parse import quote
 
 from filelock import Timeout
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.addresses import masked
 from fdl.core.console import Say, plain
 from fdl.core.errors import InputError
@@ -126,7 +125,7 @@ def _download(dataset: str, folder: Path, say: Say) -> None:
     terms = f"{about}\nTerms: {entry.terms}"
     say(terms)
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
-    records.write_atomically(folder / TERMS, f"{terms}\n".encode())
+    files.write_atomically(folder / TERMS, f"{terms}\n".encode())
     # All that the mirror may hold before any other host is asked: it may be the only one in reach.
     mirror = os.environ.get("FDL_MIRROR")
     mirrored = [(place, mirror) for place in entry.places if place.host != "page"] if mirror else []
@@ -134,12 +133,12 @@ def _download(dataset: str, folder: Path, say: Say) -> None:
     for place, base in [*mirrored, *((place, None) for place in entry.places)]:
         where = f"{masked(base)} ({place.wanted})" if base else place.name
         try:
-            files = _fetch_place(dataset, place, base, folder, say)
+            fetched = _fetch_place(dataset, place, base, folder, say)
         except transfer.Unavailable as reason:
             say(f"{dataset}: {where}: {reason}")
             failures.append(f"{where}: {reason}")
             continue
-        _record(folder, {file.name for file in files})
+        _record(folder, {file.name for file in fetched})
         _put_in_place(folder)
         return
     raise InputError(f"{dataset}: cannot be downloaded ({'; '.join(failures)}); {_by_hand(dataset)}")
@@ -200,7 +199,7 @@ def _verify(dataset: str, folder: Path, say: Say) -> int:
     paths = _files(folder)
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        found = records.file_hash(path)
+        found = files.file_hash(path)
         known = published.get(name)
         if name not in ledger.files and not (known and known.hash):
             _recognise(path)
@@ -253,4 +252,4 @@ def _read(folder: Path) -> Ledger:
 
 
 def _write(folder: Path, ledger: Ledger) -> None:
-    records.write_atomically(folder / LEDGER, records.to_json({"complete": ledger.complete, "files": ledger.files}))
+    files.write_atomically(folder / LEDGER, files.to_json({"complete": ledger.complete, "files": ledger.files}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fdl import records
+from fdl.core import files
 from fdl.core.protocol import DATASETS
 
 FOLDER = Path(__file__).parent / "published_splits"
@@ -100,5 +100,5 @@ def to_text(content: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     for name in LISTS:
-        records.write_atomically(FOLDER / f"{name}.json", to_text(make(name)).encode())
+        files.write_atomically(FOLDER / f"{name}.json", to_text(make(name)).encode())
         print(FOLDER / f"{name}.json")

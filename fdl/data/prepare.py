@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.console import Say, plain
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
@@ -94,26 +93,26 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
     fingerprint = own_images.fingerprint(located.folder) if own else ""
     with sources.lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
         unpacked = layout.extracted_folder(params, dataset)
-        files = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
+        opened = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
     if own:
-        own_images.check_classes(files.classes, located.folder)
-        own_images.check_numbers(params, dataset, files.classes, files.records, located.folder)
-    classes, label_of = sources.label_order(dataset, files.classes, synthetic=synthetic, where=located.folder)
-    labels = np.array([label_of[record.label] for record in files.records], np.int16)
-    groups = [sources.group(dataset, record.identity) for record in files.records]
-    assigned = assign(dataset, params.protocol(dataset), files.records, labels, groups, located.folder, pool)
+        own_images.check_classes(opened.classes, located.folder)
+        own_images.check_numbers(params, dataset, opened.classes, opened.records, located.folder)
+    classes, label_of = sources.label_order(dataset, opened.classes, synthetic=synthetic, where=located.folder)
+    labels = np.array([label_of[record.label] for record in opened.records], np.int16)
+    groups = [sources.group(dataset, record.identity) for record in opened.records]
+    assigned = assign(dataset, params.protocol(dataset), opened.records, labels, groups, located.folder, pool)
     pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
     antialias = params.antialias_of(dataset)
-    read = decode_all(files, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
+    read = decode_all(opened, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
     digests = read.digests
     kept = order[_first_kept(digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
     decoded.unlink()
 
-    ids = np.array([record.identity for record in files.records])
+    ids = np.array([record.identity for record in opened.records])
     duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
     if own:
         own_images.check_labels(duplicates, located.folder)
@@ -121,8 +120,8 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
     labels, pools, digests, ids = labels[kept], pools[kept], digests[kept], ids[kept]
     counts = _counts(labels, pools, classes, located.folder, duplicates)
     notes = [*located.notes, *assigned.notes, *read.notes]
-    if source == "official" or not located.notes:  # twins and crops are no subset of what was published
-        notes += sources.content_notes(dataset, files.records)
+    if source == "official" or not located.notes:  # twins and crops are no subset of what was opened
+        notes += sources.content_notes(dataset, opened.records)
     if any(removed.values()):
         notes.append(f"left out as exact duplicates: {removed['validation']} validation, {removed['test']} test images")
     extra: dict[str, Any] = {}
@@ -144,13 +143,13 @@ def _write(params: Params, dataset: str, pool: int | None, located: sources.Loca
         "size": size,
         "resize": "antialiased" if antialias else "nearest neighbour",
         "counts": counts,
-        "unused": len(files.records) - len(order),
+        "unused": len(opened.records) - len(order),
         "duplicates_removed": {name: removed[name] for name in ("validation", "test")},
         "duplicates": duplicates,
         "hash": _content_hash(digests, labels, pools, classes, size),
         **extra,
     }
-    records.write_atomically(folder / "dataset.json", records.to_json(content))
+    files.write_atomically(folder / "dataset.json", files.to_json(content))
     totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
     repeated = [f"images that occur more than once: {len(duplicates):,}, listed in {about}"] if duplicates else []
     repeated += [f"near-copies are listed in {about}"] if extra.get("near_copies") else []

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.settings import Params
 from fdl.core.titles import SYNTHETIC, dataset_title
 from fdl.data.pools import TRAIN
@@ -62,7 +61,7 @@ def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int, po
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         sheets.append(folder / f"{shots}shot-draw{draw}{suffix}.png")
-        records.write_atomically(sheets[-1], buffer.getvalue())
+        files.write_atomically(sheets[-1], buffer.getvalue())
     return sheets
 
 

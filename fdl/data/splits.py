@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params, digest
 from fdl.data.pools import TEST, TRAIN, VALIDATION
@@ -116,7 +115,7 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int, pool:
         "validation_small": _small(validation, prepared.labels, shots, draw_index).tolist(),
     }
     path = layout.split_file(params, dataset, shots, draw_index, pool)
-    records.write_atomically(path, records.to_json(content | {"hash": digest(content)}))
+    files.write_atomically(path, files.to_json(content | {"hash": digest(content)}))
     return path
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fdl.combine.voting import softmax
+from fdl.evaluation.voting import softmax
 from fdl.methods.losses import feature_distance
 
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from fdl.core.settings import Cell
 from fdl.core.titles import BASELINE, METHOD, method_title, signed
-from fdl.reporting import statistics
+from fdl.evaluation import statistics
+from fdl.evaluation.statistics import LEVEL, MARGIN
 from fdl.reporting.claim_quantities import Quantity, read_frozen
 from fdl.reporting.claim_tables import Claim
-from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import net_title
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
-from fdl.reporting.statistics import LEVEL, MARGIN
+from fdl.results.collect import Collected
 
 _SAYS = {
     "supported": "Yes, on this grid",

@@ -10,10 +10,10 @@ from pathlib import Path
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
 from fdl.core.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
-from fdl.reporting.collect import DatasetFacts
+from fdl.evaluation.statistics import t_quantile
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, spread
-from fdl.reporting.statistics import t_quantile
+from fdl.results.collect import DatasetFacts
 
 LEVEL = 0.95  # of the prediction interval
 _FILE = Path(__file__).parents[1] / "core" / "authors_results.csv"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fdl.core.titles import SYNTHETIC, method_title
 from fdl.evaluation.overlap import left_out, on_same_images, overlap
-from fdl.reporting.collect import Collected
 from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, which_images
+from fdl.results.collect import Collected
 
 _NOTHING = "No finished cells with maps to compare."
 _OLD = (

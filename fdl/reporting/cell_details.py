@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdl.core import layout
-from fdl.reporting.collect import USABLE, CellState
 from fdl.reporting.results import Results, read_record
+from fdl.results.collect import USABLE, CellState
 
 # Long, and in a file beside the page: hashes of the record's files there, class names in cells.json. Or said already.
 _LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes", "data.synthetic")

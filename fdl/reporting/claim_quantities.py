@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from fdl.core.settings import Bundle, Cell, Params, digest
 from fdl.core.titles import BASELINE, METHOD, backbone_title, combiner_title, dataset_title, method_title
+from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
+from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
 from fdl.reporting import statistics
-from fdl.reporting.collect import CellState
 from fdl.reporting.results import Results, read_arrays, read_record
-from fdl.reporting.statistics import Array, Bounded, Estimate, Statistic
+from fdl.results.collect import CellState
 
 COMBINER = "soft"
 FLOOR = 0.05  # above chance: C3 takes only cells that reach it

@@ -9,8 +9,9 @@ import numpy as np
 
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import BASELINE, METHOD
+from fdl.evaluation import statistics
 from fdl.evaluation.overlap import left_out, overlap
-from fdl.reporting import statistics
+from fdl.evaluation.statistics import Array, Estimate
 from fdl.reporting.claim_quantities import (
     COMBINER,
     FLOOR,
@@ -29,7 +30,6 @@ from fdl.reporting.claim_quantities import (
     points,
     slices,
 )
-from fdl.reporting.statistics import Array, Estimate
 
 LEFT_OUT_MOST = 0.1  # C4: share of the member pairs with an all-zero map
 INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss counts as inactive

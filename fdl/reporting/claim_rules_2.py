@@ -8,8 +8,10 @@ import numpy as np
 
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import BASELINE, METHOD
+from fdl.evaluation import statistics
 from fdl.evaluation.overlap import empty_maps, signed_bounds
-from fdl.reporting import claim_quantities, statistics
+from fdl.evaluation.statistics import Array, Bounded, Estimate
+from fdl.reporting import claim_quantities
 from fdl.reporting.claim_quantities import (
     COMBINER,
     FLOOR,
@@ -27,7 +29,6 @@ from fdl.reporting.claim_quantities import (
     slices,
     stacked,
 )
-from fdl.reporting.statistics import Array, Bounded, Estimate
 
 _TERMS = {"cosine": "cosine_sum", "Gaussian": "gaussian_sum"}  # of the loss, with the metric that sums it up
 

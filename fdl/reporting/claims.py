@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.settings import Params
 from fdl.core.titles import SYNTHETIC, dataset_title
-from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables, statistics
+from fdl.evaluation import statistics
+from fdl.evaluation.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
+from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables
 from fdl.reporting.claim_quantities import Frozen, Quantity, Rules, Values, read_frozen, stacked
 from fdl.reporting.claim_tables import Claim, Part, interval_text, signed
 from fdl.reporting.results import Results, read_results
-from fdl.reporting.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
 
 SCHEMA_VERSION = 2
 SEEDS_NEEDED = 5
@@ -69,14 +69,14 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
         "claims": [asdict(claim) | {"reading": claim.reading} for claim in claims],
     }
     texts = {
-        "claims.json": records.to_json(content).decode(),
+        "claims.json": files.to_json(content).decode(),
         "tables/claims.csv": claim_tables.to_csv(claims),
         "tables/claims.md": claim_tables.to_markdown(claims, caption),
         "tables/claims.tex": claim_tables.to_latex(claims, caption),
         "tables/claims.html": claim_tables.to_html(claims, caption, banner=banner),
     }
     for name, text in texts.items():
-        records.write_atomically(folder / name, text.encode())
+        files.write_atomically(folder / name, text.encode())
     return [folder / name for name in texts]
 
 

@@ -13,9 +13,9 @@ from fdl.core.titles import (
     method_title,
     signed_interval,
 )
-from fdl.reporting.collect import CELL_COLUMNS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.results.collect import CELL_COLUMNS
 
 _DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fdl import records
+from fdl.core import files
 from fdl.core.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
-from fdl.reporting.collect import Collected
+from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
             content = io.BytesIO()
             figure.savefig(content, format=ending, **_OPTIONS[ending])
             path = stem.with_name(f"{stem.name}.{ending}")
-            records.write_atomically(path, content.getvalue())
+            files.write_atomically(path, content.getvalue())
             paths.append(path)
     return paths
 
@@ -83,7 +83,7 @@ def save_picture(picture: "Image", stem: Path) -> list[Path]:
     """Write `<stem>.png`; return the file in a list."""
     content, path = io.BytesIO(), stem.with_suffix(".png")
     picture.save(content, "png", dpi=(DPI, DPI), compress_level=_COMPRESSION)
-    records.write_atomically(path, content.getvalue())
+    files.write_atomically(path, content.getvalue())
     return [path]
 
 

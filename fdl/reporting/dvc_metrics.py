@@ -11,8 +11,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.settings import Cell
 from fdl.reporting.results import Results, spread
 from fdl.reporting.targets import DVC
@@ -28,10 +27,10 @@ def write_dvc_metrics(results: Results) -> list[Path]:
         InputError: the history of a record is damaged.
     """
     folder = layout.report_folder(results.params)
-    contents = records.to_json(_headline(results)), _accuracy(results), _training(results)
+    contents = files.to_json(_headline(results)), _accuracy(results), _training(results)
     paths = [folder / name for name in DVC]
     for path, content in zip(paths, contents, strict=True):
-        records.write_atomically(path, content)
+        files.write_atomically(path, content)
     return paths
 
 

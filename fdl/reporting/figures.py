@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import combiner_title, method_title
-from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import (
     caption,
     facets,
@@ -19,6 +18,7 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
+from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from fdl.core.titles import METHOD, method_title, signed_interval
+from fdl.evaluation.statistics import LEVEL, MARGIN
 from fdl.reporting.answer import compared_method, gain_text, gains
 from fdl.reporting.drawing import COLOURS, caption, house_style, say_nothing_there, warn
 from fdl.reporting.results import Results
-from fdl.reporting.statistics import LEVEL, MARGIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdl.core.settings import Cell
 from fdl.core.titles import backbone_title, dataset_title, method_title
-from fdl.reporting import statistics
+from fdl.evaluation import statistics
 from fdl.reporting.drawing import (
     COLOURS,
     MARKERS,

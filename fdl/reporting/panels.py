@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.core.titles import SYNTHETIC, method_title
-from fdl.reporting.collect import Collected
 from fdl.reporting.drawing import DPI, WARNING_COLOUR, net_title
 from fdl.reporting.results import Results, read_arrays
+from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import SYNTHETIC, signed
-from fdl.reporting.collect import Collected, headline_values, read_collected, read_runs
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
 from fdl.reporting.targets import Target, target_named, targets
+from fdl.results.collect import Collected, headline_values, read_collected, read_runs
 
 if TYPE_CHECKING:
     from fdl.reporting.results import Results
@@ -73,7 +72,7 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
     shown = [drawn[target][1] for target in others]
     page = site.page(results, shown, verdicts, parts, check=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
-    records.write_atomically(written[-1], page.encode())
+    files.write_atomically(written[-1], page.encode())
     return written + metrics
 
 
@@ -191,7 +190,7 @@ def _write(results: "Results", target: Target) -> "Written":
         table = makers.make_table(results, target)
         paths = [Path(target.path(results.params, ending)) for ending in table.texts]
         for path, text in zip(paths, table.texts.values(), strict=True):
-            records.write_atomically(path, text.encode())
+            files.write_atomically(path, text.encode())
         return paths, Shown(target, table.fragment)
     figure, caption = makers.make_figure(results, target)
     stem = Path(target.path(results.params, "png")).with_suffix("")
@@ -223,8 +222,8 @@ def headline(params: Params) -> str:
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
     """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
+    from fdl.evaluation.statistics import jackknife, weighted_mean
     from fdl.reporting.results import SEEDS_FOR_INTERVAL
-    from fdl.reporting.statistics import jackknife, weighted_mean
 
     chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
     above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]

@@ -11,13 +11,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import BASELINE, COMBINERS, METHOD
-from fdl.reporting.collect import CELL_COLUMNS, CellState, Collected, of_headline_rule, read_collected, read_runs
-from fdl.reporting.statistics import t_interval
+from fdl.evaluation.statistics import t_interval
+from fdl.results import records
+from fdl.results.collect import CELL_COLUMNS, CellState, Collected, of_headline_rule, read_collected, read_runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,11 +12,11 @@ from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
-from fdl.reporting.collect import DatasetFacts
 from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, report_files, target_named
+from fdl.results.collect import DatasetFacts
 
 # Figures of maps stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
 _LINKED = ("cam", "descriptors")

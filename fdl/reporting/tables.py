@@ -20,8 +20,8 @@ from fdl.core.titles import (
     metric_title,
     signed_interval,
 )
-from fdl.reporting.collect import CellState, Collected
-from fdl.reporting.statistics import t_interval
+from fdl.evaluation.statistics import t_interval
+from fdl.results.collect import CellState, Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
 _CHANCE_METRICS = ("accuracy", "accuracy_balanced")  # guessing all classes equally often scores 1 / classes

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.head_settings import head_settings
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.results.state import CellStatus, Judge
@@ -47,7 +46,7 @@ def write_receipt(params: Params, bundle: Bundle, states: Sequence[CellStatus]) 
     if cells.keys() != {cell.key for cell in asked}:
         return None
     receipt = {"bundle": bundle.key, "cells": cells, "asked": asked_for(params, asked)}
-    records.write_atomically(layout.bundle_file(params, bundle), records.to_json(receipt))
+    files.write_atomically(layout.bundle_file(params, bundle), files.to_json(receipt))
     return receipt
 
 
@@ -72,12 +71,12 @@ def due_file(params: Params, cells: Sequence[Cell], judge: Judge) -> Path:
     # One from the future, of a clock that was wrong, would be newer than what its job makes.
     if due and not (path.exists() and written < path.stat().st_mtime <= time.time()):
         # Snakemake takes a file whose content is the same for the same, whatever its time.
-        records.write_atomically(path, f"{time.time_ns()}\n{due}\n".encode())
+        files.write_atomically(path, f"{time.time_ns()}\n{due}\n".encode())
         newer = max(path.stat().st_mtime, written + 0.01)
         os.utime(path, (newer, newer))
     elif not due and (not path.exists() or path.stat().st_mtime > written > 0):
         # Newer without need: its clock was wrong, or the records came from elsewhere.
-        records.write_atomically(path, b"nothing\n")
+        files.write_atomically(path, b"nothing\n")
         os.utime(path, (_LONG_AGO, _LONG_AGO))
     return path
 
@@ -88,7 +87,7 @@ def _what_is_due(params: Params, cells: Sequence[Cell], judge: Judge, receipt: P
     lines = [f"{state.cell.key}: {state.status}: {state.note}" for state in states if not state.finished]
     if lines:
         return "\n".join(lines)
-    content = records.read_json(receipt)
+    content = files.read_json(receipt)
     if not isinstance(content, dict) or content.get("asked") != asked_for(params, cells):
         return "the receipt is of other settings"
     return ""

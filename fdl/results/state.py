@@ -11,15 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.head_settings import head_settings
 from fdl.core.provenance import SCORES_VALID_SINCE, SCORES_VERSION
 from fdl.core.settings import Cell, Params
+from fdl.results import records
+from fdl.results.digests import PreparedImages
 from fdl.results.measures import problem_in
-from fdl.training.digests import PreparedImages
-from fdl.unfinished import Unfinished, unfinished_cells
+from fdl.results.unfinished import Unfinished, unfinished_cells
 
 Status = Literal["done", "failed", "running", "missing", "stale", "damaged"]
 STATUSES: tuple[Status, ...] = ("done", "failed", "running", "missing", "stale", "damaged")

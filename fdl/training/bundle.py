@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from fdl import records
-from fdl.combine.scores import rescore_record
-from fdl.core import layout, torchvision_nets
+from fdl.core import files, layout, torchvision_nets
 from fdl.core.console import Say
 from fdl.core.errors import InputError, MethodError
 from fdl.core.head_settings import HeadSettings, head_settings
@@ -21,8 +19,10 @@ from fdl.core.settings import Bundle, Cell, Params
 from fdl.costs import program_size
 from fdl.data.images import FULL
 from fdl.evaluation.cam import Score
-from fdl.locks import bundle_lock
+from fdl.results import records
+from fdl.results.locks import bundle_lock
 from fdl.results.receipts import write_receipt
+from fdl.results.scoring import rescore_record
 from fdl.results.state import CellStatus, Judge
 from fdl.training.bundle_inputs import BundleInputs
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
@@ -65,13 +65,13 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
             heads = head_settings(params, cell)
             run = _trained_record(state)
             if run is not None and not state.has_heads:
-                with records.naming(layout.record_folder(params, cell)):
+                with files.naming(layout.record_folder(params, cell)):
                     run = _run_heads(params, cell, inputs, run, heads, say)
             elif run is not None and state.scores_due:
                 rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                with records.naming(layout.record_folder(params, cell)):
+                with files.naming(layout.record_folder(params, cell)):
                     _run_cell(params, cell, inputs, inputs.training_digest(cell), heads, made_by, say)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)

@@ -8,11 +8,11 @@ from fdl.core import layout
 from fdl.core.console import Say
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.data import prepare, splits
+from fdl.results.digests import training_digest
+from fdl.results.unfinished import ProgressFile
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.device import autocast_bfloat16
-from fdl.training.digests import training_digest
 from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
-from fdl.unfinished import ProgressFile
 
 
 class BundleInputs:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 
 from fdl.core.console import Say
-from fdl.unfinished import ProgressFile
+from fdl.results.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often
 _HASH = hashlib.sha256().digest_size  # bytes at the end of a checkpoint

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fdl.combine.heads import Outputs, TrainedHead, train_head
-from fdl.combine.scores import HEAD_COMBINERS, write_scores
 from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper, known, rows
+from fdl.results.scoring import HEAD_COMBINERS, write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
 from fdl.training.tables import write_table

@@ -8,8 +8,8 @@ from pathlib import Path
 from fdl import costs
 from fdl.core import layout
 from fdl.core.console import Say
+from fdl.core.files import size_on_disk
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.records import size_on_disk
 
 _PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle
 

@@ -20,7 +20,8 @@ from tests.projects import ROOT, write_images, write_params
 CELLS = [(method, seed) for method in ("classical", "fdl") for seed in (0, 1, 2)]
 # A checkpoint, and a sign of progress, at the end of every epoch instead of every minute; records as ever.
 RUN = (
-    "from fdl import unfinished; from fdl.training import checkpoint; checkpoint.SECONDS = unfinished.SECONDS = 0; "
+    "from fdl.results import unfinished; from fdl.training import checkpoint; "
+    "checkpoint.SECONDS = unfinished.SECONDS = 0; "
     "from fdl.cli import main; main()"
 )
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fdl import records
-from fdl.cleaning import find, remove
-from fdl.combine.scores import rescore
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.settings import Cell
 from fdl.exporting import export_records
 from fdl.importing import import_records
+from fdl.results import records
+from fdl.results.clean import find, remove
+from fdl.results.scoring import rescore
 from fdl.results.state import Judge
 from fdl.training.bundle import run_bundle
 from tests.faults.deaths import Died, death_at
@@ -31,7 +31,7 @@ def spoil_scores(params, cell) -> None:
     path = layout.record_folder(params, cell) / "run.json"
     run = json.loads(path.read_bytes())
     run["digests"]["scores"] = 0
-    path.write_bytes(records.to_json(run))
+    path.write_bytes(files.to_json(run))
 
 
 def deaths(monkeypatch, prepare, act, check) -> int:

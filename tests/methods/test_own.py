@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdl import records
 from fdl.cli import main
 from fdl.core import layout
 from fdl.core.errors import InputError, MethodError
@@ -16,6 +15,7 @@ from fdl.core.settings import Bundle
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.methods.registry import METHODS
+from fdl.results import records
 from fdl.training.bundle import run_bundle
 from fdl.training.engine import train
 from tests.projects import tiny, write_images, write_params

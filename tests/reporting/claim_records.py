@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fdl import records
-from fdl.combine.scores import write_scores
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.head_settings import head_settings
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, load
 from fdl.reporting.claim_tables import Claim
-from fdl.reporting.collect import collect
+from fdl.results import records
+from fdl.results.collect import collect
+from fdl.results.scoring import write_scores
 from tests.reporting.fabricate import PARAMS_FILE, fabricated_history, invented
 
 IMAGES, MEMBERS, CLASSES = 60, 3, 6
@@ -77,7 +77,7 @@ def write(
                 for rule in params.selections_of(cell.dataset)
                 for name, value in rows(cell).items()
             ]
-            (temporary / "metrics.json").write_bytes(records.to_json(metrics))
+            (temporary / "metrics.json").write_bytes(files.to_json(metrics))
         records.publish(temporary, folder, run(params, cell, diverged))
     collect(params, partial=True)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.head_settings import head_settings
 from fdl.core.protocol import DATASETS
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, load
 from fdl.evaluation.metrics import ECE_BINS
+from fdl.results import records
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
@@ -129,7 +129,7 @@ def fabricate(
             np.savez(temporary / "correct.npz", allow_pickle=False, **correct)
             shown = invented(members=params.members, classes=min(len(classes), 10))
             np.savez(temporary / "cam.npz", allow_pickle=False, **shown)
-            (temporary / "metrics.json").write_bytes(records.to_json(rows[::-1] if shuffle else rows))
+            (temporary / "metrics.json").write_bytes(files.to_json(rows[::-1] if shuffle else rows))
         records.publish(temporary, folder, _run(params, cell, classes, diverged, seconds, data))
 
 

@@ -7,10 +7,10 @@ import pytest
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.reporting.answer import answer, first_sentence, gains, question
-from fdl.reporting.collect import collect
 from fdl.reporting.forest import forest, forest_caption
 from fdl.reporting.report import shown_table, write_one
 from fdl.reporting.results import Results, read_results
+from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
 
 

@@ -9,17 +9,17 @@ import pytest
 from matplotlib import colormaps
 from pandas import DataFrame
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_caption, descriptor_figure
-from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.drawing import DPI, save_picture
 from fdl.reporting.panels import ALPHA, COLOURS, IMAGES, SIDE, Rows, Sheet, Text, _font, enlarged, read_rows
 from fdl.reporting.record_figures import cam_overlap
 from fdl.reporting.results import Results
 from fdl.reporting.targets import targets
+from fdl.results import records
+from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import invented, small_grid
 
 CLASSES = ("no pitting", "pitting", "metal_contamination and more")

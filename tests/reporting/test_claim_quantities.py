@@ -10,7 +10,7 @@ import pytest
 from fdl.core import layout
 from fdl.core.settings import Cell
 from fdl.reporting.claims import evaluate
-from fdl.reporting.collect import headline_values, read_runs
+from fdl.results.collect import headline_values, read_runs
 from tests.reporting.claim_records import MEMBERS, cams, claim, gain, grid, write
 
 

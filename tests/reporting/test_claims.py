@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, load
+from fdl.evaluation.statistics import clustered_mean
 from fdl.reporting.claim_quantities import frozen_cells
 from fdl.reporting.claims import evaluate, write_claims
-from fdl.reporting.collect import headline_values, read_runs
-from fdl.reporting.statistics import clustered_mean
+from fdl.results.collect import headline_values, read_runs
 from tests.reporting.claim_records import cams, claim, gain, grid, write
 from tests.reporting.fabricate import PARAMS_FILE
 
@@ -233,7 +232,7 @@ def test_a_record_that_changed_since_it_was_collected_is_refused(project: Path) 
     folder = layout.record_folder(params, cell)
     found = json.loads((folder / "run.json").read_bytes())
     found["digests"]["training"] = "another"
-    (folder / "run.json").write_bytes(records.to_json(found))
+    (folder / "run.json").write_bytes(files.to_json(found))
     with pytest.raises(InputError, match="another than the one collected; run `python -m fdl collect"):
         evaluate(params)
 

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.comparison_tables import diversity_table
 from fdl.reporting.results import Results
+from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import small_grid
 
 MEASURES = {

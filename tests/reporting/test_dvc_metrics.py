@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from fdl.core.settings import Params
-from fdl.reporting.collect import collect
 from fdl.reporting.dvc_metrics import write_dvc_metrics
 from fdl.reporting.results import read_results
+from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
 
 LOST = "neu/alexnet/5shot/fdl/seed1"

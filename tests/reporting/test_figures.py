@@ -9,9 +9,9 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from fdl.core.settings import Params, load
-from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.drawing import facets, save
 from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption
+from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, small_grid
 
 if TYPE_CHECKING:

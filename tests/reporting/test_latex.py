@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
 
 PDFLATEX = shutil.which("pdflatex")

@@ -8,7 +8,6 @@ import pytest
 from fdl.core.settings import Cell, Params, load
 from fdl.evaluation.metrics import confidence_bins
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
-from fdl.reporting.collect import collect
 from fdl.reporting.comparison_tables import ablation_table, combiner_table
 from fdl.reporting.cost_tables import cost_table
 from fdl.reporting.gallery import gallery
@@ -17,6 +16,7 @@ from fdl.reporting.pair_figures import Difference, bundle_interval, measured_dif
 from fdl.reporting.record_figures import image_overlaps
 from fdl.reporting.results import Results, Spread, read_results, spread
 from fdl.reporting.targets import targets
+from fdl.results.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
 
 # Soft-vote accuracy by shots and method, of seeds 0 and 1.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
-from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

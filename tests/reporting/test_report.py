@@ -12,9 +12,9 @@ import pytest
 
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.reporting.collect import collect
 from fdl.reporting.report import headline, write_report
 from fdl.reporting.targets import report_files
+from fdl.results.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
 
 NASTY = "<img src=x onerror=alert(1)> & \"quotes\" 'and' {{ 7 * 7 }}"

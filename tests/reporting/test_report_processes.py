@@ -15,8 +15,8 @@ from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.reporting import report
-from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.results.collect import collect
 from tests.projects import wait_for
 from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
 

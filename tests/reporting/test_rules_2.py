@@ -9,7 +9,7 @@ import pytest
 
 from fdl.core.settings import Cell, Params
 from fdl.reporting.claims import evaluate, write_claims
-from fdl.reporting.collect import headline_values, read_runs
+from fdl.results.collect import headline_values, read_runs
 from tests.reporting.claim_records import IMAGES, MEMBERS, cams, claim, gain, write
 from tests.reporting.claim_records import grid as grid_of
 

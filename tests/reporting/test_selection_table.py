@@ -3,10 +3,10 @@
 import pandas as pd
 
 from fdl.core.settings import Params, load
-from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.comparison_tables import selection_table
 from fdl.reporting.results import Results
 from fdl.reporting.targets import targets
+from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import PARAMS_FILE, small_grid
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from fdl.core.settings import Cell, Params, load
 from fdl.reporting import pages
-from fdl.reporting.collect import CellState, Collected, DatasetFacts
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text
 from fdl.reporting.tables import Column, Table, results_table
+from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import PARAMS_FILE, small_grid
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cleaning, records
-from fdl.core import layout, method_digest, provenance
+from fdl.core import files, layout, method_digest, provenance
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.data.prepare import prepare
@@ -15,10 +14,11 @@ from fdl.data.splits import write_split
 from fdl.exporting import export_records
 from fdl.importing import import_records
 from fdl.planning import plan
-from fdl.reporting.collect import collect, read_collected
+from fdl.results import clean, records
+from fdl.results.collect import collect, read_collected
 from fdl.results.receipts import due_file, write_receipt
 from fdl.results.state import Judge
-from fdl.status import status
+from fdl.results.status import status
 from fdl.tracking import mirrored
 from tests.projects import tiny
 
@@ -28,7 +28,7 @@ CLASSICAL, FDL = (Cell("bsd", "alexnet", 3, method, 0) for method in ("classical
 def rewrite(cell, **changes):
     """Put other values into the `run.json` of a cell."""
     path = layout.record_folder(tiny(), cell) / "run.json"
-    path.write_bytes(records.to_json(json.loads(path.read_bytes()) | changes))
+    path.write_bytes(files.to_json(json.loads(path.read_bytes()) | changes))
 
 
 def other_settings(monkeypatch):
@@ -71,14 +71,14 @@ def impossible_values(monkeypatch):
     folder = layout.record_folder(tiny(), FDL)
     rows = json.loads((folder / "metrics.json").read_bytes())
     rows[0]["value"] = True
-    (folder / "metrics.json").write_bytes(records.to_json(rows))
+    (folder / "metrics.json").write_bytes(files.to_json(rows))
     run = records.read_run(folder)
-    rewrite(FDL, files=run["files"] | {"metrics.json": records.file_hash(folder / "metrics.json")})
+    rewrite(FDL, files=run["files"] | {"metrics.json": files.file_hash(folder / "metrics.json")})
     return tiny()
 
 
 def newer_scores(monkeypatch):
-    for module in ("fdl.results.state", "fdl.combine.scores"):
+    for module in ("fdl.results.state", "fdl.results.scoring"):
         monkeypatch.setattr(f"{module}.SCORES_VERSION", provenance.SCORES_VERSION + 1)
     return tiny()
 
@@ -128,7 +128,7 @@ def test_all_judge_alike(trained, monkeypatch, change):
     trains = set() if change is newer_scores else not_current
     finished = {line.bundle: line.finished for line in plan(params, seconds=0).lines}
     assert finished[bundle.key] == 4 - len(trains)
-    stale = {one.path for one in cleaning.find(params, stale=True) if "stale" in one.why}
+    stale = {one.path for one in clean.find(params, stale=True) if "stale" in one.why}
     assert stale == ({layout.record_folder(params, cell) for cell in trains} if expected == "stale" else set())
     if change is not impossible_values:  # seen when its content is read
         assert "nothing" not in due_file(params, params.cells(), Judge(params, contents=False)).read_text()
@@ -146,7 +146,7 @@ def test_a_record_of_a_newer_or_broken_kind_is_damaged_not_a_traceback(trained):
     broken += [whole | {key: [[[]]]} for key in ("digests", "settings", "files", "data", "timings", "status")]
     needed = {"parameters", "selected", "cell"}  # shown, but no number depends on them
     for run in broken:
-        (folder / "run.json").write_bytes(records.to_json(run))
+        (folder / "run.json").write_bytes(files.to_json(run))
         state = Judge(trained).state(FDL)
         assert state.status == "damaged" or needed & (whole.keys() - run.keys()), whole.keys() - run.keys()
     (folder / "run.json").write_text("[" * 100_000)

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from fdl import records
-from fdl.combine.scores import rescore, score
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Bundle, Cell
@@ -19,7 +17,9 @@ from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS
-from fdl.locks import bundle_lock
+from fdl.results import records
+from fdl.results.locks import bundle_lock
+from fdl.results.scoring import rescore, score
 from fdl.training import bundle as bundle_module
 from fdl.training import checkpoint as checkpoint_module
 from fdl.training import predictions as predictions_module
@@ -321,9 +321,9 @@ def test_maps_are_made_again_from_kept_weights(ready, overlap):
     score = expected.pop("score")
     np.savez(folder(params) / "cam.npz", **{name: array * 0 for name, array in expected.items()})
     record = records.read_run(folder(params))
-    record["files"]["cam.npz"] = records.file_hash(folder(params) / "cam.npz")
+    record["files"]["cam.npz"] = files.file_hash(folder(params) / "cam.npz")
     record["digests"]["scores"] = 0  # of an older version: the scores that `fdl cam` makes are today's
-    records.write_atomically(folder(params) / "run.json", records.to_json(record))
+    files.write_atomically(folder(params) / "run.json", files.to_json(record))
     if not overlap:  # it stays as it was found
         expected |= {name: expected[name] * 0 for name in predictions_module.OVERLAPS}
     assert map_bundle(params, BUNDLE, overlap=overlap, say=quiet) == {"made": 4, "without weights": 0}
@@ -461,8 +461,8 @@ def test_scores_of_an_older_version_of_the_code_are_made_anew(ready, monkeypatch
     record = records.read_run(folder(ready))
     (folder(ready) / "metrics.json").write_bytes(b"[]\n")
     record["digests"]["scores"] -= 1
-    record["files"]["metrics.json"] = records.file_hash(folder(ready) / "metrics.json")
-    records.write_atomically(folder(ready) / "run.json", records.to_json(record))
+    record["files"]["metrics.json"] = files.file_hash(folder(ready) / "metrics.json")
+    files.write_atomically(folder(ready) / "run.json", files.to_json(record))
     assert run(ready) == []
     assert len(json.loads((folder(ready) / "metrics.json").read_bytes())) > 50
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fdl import records
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
+from fdl.results import records
 from fdl.training import bundle as bundle_module
 from fdl.training import checkpoint as checkpoint_module
 from fdl.training import together

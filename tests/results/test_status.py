@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.settings import Cell
-from fdl.locks import bundle_lock
-from fdl.status import as_json, counts, status
-from fdl.unfinished import ProgressFile
+from fdl.results import records
+from fdl.results.locks import bundle_lock
+from fdl.results.status import as_json, counts, status
+from fdl.results.unfinished import ProgressFile
 from tests.projects import tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)
@@ -25,7 +25,7 @@ def state(params, cell=FDL):
 def change(params, **changes):
     """Put other values into the `run.json` of the cell."""
     path = layout.record_folder(params, FDL) / "run.json"
-    path.write_bytes(records.to_json(json.loads(path.read_bytes()) | changes))
+    path.write_bytes(files.to_json(json.loads(path.read_bytes()) | changes))
 
 
 def test_finished_cells_are_done(trained):
@@ -101,7 +101,7 @@ def test_old_scores_are_stale_and_say_what_to_do(trained):
 
 
 def test_json_has_every_cell(trained):
-    content = json.loads(records.to_json(as_json(trained, status(tiny(epochs=5)))))
+    content = json.loads(files.to_json(as_json(trained, status(tiny(epochs=5)))))
     assert content["schema_version"] == 1
     assert content["preset"] == "demo"
     assert content["counts"]["stale"] == 4

@@ -13,108 +13,24 @@
 A record that came from an exported archive has no predictions, weights and images; its `left_out` names them.
 """
 
-import hashlib
 import json
 import os
-import platform
-import re
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fdl.core import files
 from fdl.core.errors import InputError
 
 SCHEMA_VERSION = 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by rename, so that no reader and no kill ever meets half of it.
-
-    What a writer that was killed left beside it goes. The file gets the permissions that the umask allows.
-
-    Raises:
-        OSError: named after `path`, not after the temporary file.
-    """
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in abandoned_files(path.parent, path.name):
-            leftover.unlink(missing_ok=True)
-        temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.writing")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def abandoned_files(folder: Path, name: str = "*") -> list[Path]:
-    """Temporary files of `write_atomically` in a folder whose writers, processes of this machine, are gone.
-
-    Args:
-        folder: where to look.
-        name: of the file that was to be written; `*`: of any.
-    """
-    mark = re.compile(rf"\.(?P<name>.+)\.{re.escape(platform.node())}-(?P<process>\d+)-\d+\.writing")
-    matches = [(path, mark.fullmatch(path.name)) for path in folder.glob(".*.writing")]
-    return [
-        path
-        for path, match in matches
-        if match and name in ("*", match["name"]) and not _is_alive(int(match["process"]))
-    ]
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the system inside the block name this path instead of a temporary file, or of none."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename is not None and not str(error.filename).endswith((".writing", ".partial"))
-        if error.errno is None or (named and ".partial/" not in str(error.filename)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def to_json(value: Any) -> bytes:
-    """Readable JSON with a stable order and no NaN."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes in a file or folder; links are not followed."""
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
 def fresh_folder(record: Path) -> Path:
     """An empty folder beside a record, for `publish`; an exchange that was interrupted is finished first."""
     finish_exchange(record)
     folder = partial_folder(record)
-    with naming(record):
+    with files.naming(record):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     return folder
@@ -141,16 +57,16 @@ def publish(temporary: Path, folder: Path, run: dict[str, Any]) -> None:
         folder: the record's folder; an older record in it is replaced.
         run: content of `run.json`; its `schema_version`, `files` and `sizes` are set here.
     """
-    with naming(folder):
+    with files.naming(folder):
         paths = sorted(temporary.iterdir())
-        files, sizes = (
-            {path.name: file_hash(path) for path in paths},
-            {path.name: path.stat().st_size for path in paths},
-        )
-        content = run | {"schema_version": SCHEMA_VERSION, "files": files, "sizes": sizes}
+        content = run | {
+            "schema_version": SCHEMA_VERSION,
+            "files": {path.name: files.file_hash(path) for path in paths},
+            "sizes": {path.name: path.stat().st_size for path in paths},
+        }
         for path in paths:
-            _sync(path)
-        write_atomically(temporary / "run.json", to_json(content))
+            files.sync(path)
+        files.write_atomically(temporary / "run.json", files.to_json(content))
         _exchange(temporary, folder)
 
 
@@ -174,41 +90,13 @@ def is_whole(folder: Path) -> bool:
 
 def _exchange(new: Path, folder: Path) -> None:
     """Put `new` in the place of a record; at any moment one of them is whole, in its place or beside it."""
-    with signals_held():
+    with files.signals_held():
         if folder.exists():
             shutil.rmtree(replaced_folder(folder), ignore_errors=True)
             os.rename(folder, replaced_folder(folder))
         os.rename(new, folder)
-        _sync(folder.parent)
+        files.sync(folder.parent)
     shutil.rmtree(replaced_folder(folder), ignore_errors=True)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Ctrl-C and termination wait until the block, of a few system calls, has ended."""
-    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none, or it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -242,7 +130,7 @@ def verify(folder: Path, run: Mapping[str, Any], *names: str) -> None:
     """
     for name in names or run["files"]:
         path, expected = _present(folder, name), run["files"][name]
-        if file_hash(path) != expected:
+        if files.file_hash(path) != expected:
             raise _changed(path, folder)
 
 

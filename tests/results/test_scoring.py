@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fdl.combine.scores import HEAD_COMBINERS, write_scores
+from fdl.results.scoring import HEAD_COMBINERS, write_scores
 
 LABELS = {"train": [0, 1], "validation": [1, 0], "test": [0, 1, 1, 0, 1]}
 

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
 from fdl.results.measures import read_metrics
@@ -122,16 +121,16 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
 
     folder = layout.report_folder(params)
     runs = _csv(RUN_COLUMNS, (row for cell, run in recorded.items() for row in _run_rows(cell, run)))
-    records.write_atomically(folder / "runs.csv", runs)
-    records.write_atomically(folder / "costs.csv", _csv(COST_COLUMNS, map(_cost_row, recorded.items())))
+    files.write_atomically(folder / "runs.csv", runs)
+    files.write_atomically(folder / "costs.csv", _csv(COST_COLUMNS, map(_cost_row, recorded.items())))
     content = {
         "schema_version": SCHEMA_VERSION,
         "preset": params.preset,
         "cells": [asdict(state) | {"cell": state.cell.key} for state in states],
         "datasets": {name: asdict(facts) for name, facts in collected.datasets.items()},
-        "files": {"runs.csv": records.file_hash(folder / "runs.csv")},
+        "files": {"runs.csv": files.file_hash(folder / "runs.csv")},
     }
-    records.write_atomically(folder / "cells.json", records.to_json(content))
+    files.write_atomically(folder / "cells.json", files.to_json(content))
     return collected
 
 
@@ -160,7 +159,7 @@ def read_collected(params: Params) -> Collected:
         raise InputError(f"{path}: collected with other settings; {again}")
     _check_records(params, content["cells"], cells, again)
     runs = path.with_name("runs.csv")
-    if not runs.is_file() or records.file_hash(runs) != content["files"]["runs.csv"]:
+    if not runs.is_file() or files.file_hash(runs) != content["files"]["runs.csv"]:
         raise InputError(f"{runs}: missing or changed since it was collected; {again}")
     return Collected(
         [CellState(**entry | {"cell": cell}) for entry, cell in zip(content["cells"], cells, strict=True)],

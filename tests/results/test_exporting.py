@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import records, tracked
-from fdl.combine.scores import rescore
+from fdl import tracked
 from fdl.core import layout, provenance
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.exporting import export_records
 from fdl.importing import import_records
-from fdl.reporting.collect import collect
 from fdl.reporting.report import write_report
+from fdl.results import records
+from fdl.results.collect import collect
+from fdl.results.scoring import rescore
 from fdl.results.state import Judge
 from fdl.tracked_files import write_files
 from fdl.training.bundle import run_bundle
@@ -113,7 +114,7 @@ def test_nothing_is_trained_again(exported):
 def newer_scores(monkeypatch, *, void=False):
     """The code gets a new metric; or one is corrected, and what older code made of it is void."""
     version = provenance.SCORES_VERSION + 1
-    for module in ("fdl.results.state", "fdl.combine.scores", "fdl.training.bundle"):
+    for module in ("fdl.results.state", "fdl.results.scoring", "fdl.training.bundle"):
         monkeypatch.setattr(f"{module}.SCORES_VERSION", version)
     if void:
         monkeypatch.setattr("fdl.results.state.SCORES_VALID_SINCE", version)

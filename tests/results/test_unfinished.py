@@ -3,15 +3,15 @@
 import math
 import os
 
-from fdl import unfinished
 from fdl.core import layout
 from fdl.core.settings import Bundle
-from fdl.locks import bundle_lock
+from fdl.results import unfinished
+from fdl.results.locks import bundle_lock
+from fdl.results.unfinished import ProgressFile, unfinished_cells
 from fdl.training import bundle as bundle_module
 from fdl.training.bundle import run_bundle
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.engine import train
-from fdl.unfinished import ProgressFile, unfinished_cells
 from tests.projects import tiny
 from tests.training import cells
 

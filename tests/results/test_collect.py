@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Params
-from fdl.reporting.collect import collect, headline_values, read_collected, read_runs
+from fdl.results.collect import collect, headline_values, read_collected, read_runs
 from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
 
 FILES = ("runs.csv", "costs.csv", "cells.json")
@@ -142,8 +141,8 @@ def test_values_that_cannot_be_are_no_results(project: Path, change: dict[str, f
     metrics.append(row | change)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     run = json.loads((folder / "run.json").read_text())
-    run["files"]["metrics.json"] = records.file_hash(folder / "metrics.json")  # written so, not damaged since
-    records.write_atomically(folder / "run.json", records.to_json(run))
+    run["files"]["metrics.json"] = files.file_hash(folder / "metrics.json")  # written so, not damaged since
+    files.write_atomically(folder / "run.json", files.to_json(run))
     assert f"1 damaged ({SECOND})" in refused(params)
     (state,) = [state for state in collect(params, partial=True).cells if state.status == "damaged"]
     assert state.reason is not None
@@ -232,7 +231,7 @@ def test_a_record_scored_by_an_older_version_is_stale_and_says_how_to_score_it_a
     run["digests"]["scores"] = SCORES_VERSION - 1
     predictions = path.with_name("predictions.npz")
     predictions.write_bytes(b"")
-    run["files"][predictions.name] = records.file_hash(predictions)
+    run["files"][predictions.name] = files.file_hash(predictions)
     path.write_text(json.dumps(run))
     message = refused(params)
     assert f"1 stale ({FIRST})" in message
@@ -257,8 +256,8 @@ def test_a_value_outside_what_its_metric_can_be_is_damage(project: Path, metric:
         metrics = [*json.loads((folder / "metrics.json").read_text()), row]
         (folder / "metrics.json").write_text(json.dumps(metrics))
         run = json.loads((folder / "run.json").read_text())
-        run["files"]["metrics.json"] = records.file_hash(folder / "metrics.json")
-        records.write_atomically(folder / "run.json", records.to_json(run))
+        run["files"]["metrics.json"] = files.file_hash(folder / "metrics.json")
+        files.write_atomically(folder / "run.json", files.to_json(run))
     states = collect(params, partial=True).cells
     damaged = [4, 5][:bounded]  # the first four differ from a bound by no more than float32 rounds
     assert [number for number, state in enumerate(states) if state.status == "damaged"] == damaged

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cleaning
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
-from fdl.locks import bundle_lock
-from fdl.training.digests import PreparedImages
-from fdl.unfinished import ProgressFile
+from fdl.results import clean as cleaning
+from fdl.results.digests import PreparedImages
+from fdl.results.locks import bundle_lock
+from fdl.results.unfinished import ProgressFile
 from tests.projects import tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.importing import import_records
-from fdl.locks import bundle_lock
+from fdl.results.locks import bundle_lock
 from tests.projects import ROOT, tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)
@@ -97,7 +96,7 @@ def test_other_settings_images_and_cells_are_left_out_with_their_reason(away):
     shutil.rmtree("results")
     path = away / "bsd/alexnet/3shot/fdl/seed0/run.json"
     run = json.loads(path.read_bytes())
-    path.write_bytes(records.to_json(run | {"data": run["data"] | {"hash": "of other images"}}))
+    path.write_bytes(files.to_json(run | {"data": run["data"] | {"hash": "of other images"}}))
     counts, said = bring(tiny(), away)
     assert counts == {"new": 3, "stale": 1}
     assert said[0].endswith("images: trained on others than those prepared here")
@@ -135,8 +134,8 @@ def vouched(record, name, content):
     """Replace a file of a record by a forger, who has its `run.json` vouch for it."""
     (record / name).write_bytes(content)
     run = json.loads((record / "run.json").read_bytes())
-    run["files"][name] = records.file_hash(record / name)
-    (record / "run.json").write_bytes(records.to_json(run))
+    run["files"][name] = files.file_hash(record / name)
+    (record / "run.json").write_bytes(files.to_json(run))
 
 
 def row(record, **changes):

@@ -12,7 +12,7 @@ from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
-from fdl.reporting.statistics import (
+from fdl.evaluation.statistics import (
     Array,
     Bounded,
     Estimate,

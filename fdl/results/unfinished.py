@@ -15,7 +15,7 @@ from typing import Any
 
 from fdl.core import layout
 from fdl.core.settings import Cell, Params
-from fdl.locks import holder_of
+from fdl.results.locks import holder_of
 
 SCHEMA_VERSION = 1
 SECONDS = 5.0  # at most this often
@@ -27,7 +27,7 @@ class ProgressFile:
 
     Args:
         folder: the cell's, below `scratch/`.
-        about: preset, cell, settings digest, and `by`: who trains it (`fdl.locks.bundle_lock`).
+        about: preset, cell, settings digest, and `by`: who trains it (`fdl.results.locks.bundle_lock`).
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str]) -> None:

@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fdl import records
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.locks import at_work, bundle_lock
+from fdl.results import records
+from fdl.results.digests import PreparedImages
+from fdl.results.locks import at_work, bundle_lock
 from fdl.results.state import Judge
-from fdl.training.digests import PreparedImages
-from fdl.unfinished import unfinished
+from fdl.results.unfinished import unfinished
 
 _BUNDLE, _RECORD = "*/*/*shot", "*/seed*"
 
@@ -86,8 +86,8 @@ def _partial(params: Params) -> Iterator[Leftover]:
             yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
     for top in (results, layout.report_folder(params), layout.SPLITS):
         for folder in sorted(path for path in (top, *top.rglob("*")) if path.is_dir()):
-            for path in records.abandoned_files(folder):
-                yield Leftover(path, "file of a writer that was killed", records.size_on_disk(path))
+            for path in files.abandoned_files(folder):
+                yield Leftover(path, "file of a writer that was killed", files.size_on_disk(path))
 
 
 def _scratch(params: Params) -> Iterator[Leftover]:
@@ -105,14 +105,14 @@ def _scratch(params: Params) -> Iterator[Leftover]:
             why = "checkpoint of other images"
         else:
             continue
-        yield Leftover(begun.folder, why, records.size_on_disk(begun.folder), begun.bundle)
+        yield Leftover(begun.folder, why, files.size_on_disk(begun.folder), begun.bundle)
 
 
 def _resolved_settings(params: Params) -> Iterator[Leftover]:
     today = f"{params.hash()}.yaml"
     for path in sorted((layout.results_folder(params) / "params").glob("*.yaml")):
         if path.name != today:
-            yield Leftover(path, "resolved settings that are not today's", records.size_on_disk(path))
+            yield Leftover(path, "resolved settings that are not today's", files.size_on_disk(path))
 
 
 def _stale_records(params: Params) -> Iterator[Leftover]:
@@ -137,7 +137,7 @@ def _stale_records(params: Params) -> Iterator[Leftover]:
 
 
 def _leftover(params: Params, path: Path, why: str, parts: tuple[str, ...]) -> Leftover:
-    return Leftover(path, why, records.size_on_disk(path), "/".join(parts[:3]))
+    return Leftover(path, why, files.size_on_disk(path), "/".join(parts[:3]))
 
 
 def as_text(leftovers: Iterable[Leftover]) -> list[str]:

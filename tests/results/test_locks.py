@@ -8,7 +8,7 @@ import pytest
 
 from fdl.core import layout
 from fdl.core.errors import InputError
-from fdl.locks import at_work, bundle_lock, holder_of
+from fdl.results.locks import at_work, bundle_lock, holder_of
 from tests.projects import ROOT
 
 BUNDLE = "bsd/alexnet/3shot"
@@ -43,7 +43,7 @@ def test_a_second_run_waits_and_then_finds_the_work_done(trained) -> None:
 
 def test_a_lock_goes_with_its_process(project) -> None:
     code = (
-        "import os; from fdl.locks import bundle_lock\n"
+        "import os; from fdl.results.locks import bundle_lock\n"
         f"with bundle_lock('demo', '{BUNDLE}'): print('held', flush=True); os.read(0, 1)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

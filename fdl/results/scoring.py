@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl import records
-from fdl.combine.voting import VOTES, softmax
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Params
 from fdl.evaluation.diversity import diversity
 from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
 from fdl.evaluation.overlap import empty_maps, left_out, overlap, signed_overlap
-from fdl.locks import bundle_lock, holder_of
+from fdl.evaluation.voting import VOTES, softmax
+from fdl.results import records
+from fdl.results.locks import bundle_lock, holder_of
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge, has_predictions
 
@@ -116,7 +116,7 @@ def write_scores(folder: Path, source: Path) -> None:
         correct[f"reliability/{rule}"] = confidence_bins(vote, labels["test"])
     metrics += [{"selection": rules[0], **row} for row in _overlap_rows(source / "cam.npz")]
     np.savez(folder / "correct.npz", allow_pickle=False, **correct)
-    (folder / "metrics.json").write_bytes(records.to_json(metrics))
+    (folder / "metrics.json").write_bytes(files.to_json(metrics))
 
 
 def _overlap_rows(path: Path) -> list[dict[str, Any]]:

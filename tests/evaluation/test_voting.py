@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from fdl.combine.scores import score
-from fdl.combine.voting import hard_vote, hard_vote_by_probability, soft_vote, softmax
 from fdl.evaluation.metrics import accuracy, f1_macro
+from fdl.evaluation.voting import hard_vote, hard_vote_by_probability, soft_vote, softmax
+from fdl.results.scoring import score
 
 
 def one_hot(votes, classes=4):
