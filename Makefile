@@ -60,7 +60,7 @@ format: $(READY)
 
 PORT ?= 5000
 ui: $(READY)
-	@python -m fdl.mlflow_links http://127.0.0.1:$(PORT) sqlite:///mlflow.db
+	@python -m fdl.tracking.links http://127.0.0.1:$(PORT) sqlite:///mlflow.db
 	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 test-slurm: $(READY)

@@ -20,11 +20,10 @@ import torch
 
 from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import RESULTS, machine, write
-from fdl import costs
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import load
-from fdl.costs import Shape
-from fdl.training import engine
+from fdl.training import costs, engine
+from fdl.training.costs import Shape
 from fdl.training.fused import Program, Run
 
 CASES = [("cifar10", 32), ("miniimagenet", 84), ("neu", 200)]

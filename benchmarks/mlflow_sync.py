@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from fdl.core.settings import load
-from fdl.tracking import track
-from tests.test_tracking import PARAMS_FILE, write_records
+from fdl.tracking.mirror import track
+from tests.tracking.test_mirror import PARAMS_FILE, write_records
 
 GRID = {"shots": [3, 5, 10, 20, 50, 100], "seeds": list(range(6)), "selections": ["sum", "last"], "evaluate_every": 2}
 

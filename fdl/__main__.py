@@ -1,5 +1,5 @@
 """`python -m fdl`."""
 
-from fdl.cli import main
+from fdl.cli.main import main
 
 main()

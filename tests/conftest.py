@@ -57,7 +57,7 @@ def trained(trained_once, project):
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """A database with MLflow's tables and nothing in them: made once, it takes seconds."""
-    from fdl.mlflow_store import opened
+    from fdl.tracking.store import opened
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with opened(f"sqlite:///{file}", on_failure="no test can run"):

@@ -46,7 +46,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/models/alexnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/models/vgg.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
     "fdl/models/resnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
-    "fdl/combine/heads.py": ("tests/combine/test_heads.py",),
+    "fdl/training/heads.py": ("tests/training/test_heads.py",),
     "fdl/evaluation/voting.py": ("tests/evaluation/test_voting.py",),
     "fdl/results/scoring.py": (
         *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py"),
@@ -61,7 +61,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/evaluation/statistics.py": ("tests/evaluation/test_statistics.py",),
     "fdl/results/collect.py": ("tests/results/test_collect.py",),
     "fdl/core/protocol.py": ("tests/core/test_protocol.py",),
-    "fdl/core/head_settings.py": ("tests/core/test_protocol.py", "tests/combine/test_heads.py"),
+    "fdl/core/head_settings.py": ("tests/core/test_protocol.py", "tests/training/test_heads.py"),
 }
 # What these tests import, once for all mutants.
 LIBRARIES = (

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.titles import backbone_title, dataset_title, method_title
-from fdl.reporting.panels import ALPHA, COLOURS, Record, Rows, image_shown, rows_of
+from fdl.evaluation.overlay import ALPHA, COLOURS, Record, image_shown
+from fdl.reporting.panels import Rows, rows_of
 from fdl.reporting.results import Results
 
 IMAGES = 5  # of a dataset, of the first classes

@@ -3,10 +3,10 @@
 Drawn dot by dot with Pillow: matplotlib takes ten times as long for a hundred small images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.core.titles import SYNTHETIC, method_title
+from fdl.evaluation.overlay import IMAGES, SIDE, Record, enlarged, image_shown, on_grey, shown_images, votes_right
 from fdl.reporting.drawing import DPI, WARNING_COLOUR, net_title
 from fdl.reporting.results import Results, read_arrays
 from fdl.results.collect import Collected
@@ -22,16 +23,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-IMAGES = 3  # of a figure, of the first classes: what fits on a page
-COLOURS, ALPHA = "inferno", 0.6
-_PANEL, _SPACE = 0.98, 0.06  # inches: side of a panel, and what is free beside it
-SIDE = round(_PANEL * DPI)  # of a panel in dots
+_PANEL, _SPACE = SIDE / DPI, 0.06  # inches: side of a panel, and what is free beside it
 _LABEL = 0.16  # inches below a panel for its line of text
 _GAP = 0.1  # inches more between images
 _SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # inches for methods, titles, colour bar
 _WIDTH = 4.2  # inches at least: the title is a line of it
 _LETTER_SIZE = 6.5  # points, of the line of text below a panel
-Record = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,29 +44,7 @@ class Rows:
 
     def agreed(self, image: int) -> bool:
         """Whether all soft votes get an image right; older records hold no votes, and their rule asks for none."""
-        return bool(_votes_right(self.records)[image])
-
-
-def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
-    """Positions of an image per class, of the first classes, in records that hold maps of the same images.
-
-    The first that the soft votes of all records get right, or else the first of all: no method is shown at work on
-    an image that only the other one knows. Older records hold one image of each class, and no votes.
-    """
-    labels: NDArray[np.int64] = records[0]["labels"]
-    voted = all("voted" in record for record in records)
-    right = _votes_right(records) if voted else np.zeros(len(labels), bool)
-    of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)[:classes]]
-    return [int([*images[right[images]], *images][0]) for images in of_class]
-
-
-def _votes_right(records: Sequence[Record]) -> NDArray[np.bool_]:
-    """Which images all soft votes get right, of the records that hold votes."""
-    right = np.ones(len(records[0]["labels"]), bool)
-    for record in records:
-        if "voted" in record:
-            right &= record["voted"] == record["labels"]
-    return right
+        return bool(votes_right(self.records)[image])
 
 
 def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
@@ -123,12 +98,6 @@ def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) ->
     _title(sheet, collected, dataset, net_title(collected, (dataset, backbone)))
     sheet.text(why, sheet.width / 2, 0.8, colour="#767676")
     return sheet
-
-
-def image_shown(record: Record, image: int) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of a test image that maps are drawn on; plain grey where the record came without images."""
-    pixels: NDArray[np.uint8] = record["pixels"][image] if "pixels" in record else np.full((32, 32, 3), 128, np.uint8)
-    return pixels
 
 
 @dataclass(frozen=True)
@@ -262,34 +231,6 @@ def _font(size: float, bold: bool) -> "FreeTypeFont":
 
     file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf"
     return ImageFont.truetype(file, round(size * DPI / 72), layout_engine=ImageFont.Layout.BASIC)
-
-
-def enlarged(pixels: NDArray[Any], side: int = SIDE) -> NDArray[Any]:
-    """An image (H, W, 3) at the size of a panel, its pixels kept as squares."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST))
-
-
-def on_grey(pixels: NDArray[np.uint8], values: NDArray[np.floating], side: int = SIDE) -> NDArray[np.uint8]:
-    """A map in [0, 1] on the image in grey, (side, side, 3): so all colour is the map's."""
-    from PIL import Image
-
-    smooth = np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
-    coloured = Image.fromarray((smooth.clip(0, 1) * 255).round().astype(np.uint8))
-    coloured.putpalette(_palette())
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST))
-    blended = np.float32(ALPHA) * np.asarray(coloured.convert("RGB")) + np.float32(1 - ALPHA) * grey[..., None]
-    return blended.round().astype(np.uint8)  # Pillow's own blending cuts off
-
-
-@cache
-def _palette() -> bytes:
-    """Red, green and blue of 256 values."""
-    from matplotlib import colormaps
-
-    colours: bytes = colormaps[COLOURS](np.arange(256), bytes=True)[:, :3].tobytes()
-    return colours
 
 
 def _title(sheet: Sheet, collected: Collected, dataset: str, title: str) -> None:

@@ -20,7 +20,7 @@ from fdl.results.locks import bundle_lock, holder_of
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge, has_predictions
 
-# The trained combiners, in the order of tables (fdl.combine.heads).
+# The trained combiners, in the order of tables (fdl.training.heads).
 HEAD_COMBINERS = ("fusion", "fusion-tuned", "stacking", "stacking-tuned")
 # (split, predicted by) → logits (M, N, C); labels (N,) by split
 Logits = dict[str, NDArray[np.float32]]

@@ -16,7 +16,6 @@ from fdl.core.errors import InputError, MethodError
 from fdl.core.head_settings import HeadSettings, head_settings
 from fdl.core.provenance import SCORES_VERSION, provenance
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.costs import program_size
 from fdl.data.images import FULL
 from fdl.evaluation.cam import Score
 from fdl.results import records
@@ -26,12 +25,13 @@ from fdl.results.scoring import rescore_record
 from fdl.results.state import CellStatus, Judge
 from fdl.training.bundle_inputs import BundleInputs
 from fdl.training.checkpoint import Checkpoint, signals_wait_for_the_epoch
+from fdl.training.costs import program_size
 from fdl.training.device import device_slot, set_up_torch
+from fdl.training.disk_space import is_plenty, warn_of_little_room
 from fdl.training.engine import Diverged, Trained
 from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
-from fdl.training.room import is_plenty, warn_of_little_room
 from fdl.training.tables import write_table
 from fdl.training.together import Waiting, is_finished, is_fused, train_together
 from fdl.training.tuning import train

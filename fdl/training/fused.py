@@ -29,9 +29,9 @@ from fdl.models.fused import FusedNets, Pass
 from fdl.models.layers import MOMENTUM
 from fdl.training import engine
 from fdl.training.adam import FlatAdam
+from fdl.training.cuda_graph import Replay
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained
 from fdl.training.progress import Pace, fused_line
-from fdl.training.replay import Replay
 from fdl.training.selection import Selector
 
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fdl.combine.heads import Outputs, TrainedHead, train_head
 from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
@@ -19,6 +18,7 @@ from fdl.evaluation.known import Keeper, known, rows
 from fdl.results.scoring import HEAD_COMBINERS, write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
+from fdl.training.heads import Outputs, TrainedHead, train_head
 from fdl.training.tables import write_table
 
 # combiner → {"epoch": the one that counts} or {"failed": why}

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from fdl.combine.heads import build_head
 from fdl.core import settings as settings_module
 from fdl.core.head_settings import head_settings
 from fdl.core.protocol import (
@@ -30,6 +29,7 @@ from fdl.core.settings import Cell, Params
 from fdl.models import build, layers
 from fdl.models.layers import Dropout
 from fdl.training import adam
+from fdl.training.heads import build_head
 
 ROOT = Path(__file__).parents[2]
 ENSEMBLES, SINGLE_NETS = "ensemble_EX", "single"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fdl.combine.heads import Outputs, train_head
 from fdl.evaluation import known as module
 from fdl.evaluation.cam import overlap_record, signed_record
 from fdl.evaluation.known import Keeper, known, rows
 from fdl.training.engine import build_members, load_members, predict, to_input, train
-from tests.combine.test_heads import head_options, quiet
+from fdl.training.heads import Outputs, train_head
 from tests.training import cells
+from tests.training.test_heads import head_options, quiet
 
 SETTINGS = {"width": 0.125, "bn_statistics": "reestimate", "backbone": "vgg"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cli
+from fdl.cli import main
 from tests.projects import write_images, write_params
 
 Call = Callable[..., tuple[int, str, str]]
@@ -19,7 +19,7 @@ def fdl(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fdl", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         captured = capsys.readouterr()
         return int(end.value.code or 0), captured.out, captured.err
 

@@ -22,7 +22,7 @@ CELLS = [(method, seed) for method in ("classical", "fdl") for seed in (0, 1, 2)
 RUN = (
     "from fdl.results import unfinished; from fdl.training import checkpoint; "
     "checkpoint.SECONDS = unfinished.SECONDS = 0; "
-    "from fdl.cli import main; main()"
+    "from fdl.cli.main import main; main()"
 )
 
 

@@ -9,12 +9,11 @@ import pytest
 
 from fdl.core import files, layout
 from fdl.core.settings import Cell
-from fdl.exporting import export_records
-from fdl.importing import import_records
 from fdl.results import records
 from fdl.results.clean import find, remove
 from fdl.results.scoring import rescore
 from fdl.results.state import Judge
+from fdl.results.transfer import export_records, import_records
 from fdl.training.bundle import run_bundle
 from tests.faults.deaths import Died, death_at
 from tests.projects import tiny

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdl.cli import main
+from fdl.cli.main import main
 from fdl.core import layout
 from fdl.core.errors import InputError, MethodError
 from fdl.core.settings import Bundle

@@ -109,7 +109,7 @@ def test_the_version_is_printed() -> None:
     from typer.testing import CliRunner
 
     from fdl import __version__
-    from fdl.cli import app
+    from fdl.cli.main import app
 
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"fdl {__version__}\n")

@@ -12,9 +12,10 @@ from pandas import DataFrame
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
+from fdl.evaluation.overlay import ALPHA, COLOURS, IMAGES, SIDE, enlarged
 from fdl.reporting.cam_figures import cam_caption, cam_figure, descriptor_caption, descriptor_figure
 from fdl.reporting.drawing import DPI, save_picture
-from fdl.reporting.panels import ALPHA, COLOURS, IMAGES, SIDE, Rows, Sheet, Text, _font, enlarged, read_rows
+from fdl.reporting.panels import Rows, Sheet, Text, _font, read_rows
 from fdl.reporting.record_figures import cam_overlap
 from fdl.reporting.results import Results
 from fdl.reporting.targets import targets

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from fdl.core.settings import Params, load
-from fdl.importing import import_records
 from fdl.reporting.answer import first_sentence
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claims import evaluate, write_claims
 from fdl.reporting.report import headline
 from fdl.results.collect import collect
+from fdl.results.transfer import import_records
 from tests.reporting.fabricate import PARAMS_FILE
 
 LITE = Path(__file__).parents[2] / "reports" / "lite"

@@ -68,7 +68,7 @@ def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Param
 def test_no_process_outlives_a_report_that_is_killed(params: Params) -> None:
     settings = params.write(layout.RESULTS)
     code = (
-        "import sys; from fdl.cli import main; from fdl.reporting import report; report._WORTH_A_PROCESS = 1\n"
+        "import sys; from fdl.cli.main import main; from fdl.reporting import report; report._WORTH_A_PROCESS = 1\n"
         f"sys.argv = ['fdl', 'report', '--params', {str(settings)!r}, '--processes', '2']; main()"
     )
     environment = os.environ | {"PYTHONPATH": str(PARAMS_FILE.parent)}

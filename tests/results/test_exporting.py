@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl import tracked
 from fdl.core import layout, provenance
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
-from fdl.exporting import export_records
-from fdl.importing import import_records
 from fdl.reporting.report import write_report
 from fdl.results import records
 from fdl.results.collect import collect
 from fdl.results.scoring import rescore
 from fdl.results.state import Judge
-from fdl.tracked_files import write_files
+from fdl.results.transfer import export_records, import_records
+from fdl.tracking import record_view
+from fdl.tracking.artifacts import write_files
 from fdl.training.bundle import run_bundle
 from tests.projects import tiny
 
@@ -173,5 +172,5 @@ def test_mlflow_gets_its_files_of_a_record_without_images_and_predictions(export
     bring(exported)
     folder = Path("mlflow")
     folder.mkdir()
-    write_files(tracked.record_of(exported, Judge(exported).state(FDL)), folder)
+    write_files(record_view.record_of(exported, Judge(exported).state(FDL)), folder)
     assert {path.name for path in folder.iterdir()} == {"run.json", "metrics.json", "curves.csv", "maps.png"}

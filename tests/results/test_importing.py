@@ -14,8 +14,8 @@ import pytest
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
-from fdl.importing import import_records
 from fdl.results.locks import bundle_lock
+from fdl.results.transfer import import_records
 from tests.projects import ROOT, tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)
@@ -201,7 +201,7 @@ def test_a_crafted_record_is_left_out_with_the_reason_and_the_others_come_in(awa
 
 
 def test_the_first_records_that_are_left_out_are_named_and_the_others_counted(trained, monkeypatch):
-    monkeypatch.setattr("fdl.importing._LINES", 1)
+    monkeypatch.setattr("fdl.results.transfer._LINES", 1)
     for record in Path("results").rglob("metrics.json"):
         record.write_bytes(b"")
     shutil.move("results/demo", "elsewhere")

@@ -11,15 +11,14 @@ from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.exporting import export_records
-from fdl.importing import import_records
-from fdl.planning import plan
 from fdl.results import clean, records
 from fdl.results.collect import collect, read_collected
 from fdl.results.receipts import due_file, write_receipt
 from fdl.results.state import Judge
 from fdl.results.status import status
-from fdl.tracking import mirrored
+from fdl.results.transfer import export_records, import_records
+from fdl.tracking.mirror import mirrored
+from fdl.training.plan import plan
 from tests.projects import tiny
 
 CLASSICAL, FDL = (Cell("bsd", "alexnet", 3, method, 0) for method in ("classical", "fdl"))

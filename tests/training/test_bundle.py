@@ -12,7 +12,6 @@ from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Bundle, Cell
-from fdl.costs import program_size, space
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.evaluation.diversity import diversity
@@ -25,6 +24,7 @@ from fdl.training import checkpoint as checkpoint_module
 from fdl.training import predictions as predictions_module
 from fdl.training.bundle import map_bundle, run_bundle, train_bundle
 from fdl.training.checkpoint import Checkpoint, Interrupted
+from fdl.training.costs import program_size, space
 from fdl.training.engine import Diverged
 from fdl.training.fused import Program
 from tests.projects import tiny, write_images

@@ -11,7 +11,7 @@ CODE = f"""
 import sys
 from fdl.training import room
 room._PLENTY = 2**70  # so little room that it is counted what the bundle needs
-from fdl.cli import app
+from fdl.cli.main import app
 app(["run"], standalone_mode=False)
 print("imported:", [name for name in {SLOW!r} if name in sys.modules])
 """

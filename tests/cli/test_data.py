@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdl import cli
+from fdl.cli import main
 from fdl.data import transfer
 from fdl.data.places import File, Place
 from fdl.data.sources import SOURCES
@@ -37,7 +37,7 @@ def fdl(project, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["fdl", "data", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         captured = capsys.readouterr()
         return end.value.code or 0, captured.out.splitlines(), captured.err
 
@@ -184,7 +184,7 @@ def test_show_writes_sheets_and_prints_their_names(fdl):
 
 def test_slow_libraries_wait_until_they_are_needed(project):
     code = (
-        "import sys; import fdl.cli, fdl.data.download, fdl.data.formats, fdl.data.prepare; "
+        "import sys; import fdl.cli.main, fdl.data.download, fdl.data.formats, fdl.data.prepare; "
         "slow = ('torch', 'pandas', 'pyarrow', 'h5py', 'pooch', 'requests'); "
         "print([name for name in slow if name in sys.modules])"
     )

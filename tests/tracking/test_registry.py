@@ -14,7 +14,7 @@ from PIL import Image
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
-from fdl.registering import register
+from fdl.tracking.registry import register
 from tests.projects import ROOT
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from fdl.core.console import Say
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
-from fdl.mlflow_store import Unusable, create_run, log
 from fdl.results.unfinished import Unfinished
-from fdl.tracked import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
+from fdl.tracking.record_view import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
+from fdl.tracking.store import Unusable, create_run, log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,7 +99,7 @@ def watch(
     A pass that fails is tried again after longer and longer waits: a server may be restarted meanwhile.
 
     Args:
-        one_pass: `fdl.tracking.track` with `live`.
+        one_pass: `fdl.tracking.mirror.track` with `live`.
         seconds: between passes.
         say: takes a line when something changed.
         wait: waits so many seconds.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl.cli_options import (
+from fdl.cli.options import (
     DEFAULT,
     ConfigfileOption,
     ParamsOption,
@@ -127,7 +127,7 @@ def import_(
 
     Ends with 1 if a record was damaged, or none could be used.
     """
-    from fdl.importing import import_records
+    from fdl.results.transfer import import_records
 
     resolved = load(file, preset, set_, configfile)
     done = import_records(resolved, source, dry_run=dry_run, say=_complain)
@@ -152,7 +152,7 @@ def export(
 ) -> None:
     """Pack the records without predictions, weights and images: what `import` needs to make the report again."""
     from fdl.core import layout
-    from fdl.exporting import export_records
+    from fdl.results.transfer import export_records
 
     resolved = load(file, preset, set_, configfile)
     target = output or layout.report_folder(resolved) / "records.tar.gz"
@@ -175,7 +175,7 @@ def predict(
 
     Ends with 1 if an image could not be read; the others are predicted.
     """
-    from fdl.predicting import as_csv, load_ensemble, predict_files
+    from fdl.training.inference import as_csv, load_ensemble, predict_files
 
     ensemble = load_ensemble(record, selection)
     predictions, unreadable = predict_files(ensemble, folder, overlays=cam, say=_complain)
@@ -196,7 +196,7 @@ def register(
     uri: UriOption = None,
 ) -> None:
     """Put a trained ensemble into MLflow's model registry; the same weights only once."""
-    from fdl.registering import register as put
+    from fdl.tracking.registry import register as put
 
     done = put(record, name, selection=selection, uri=uri)
     print(f"models:/{done.name}/{done.version}{'' if done.new else ' (registered before)'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fdl.cli_options import (
+from fdl.cli.options import (
     DEFAULT,
     ConfigfileOption,
     Datasets,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fdl.results.state import has_predictions
-from fdl.tracked import Record, checked, headline
+from fdl.tracking.record_view import Record, checked, headline
 
 _OF_THE_RECORD = ("run.json", "metrics.json")
 
@@ -59,7 +59,7 @@ def _write_confusion(record: Record, path: Path) -> None:
 def _write_maps(record: Record, path: Path) -> None:
     from PIL import Image
 
-    from fdl.reporting.panels import enlarged, image_shown, on_grey, shown_images
+    from fdl.evaluation.overlay import enlarged, image_shown, on_grey, shown_images
 
     with np.load(checked(record, "cam.npz"), allow_pickle=False) as stored:
         maps = stored["maps_predicted"]  # (M, n, H', W')

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from fdl.training.replay import WARM_UP, Replay
+from fdl.training.cuda_graph import WARM_UP, Replay
 
 
 @pytest.fixture

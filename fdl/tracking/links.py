@@ -1,12 +1,12 @@
-"""Addresses of the tables that `track` made in MLflow's pages; `make ui` prints them (`python -m fdl.mlflow_links`)."""
+"""Addresses of the tables that `track` made in MLflow's pages; `make ui` prints them."""
 
 import sys
 from collections.abc import Sequence
 
 from fdl.core.errors import InputError
-from fdl.mlflow_store import opened
+from fdl.tracking.store import opened
 
-VIEWS = ("cells", "bundles")  # as `fdl.tracked` names them
+VIEWS = ("cells", "bundles")  # as `fdl.tracking.record_view` names them
 SERVER = "http://127.0.0.1:5000"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.projects import ROOT, write_images, write_params
 
-PRINT = "from fdl.terminal import degrade; degrade(); print('±12 µm × 3 … „größer“ – 你 \\udcff')"
+PRINT = "from fdl.cli.terminal import degrade; degrade(); print('±12 µm × 3 … „größer“ – 你 \\udcff')"
 
 
 def output(*arguments: str, encoding: str) -> subprocess.CompletedProcess[bytes]:

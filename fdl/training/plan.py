@@ -1,17 +1,17 @@
-"""What a grid will take on this machine: the counts of `fdl.costs`, and how fast the machine is, measured for 20 s."""
+"""What a grid will take on this machine: the counts of `costs`, and how fast the machine is, measured for 20 s."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fdl import costs
 from fdl.core.grid import Bundle, Cell
 from fdl.core.provenance import available_cores
 from fdl.core.settings import Params
-from fdl.costs import Shape, Work
 from fdl.results.state import Judge
-from fdl.seed_planning import SeedsNeeded, seeds_needed
+from fdl.training import costs
+from fdl.training.costs import Shape, Work
+from fdl.training.seed_plan import SeedsNeeded, seeds_needed
 
 SCHEMA_VERSION = 2
 SECONDS = 20.0  # of the calibration

@@ -3,7 +3,7 @@
 An experiment holds a preset, a parent run a bundle, its child runs the bundle's cells. A run carries
 the digest of the record it shows: a pass skips what is equal, replaces what changed or was left half
 written, and touches nothing else. No training waits for MLflow; everything here can be made again.
-What is being trained is shown by `fdl.live_runs`.
+What is being trained is shown by `fdl.tracking.live`.
 
 With SQLite a first pass over 1,296 records of 120 epochs takes some four and a half minutes of a slow core, 0.21 s
 each, a second pass ten seconds (`python -m benchmarks.mlflow_sync`, docs/performance.md).
@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fdl import live_runs, tracked
 from fdl.core import layout
 from fdl.core.settings import Bundle, Params, digest
-from fdl.mlflow_store import Store, create_run, log, opened
 from fdl.results.state import Judge
 from fdl.results.unfinished import unfinished_cells
-from fdl.tracked import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
-from fdl.tracked_files import write_files
+from fdl.tracking import live as live_runs
+from fdl.tracking import record_view
+from fdl.tracking.artifacts import write_files
+from fdl.tracking.record_view import BUNDLE_TAG, CELL_TAG, DIGEST_TAG, PARENT_TAG
+from fdl.tracking.store import Store, create_run, log, opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,14 +60,14 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
     client, experiment = store.client, store.experiment(f"fdl-{params.preset}")
     counts = {"new": 0, "replaced": 0, "same": 0, "missing": 0, "stale": 0}
     number = experiment.experiment_id
-    for tag, value in tracked.experiment_tags(params, experiment.creation_time or 0).items():
+    for tag, value in record_view.experiment_tags(params, experiment.creation_time or 0).items():
         if experiment.tags.get(tag) != value:
             client.set_experiment_tag(number, tag, value)
     known = _known_runs(client, number)
     begun = unfinished_cells(params) if live else {}
     states = {state.cell: state for state in Judge(params, running=False).states()}
     for bundle, cells in params.bundles().items():
-        found = [record for cell in cells if (record := tracked.record_of(params, states[cell]))]
+        found = [record for cell in cells if (record := record_view.record_of(params, states[cell]))]
         recorded = {record.cell for record in found}
         unfinished = {cell: begun[cell] for cell in cells if cell in begun and cell not in recorded}
         for status in ("missing", "stale"):
@@ -120,7 +121,7 @@ def _parent(
     experiment: str,
     bundle: Bundle,
     cells: int,
-    found: list[tracked.Record],
+    found: list[record_view.Record],
     known: Mapping[str, list["Run"]],
 ) -> tuple[str, bool]:
     """Id of the bundle's run, and whether it was made now and is still to be ended."""
@@ -133,10 +134,10 @@ def _parent(
     status = f"{len(found) - failed} done, {failed} failed, {cells - len(found)} missing"
     tags = {BUNDLE_TAG: bundle.key, DIGEST_TAG: expected, **identity, "status": status}
     if found:
-        tags |= tracked.data_tags(found[0])
+        tags |= record_view.data_tags(found[0])
     start = min((record.start for record in found), default=None)
     parent = create_run(client, experiment, bundle.key, tags, start)
-    log(client, parent, max((record.end for record in found), default=0), identity, tracked.means(found), {})
+    log(client, parent, max((record.end for record in found), default=0), identity, record_view.means(found), {})
     for key, runs in known.items():  # those of cells that left the grid, too
         if key.startswith(f"{bundle.key}/"):
             for run in runs:
@@ -144,14 +145,14 @@ def _parent(
     return parent, True
 
 
-def _write_cell(client: "MlflowClient", experiment: str, parent: str, record: tracked.Record, dataset: str) -> None:
+def _write_cell(client: "MlflowClient", experiment: str, parent: str, record: record_view.Record, dataset: str) -> None:
     status = "FAILED" if record.run["status"] == "failed" else "FINISHED"
-    values, curves = tracked.final(record) | tracked.costs(record), tracked.curves(record)
-    run_id = create_run(client, experiment, record.cell.key, tracked.cell_tags(record, parent), record.start)
+    values, curves = record_view.final(record) | record_view.costs(record), record_view.curves(record)
+    run_id = create_run(client, experiment, record.cell.key, record_view.cell_tags(record, parent), record.start)
     # The metrics come last: every other call reads all that the run has so far.
     with tempfile.TemporaryDirectory() as folder:
         write_files(record, Path(folder))
         client.log_artifacts(run_id, folder)
-    client.log_inputs(run_id, [tracked.dataset_input(record, dataset)])
-    log(client, run_id, record.end, tracked.settings(record), values, curves)
+    client.log_inputs(run_id, [record_view.dataset_input(record, dataset)])
+    log(client, run_id, record.end, record_view.settings(record), values, curves)
     client.set_terminated(run_id, status, end_time=record.end)

@@ -232,7 +232,7 @@ def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
 
 def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
     """The image and its maps (M, H', W') side by side."""
-    from fdl.reporting.panels import enlarged, on_grey
+    from fdl.evaluation.overlay import enlarged, on_grey
 
     side = image.shape[0] * -(-_PANEL // image.shape[0])
     shown = enlarged(image, side)

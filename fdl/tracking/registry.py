@@ -12,9 +12,9 @@ import numpy as np
 
 from fdl.core.errors import InputError
 from fdl.core.settings import digest
-from fdl.mlflow_store import Store, create_run, opened
-from fdl.predicting import Ensemble, load_ensemble
 from fdl.results import records
+from fdl.tracking.store import Store, create_run, opened
+from fdl.training.inference import Ensemble, load_ensemble
 from fdl.training.predictions import weights_file
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "fdl-models"
 DIGEST_TAG = "fdl.digest"
-_SCRIPT = Path(__file__).with_name("registered_model.py")
+_SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 # What loading and predicting import; the code of fdl itself is kept with the model.
 _PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
@@ -46,7 +46,7 @@ def register(record: Path, name: str, *, selection: str | None = None, uri: str 
         record: folder of a record with kept weights.
         name: of the model in the registry.
         selection: whose weights; None: those of the headline table.
-        uri: MLflow's tracking URI; None: as `fdl.mlflow_store.opened`.
+        uri: MLflow's tracking URI; None: as `fdl.tracking.store.opened`.
 
     Raises:
         InputError: the name cannot be one, the record has no weights, or the store cannot be reached or written.
@@ -82,7 +82,7 @@ def _log(store: Store, record: Path, run: dict[str, Any], rule: str, ensemble: E
         for file in ("run.json", weights_file(rule)):
             shutil.copyfile(record / file, kept / file)
         code = Path(folder) / "fdl"
-        shutil.copytree(_SCRIPT.parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(_SCRIPT.parents[1], code, ignore=shutil.ignore_patterns("__pycache__"))
         logged = mlflow.pyfunc.log_model(
             name="ensemble",
             python_model=str(_SCRIPT),

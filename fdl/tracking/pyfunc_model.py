@@ -1,6 +1,6 @@
 """What MLflow runs when a registered ensemble is loaded: it keeps this file as it is, nothing is pickled.
 
-Only for MLflow, which executes it; `fdl.registering` names it.
+Only for MLflow, which executes it; `fdl.tracking.registry` names it.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from fdl.predicting import as_row, load_ensemble
+from fdl.training.inference import as_row, load_ensemble
 
 
 class RegisteredEnsemble(PythonModel):

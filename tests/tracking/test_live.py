@@ -6,12 +6,12 @@ import pytest
 
 from fdl.core import layout
 from fdl.core.errors import InputError
-from fdl.live_runs import ATTEMPTS, LONGEST_WAIT, watch
-from fdl.mlflow_store import Unusable
 from fdl.results.locks import bundle_lock
 from fdl.results.unfinished import ProgressFile
-from fdl.tracking import track
-from tests.test_tracking import CLASSICAL, EPOCHS, FDL, Store, small_grid, write_record
+from fdl.tracking.live import ATTEMPTS, LONGEST_WAIT, watch
+from fdl.tracking.mirror import track
+from fdl.tracking.store import Unusable
+from tests.tracking.test_mirror import CLASSICAL, EPOCHS, FDL, Store, small_grid, write_record
 
 HISTORY = [{"epoch": epoch, "loss": 9.0 - epoch, "train_accuracy_0": epoch / 10} for epoch in range(8)]
 

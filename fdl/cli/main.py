@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fdl import __version__, cli_costs, cli_data, cli_results
-from fdl.cli_options import (
+from fdl import __version__
+from fdl.cli import costs, data, results
+from fdl.cli.options import (
     DEFAULT,
     ConfigfileOption,
     Datasets,
@@ -23,13 +24,13 @@ from fdl.cli_options import (
     load,
     with_options,
 )
+from fdl.cli.terminal import degrade
 from fdl.core import files, layout
 from fdl.core.console import live_lines, plain
 from fdl.core.errors import InputError, MethodError, fact_about_the_machine
 from fdl.core.protocol import images_name
 from fdl.core.provenance import available_cores
 from fdl.core.settings import Bundle, Params
-from fdl.terminal import degrade
 
 
 class CamScore(StrEnum):
@@ -64,9 +65,9 @@ def _options(
     """A fair test of the feature distance loss (arXiv 2205.11606)."""
 
 
-app.add_typer(cli_data.app, name="data")
-app.add_typer(cli_results.app)  # without a name: its verbs are the app's
-app.add_typer(cli_costs.app)
+app.add_typer(data.app, name="data")
+app.add_typer(results.app)  # without a name: its verbs are the app's
+app.add_typer(costs.app)
 
 
 @app.command()
@@ -268,19 +269,19 @@ def track(
     every: Annotated[float, typer.Option(min=1, help="Seconds between the passes of --watch.")] = 30,
 ) -> None:
     """Mirror the records into MLflow; safe to repeat."""
-    from fdl import live_runs, tracking
+    from fdl.tracking import live, mirror
 
     resolved = load(file, preset, set_, configfile)
     if watch:
-        live_runs.watch(
-            lambda: tracking.track(resolved, uri=uri, live=True),
+        live.watch(
+            lambda: mirror.track(resolved, uri=uri, live=True),
             seconds=every,
             say=plain,
         )
     else:
-        print(f"mlflow: {_counted(tracking.track(resolved, uri=uri))}")
+        print(f"mlflow: {_counted(mirror.track(resolved, uri=uri))}")
     if receipt:
-        files.write_atomically(receipt, files.to_json(tracking.mirrored(resolved)))
+        files.write_atomically(receipt, files.to_json(mirror.mirrored(resolved)))
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`fdl.planning` measures)."""
+"""What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`plan` measures)."""
 
 from collections import Counter
 from collections.abc import Iterable

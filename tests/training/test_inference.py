@@ -15,7 +15,7 @@ from fdl.core.errors import InputError
 from fdl.core.settings import Cell
 from fdl.data import prepare, splits
 from fdl.evaluation.voting import softmax
-from fdl.predicting import as_csv, image_files, load_ensemble, predict_files
+from fdl.training.inference import as_csv, image_files, load_ensemble, predict_files
 from tests.projects import tiny
 
 FDL = Cell("bsd", "alexnet", 3, "fdl", 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fdl import cli
+from fdl.cli import main
 from fdl.core import layout
 from fdl.core.settings import Bundle
 from tests.projects import ROOT, tiny, write_images, write_params
@@ -22,7 +22,7 @@ def fdl(project, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["fdl", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         captured = capsys.readouterr()
         return end.value.code or 0, captured.out, captured.err
 
@@ -31,7 +31,7 @@ def fdl(project, monkeypatch, capsys):
 
 def test_the_installed_command_is_the_module():
     (script,) = entry_points(group="console_scripts", name="fdl")
-    assert script.load() is cli.main
+    assert script.load() is main.main
 
 
 def test_the_verbs_in_order_make_a_record(fdl):
@@ -124,7 +124,8 @@ def test_a_wrong_option_ends_with_2(project):
 def test_settings_are_read_without_the_heavy_libraries(project):
     """36 bundles and 24 draws start a process each: torch costs them seconds, MLflow and pandas too."""
     code = (
-        "import sys; import fdl.cli, fdl.core.settings, fdl.data.splits, fdl.reporting.targets, fdl.tracking; "
+        "import sys; import fdl.cli.main, fdl.core.settings, fdl.data.splits; "
+        "import fdl.reporting.targets, fdl.tracking.mirror; "
         "print([name for name in ('torch', 'pandas', 'mlflow', 'matplotlib', 'pyarrow') if name in sys.modules])"
     )
     assert python("-c", code, cwd=project).stdout == "[]\n"

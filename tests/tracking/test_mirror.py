@@ -22,20 +22,20 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from fdl import tracked
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.head_settings import head_settings
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, digest, load
-from fdl.mlflow_store import Unusable
 from fdl.results import records
-from fdl.tracking import mirrored, track
+from fdl.tracking import record_view
+from fdl.tracking.mirror import mirrored, track
+from fdl.tracking.store import Unusable
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
-PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 120
 FDL, CLASSICAL = (Cell("neu", "alexnet", 3, method, 0) for method in ("fdl", "classical"))
 
@@ -276,9 +276,9 @@ def test_curves_are_thinned_with_first_and_last_and_without_nan(uri) -> None:
 
 def test_thinning_keeps_a_short_curve_whole() -> None:
     points = [(epoch, float(epoch)) for epoch in range(25)]
-    assert tracked.thin(points) == points
-    assert tracked.thin(points, 3) == [points[0], points[12], points[24]]
-    assert tracked.thin([]) == []
+    assert record_view.thin(points) == points
+    assert record_view.thin(points, 3) == [points[0], points[12], points[24]]
+    assert record_view.thin([]) == []
 
 
 def test_a_bundle_shows_means_over_finished_seeds(uri) -> None:
@@ -352,11 +352,11 @@ def test_a_killed_pass_is_repaired(uri, monkeypatch) -> None:
             raise KeyboardInterrupt
         return dataset_input(record, dataset)
 
-    dataset_input = tracked.dataset_input
-    monkeypatch.setattr(tracked, "dataset_input", killed_at_the_second_cell)
+    dataset_input = record_view.dataset_input
+    monkeypatch.setattr(record_view, "dataset_input", killed_at_the_second_cell)
     with pytest.raises(KeyboardInterrupt):
         track(params, uri=uri)
-    monkeypatch.setattr(tracked, "dataset_input", dataset_input)
+    monkeypatch.setattr(record_view, "dataset_input", dataset_input)
     whole, half = (cell.key for cell in described)
     left = Store(uri).runs()
     assert {name: run.info.status for name, run in left.items()} == {
@@ -490,12 +490,12 @@ def test_no_address_ends_in_a_traceback_or_shows_its_password(uri, project, monk
 @pytest.fixture
 def fdl(monkeypatch, capfd):
     """A verb, called in this process: exit code, output, errors."""
-    from fdl import cli
+    from fdl.cli import main
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["fdl", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         captured = capfd.readouterr()
         return int(end.value.code or 0), captured.out, captured.err
 
@@ -542,7 +542,7 @@ def test_a_database_of_another_user_names_the_file_its_owner_and_the_remedy(uri,
     def refuse(*_, **__):
         raise MlflowException("x") from sqlite3.OperationalError("attempt to write a readonly database")
 
-    monkeypatch.setattr("fdl.tracking._mirror", refuse)
+    monkeypatch.setattr("fdl.tracking.mirror._mirror", refuse)
     with pytest.raises(Unusable) as caught:
         track(small_grid(), uri=uri)
     owner = Path("mlflow.db").owner()
@@ -611,6 +611,6 @@ def test_a_deleted_experiment_is_not_filled(uri) -> None:
 
 def test_the_module_is_imported_without_mlflow() -> None:
     code = (
-        "import sys, fdl.tracking; sys.exit(any(name in sys.modules for name in ('mlflow', 'sqlalchemy', 'pyarrow')))"
+        "import sys, fdl.tracking.mirror; sys.exit(any(map(sys.modules.get, ('mlflow', 'sqlalchemy', 'pyarrow'))))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

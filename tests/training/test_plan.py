@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from fdl import costs, planning
 from fdl.core import layout
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.costs import Shape
 from fdl.evaluation import cam, known
 from fdl.evaluation.cam import COMPARED, OF_EACH
 from fdl.models import Member
 from fdl.results.collect import headline_values, read_runs
-from fdl.seed_planning import seeds_for, seeds_needed
+from fdl.training import costs, plan
 from fdl.training.bundle import run_bundle
+from fdl.training.costs import Shape
 from fdl.training.device import autocast_bfloat16
 from fdl.training.engine import EVALUATION_BATCH
+from fdl.training.seed_plan import seeds_for, seeds_needed
 from tests.faults.conftest import fdl
 from tests.projects import tiny, write_images, write_params
 from tests.reporting.claim_records import gain, grid, write
@@ -104,9 +104,9 @@ def test_the_constants_are_those_of_the_modules_that_import_torch():
 
 
 def test_the_longest_bundles_begin_first():
-    assert planning.makespan([1, 1, 2], 2) == 2
-    assert planning.makespan([3, 1, 1, 1], 2) == 3
-    assert planning.makespan([1, 2, 3], 1) == 6
+    assert plan.makespan([1, 1, 2], 2) == 2
+    assert plan.makespan([3, 1, 1, 1], 2) == 3
+    assert plan.makespan([1, 2, 3], 1) == 6
 
 
 def test_the_plan_of_a_project(fdl, project):

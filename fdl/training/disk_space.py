@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from fdl import costs
 from fdl.core import layout
 from fdl.core.console import Say
 from fdl.core.files import size_on_disk
 from fdl.core.settings import Bundle, Cell, Params
+from fdl.training import costs
 
 _PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fdl.combine.heads import build_head, train_head
 from fdl.core import settings as settings_module
 from fdl.core.head_settings import HeadSettings, head_settings
 from fdl.core.protocol import DATASETS
@@ -18,6 +17,7 @@ from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import build_members, load_members
 from fdl.training.engine import train as engine_train
+from fdl.training.heads import build_head, train_head
 from tests.training.cells import CLASSES, data, settings
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ PUBLISHED = published()
 @pytest.mark.parametrize(("dataset", "backbone"), PUBLISHED)
 def test_a_fusion_head_has_the_authors_number_of_parameters(dataset, backbone, monkeypatch):
     # Shapes only: 47 million initial weights are slow.
-    monkeypatch.setattr("fdl.combine.heads.glorot_uniform", lambda weight, key: None)
+    monkeypatch.setattr("fdl.training.heads.glorot_uniform", lambda weight, key: None)
     monkeypatch.setattr("fdl.models._initialise", lambda *_: None)
     protocol = DATASETS[dataset]
     with torch.device("meta"):
@@ -269,7 +269,7 @@ def test_statistics_of_a_head_are_estimated_from_training_images_alone(rule, mon
         seen.append((sum(map(len, batches)), how))
         return evaluation_statistics(nets, batches, how)
 
-    monkeypatch.setattr("fdl.combine.heads.evaluation_statistics", record)
+    monkeypatch.setattr("fdl.training.heads.evaluation_statistics", record)
     train(cell=settings(selections=[rule], evaluate_every=1, bn_statistics="reestimate"), epochs=2, tuning_epochs=1)
     evaluations = 2 if rule == "last" else 2 + 3  # of the states kept, and of every epoch that is judged
     assert seen == [(9, "reestimate")] * evaluations

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl.cli_options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
+from fdl.cli.options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
 from fdl.core import files
 
 if TYPE_CHECKING:
-    from fdl.planning import Plan
-    from fdl.seed_planning import SeedsNeeded
+    from fdl.training.plan import Plan
+    from fdl.training.seed_plan import SeedsNeeded
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def plan(
 ) -> None:
     """Say before the start what the grid costs on this machine: hours, memory, disk."""
     resolved = load(file, preset, set_, configfile)
-    from fdl import planning
+    from fdl.training import plan as planning
 
     made = planning.plan(resolved, processes=processes, seconds=seconds)
     if as_json:
@@ -109,7 +109,7 @@ def bench(
     from fdl.core.errors import InputError
     from fdl.training.device import gpu_slots
 
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / "benchmarks" / "cpu.py").is_file():
         raise InputError(
             f"{root / 'benchmarks'}: not there; bench needs the project's source folder, not only the package"

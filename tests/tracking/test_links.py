@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fdl.mlflow_links import links, main
 from fdl.results.collect import collect
-from fdl.tracking import track
+from fdl.tracking.links import links, main
+from fdl.tracking.mirror import track
 from tests.reporting.fabricate import fabricate, small_grid
 
 
