@@ -46,6 +46,7 @@ lint: $(READY)
 	ruff format --check .
 	snakefmt --check workflow
 	snakemake --lint
+	lint-imports --no-cache --no-logo
 
 types: $(READY)
 	mypy
