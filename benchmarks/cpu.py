@@ -19,6 +19,7 @@ from benchmarks.timing import compared, cpu_seconds, machine, precisions, table,
 from fdl.training import engine
 from fdl.training.adam import Adam
 from fdl.training.device import set_up_cpu
+from fdl.training.state import CellSettings, Images
 
 CASES = [("cifar10", "alexnet", 32), ("cifar10", "vgg", 32), ("cifar10", "resnet", 32)]
 BATCH, EVALUATED = 10, 100
@@ -37,23 +38,23 @@ def folded(net: nn.Module) -> nn.Module:
     return net
 
 
-def images(size: int) -> engine.Images:
+def images(size: int) -> Images:
     """Noise, and labels of ten classes."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (EVALUATED, 3, size, size), dtype=torch.uint8, generator=generator)
-    return engine.Images(pixels, torch.arange(EVALUATED) % 10)
+    return Images(pixels, torch.arange(EVALUATED) % 10)
 
 
 def ours(dataset: str, backbone: str, size: int, bf16: bool) -> tuple[Callable[[], object], Callable[[], object], Any]:
     """A train step of our loop, an evaluation, and the nets."""
-    settings = engine.CellSettings(
+    settings = CellSettings(
         backbone=backbone, dataset=dataset, method="fdl", method_params={"cosine_weight": 0.5, "gaussian_weight": 0.05},
         seed=0, members=5, image_size=size, width=1.0, epochs=1, batch_size=BATCH, learning_rate=1e-4, augment=False,
         selections=["last"], evaluate_every=None, bn_statistics="moving", autocast=bf16,
     )  # fmt: skip
     nets = engine.build_members(settings, 10, "cpu")
     adam, all_images = Adam(nets, 1e-4), images(size)
-    batch = engine.Images(all_images.pixels[:BATCH], all_images.labels[:BATCH])
+    batch = Images(all_images.pixels[:BATCH], all_images.labels[:BATCH])
 
     def step() -> None:
         for net in nets:

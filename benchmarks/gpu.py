@@ -22,9 +22,10 @@ from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import RESULTS, machine, write
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import load
-from fdl.training import costs, engine
+from fdl.training import costs
 from fdl.training.costs import Shape
 from fdl.training.fused import Program, Run
+from fdl.training.state import CellData, CellSettings, Images
 
 CASES = [("cifar10", 32), ("miniimagenet", 84), ("neu", 200)]
 STEPS, EVALUATED = 40, 400
@@ -63,10 +64,10 @@ def _set(precision: str) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _images(number: int, size: int, classes: int) -> engine.Images:
+def _images(number: int, size: int, classes: int) -> Images:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator)
-    return engine.Images(pixels.to(DEVICE), (torch.arange(number) % classes).to(DEVICE))
+    return Images(pixels.to(DEVICE), (torch.arange(number) % classes).to(DEVICE))
 
 
 def measure_naive(dataset: str, size: int) -> dict[str, float]:
@@ -84,14 +85,14 @@ def measure_fused(dataset: str, size: int, runs: int, precision: str) -> dict[st
     """The same of each of so many runs in a program; steps are an epoch's, with its augmentation."""
     _set(precision)
     classes = len(DATASETS[dataset].classes)
-    data = engine.CellData(
+    data = CellData(
         _images(10 * STEPS, size, classes), _images(EVALUATED, size, classes), _images(10, size, classes),
         torch.arange(10, device=DEVICE), classes,
     )  # fmt: skip
     made = []
     for number in range(runs):
         method, params = ("fdl", {"cosine_weight": 0.5, "gaussian_weight": 0.05}) if number % 2 else ("classical", {})
-        settings = engine.CellSettings(
+        settings = CellSettings(
             backbone="alexnet", dataset=dataset, method=method, method_params=params, seed=number // 2, members=5,
             image_size=size, width=1.0, epochs=1, batch_size=10, learning_rate=1e-4, augment=True,
             selections=["last"], evaluate_every=None, bn_statistics="moving", autocast=precision == "bfloat16",

@@ -13,8 +13,8 @@ import torch
 from benchmarks.timing import compared, cpu_seconds, machine, precisions, write
 from fdl.training import engine
 from fdl.training.device import set_up_cpu
-from fdl.training.engine import CellData, CellSettings, Images, Trained
 from fdl.training.fused import Program, Run
+from fdl.training.state import CellData, CellSettings, Images, Trained
 
 METHODS = {"classical": {}, "fdl": {"cosine_weight": 0.5, "gaussian_weight": 0.05}}
 

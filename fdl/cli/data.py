@@ -59,6 +59,7 @@ def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str
     from rich.filesize import decimal
 
     from fdl.data import download, sources
+    from fdl.data.locate import locate
 
     images, state, size, terms = "", "missing", "", ""
     source = settings.source_of(dataset)
@@ -71,7 +72,7 @@ def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str
         state = "written when used"
     else:
         try:
-            sources.locate(settings, dataset)
+            locate(settings, dataset)
             state = "there"
         except InputError:
             pass

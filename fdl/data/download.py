@@ -30,6 +30,7 @@ from fdl.core.console import Say, plain
 from fdl.core.errors import InputError
 from fdl.core.protocol import DATASETS
 from fdl.data import recognise, sources, transfer
+from fdl.data.folder_lock import folder_lock
 from fdl.data.places import File, Place
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
@@ -106,7 +107,7 @@ def _offline() -> bool:
 @contextmanager
 def _alone(folder: Path, say: Say) -> Iterator[None]:
     """Held by one process at a time; a second one waits and then finds the work done."""
-    lock = sources.lock(folder)
+    lock = folder_lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -20,7 +20,9 @@ from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.data import formats, own_images, sources
 from fdl.data.decoding import decode_all, digests_of
+from fdl.data.folder_lock import folder_lock
 from fdl.data.images import FULL, POOLS
+from fdl.data.locate import Located, locate
 from fdl.data.pools import TEST, VALIDATION, assign
 
 _CHUNK = 256  # images copied at a time
@@ -72,10 +74,10 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
     Raises:
         InputError: a file is missing, unreadable or in the wrong layout.
     """
-    located = sources.locate(params, dataset)
+    located = locate(params, dataset)
     folder = layout.prepared_folder(params, dataset, pool)
     temporary = folder.with_name(f".{folder.name}.partial")
-    with sources.lock(folder):
+    with folder_lock(folder):
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
         temporary.mkdir(parents=True)
         try:
@@ -87,11 +89,11 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
     return folder
 
 
-def _write(params: Params, dataset: str, pool: int | None, located: sources.Located, folder: Path, say: Say) -> None:
+def _write(params: Params, dataset: str, pool: int | None, located: Located, folder: Path, say: Say) -> None:
     size, source = params.image_size_of(dataset), params.source_of(dataset)
     synthetic, own = source == "synthetic", source == "own"
     fingerprint = own_images.fingerprint(located.folder) if own else ""
-    with sources.lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
+    with folder_lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
         unpacked = layout.extracted_folder(params, dataset)
         opened = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
     if own:

@@ -17,7 +17,6 @@ from fdl.core.titles import BASELINE, METHOD, backbone_title, combiner_title, da
 from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
 from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
-from fdl.reporting import statistics
 from fdl.reporting.results import Results, read_arrays, read_record
 from fdl.results.collect import CellState
 

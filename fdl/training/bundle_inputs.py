@@ -12,7 +12,7 @@ from fdl.results.digests import training_digest
 from fdl.results.unfinished import ProgressFile
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.device import autocast_bfloat16
-from fdl.training.engine import CellData, CellSettings, Diverged, Images, Trained
+from fdl.training.state import CellData, CellSettings, Diverged, Images, Trained
 
 
 class BundleInputs:

@@ -16,7 +16,7 @@ from fdl.core.settings import Params
 from fdl.data import prepare
 
 # Of modules that would import torch:
-EVALUATED = 200  # images at a time, `fdl.training.engine.EVALUATION_BATCH`
+EVALUATED = 200  # images at a time, `fdl.training.state.EVALUATION_BATCH`
 COMPARED = 1000  # test images at most, `fdl.evaluation.cam.COMPARED`
 KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 

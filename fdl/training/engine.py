@@ -8,7 +8,7 @@ All methods of a seed see the same images, initial weights, batches, augmentatio
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -31,91 +31,7 @@ from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.checkpoint import Checkpoint
 from fdl.training.progress import Pace, progress_line
 from fdl.training.selection import Selector
-
-EVALUATION_BATCH = 200
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Images:
-    """One split: pixels uint8 (N, 3, H, W), labels int64 (N,)."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class CellData:
-    """The splits of one draw, on the device."""
-
-    train: Images
-    validation: Images
-    test: Images
-    small: Tensor  # positions in `validation` of a subset no larger than `train`
-    num_classes: int
-
-
-@dataclass(frozen=True)
-class CellSettings:
-    """What `Params.training_settings` says, plus the cell's key parts."""
-
-    backbone: str
-    dataset: str
-    method: str
-    method_params: dict[str, float]
-    seed: int
-    members: int
-    image_size: int
-    width: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    augment: bool
-    selections: Sequence[str]
-    evaluate_every: int | None
-    bn_statistics: str
-    own_batches: bool = False  # every member has its own batches and its own best epoch (fdl.core.controls)
-    weights: str | None = None  # file that the nets start from; None: random weights
-    learning_rates: Sequence[float] = ()  # candidates, of which validation chooses one (fdl.training.tuning)
-    autocast: bool = False
-
-    @property
-    def has_distance(self) -> bool:
-        """Whether the members' maps of a training batch can be compared: several nets that see the same images."""
-        return self.members > 1 and not self.own_batches
-
-
-@dataclass
-class Trained:
-    """What a training leaves behind."""
-
-    history: list[dict[str, float]]  # a row per epoch
-    states: dict[str, list[State]]  # selection rule → a state per member
-    selected: dict[str, list[int]]  # selection rule → epoch per member, 0-based
-    validated: list[int] = field(default_factory=list)  # epochs with a validation
-    validation_correct: list[Tensor] = field(default_factory=list)  # of these epochs: booleans (M, N)
-    tuning: dict[str, Any] | None = None  # how the learning rate was chosen (fdl.training.tuning)
-    layout: str = "loop"  # or with how many others it was fused (fdl.training.together)
-    seconds: float | None = None  # its part of a fused program's time; None: measured by who called
-
-
-class Diverged(Exception):
-    """A member's cross-entropy, the whole loss or a prediction is not finite."""
-
-    def __init__(
-        self,
-        epoch: int,
-        reason: str,
-        history: list[dict[str, float]],
-        layout: str = "loop",
-        seconds: float | None = None,
-    ) -> None:
-        super().__init__(f"epoch {epoch}: {reason}")
-        self.epoch, self.reason, self.history = epoch, reason, history
-        self.layout, self.seconds = layout, seconds  # as in `Trained`
+from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, Images, State, Trained
 
 
 def build_members(settings: CellSettings, num_classes: int, device: str) -> list[nn.Module]:

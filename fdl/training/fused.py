@@ -30,9 +30,9 @@ from fdl.models.layers import MOMENTUM
 from fdl.training import engine
 from fdl.training.adam import FlatAdam
 from fdl.training.cuda_graph import Replay
-from fdl.training.engine import CellData, CellSettings, Diverged, Trained
 from fdl.training.progress import Pace, fused_line
 from fdl.training.selection import Selector
+from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, State, Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ class Program:
     def _nets_of(self, number: int) -> range:
         return range(number * self.members, (number + 1) * self.members)
 
-    def _state_of(self, number: int, member: int) -> engine.State:
+    def _state_of(self, number: int, member: int) -> State:
         return self.nets.state(self._nets_of(number)[member])
 
     def _place_images(self) -> None:
@@ -195,7 +195,7 @@ class Program:
         # As many images of a net as keep the memory of an evaluation where it is for one ensemble in the loop. On a
         # CPU nets are narrow, and no number may depend on how many runs there are.
         alike = 1 if device == "cpu" else len(self.runs)
-        self._evaluated = max(1, engine.EVALUATION_BATCH // alike)
+        self._evaluated = max(1, EVALUATION_BATCH // alike)
         self._seen = self.data.validation.pixels[: self._evaluated].clone()
         self._truth = self.data.validation.labels[: self._evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
@@ -376,7 +376,7 @@ def _absorb(key: Tensor, word: Tensor | int) -> Tensor:
     return result
 
 
-def _on_cpu(states: dict[str, list[engine.State]]) -> dict[str, list[engine.State]]:
+def _on_cpu(states: dict[str, list[State]]) -> dict[str, list[State]]:
     return {
         rule: [{name: value.cpu() for name, value in state.items()} for state in members]
         for rule, members in states.items()

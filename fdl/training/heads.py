@@ -21,7 +21,8 @@ from fdl.core.randomness import derive, permutation
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
-from fdl.training.engine import EVALUATION_BATCH, CellData, CellSettings, epoch_batches, to_input
+from fdl.training.engine import epoch_batches, to_input
+from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings
 
 # A head's name → its place in the keys of its weights and dropout.
 HEADS = {"fusion": 0, "stacking": 1}

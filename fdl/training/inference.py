@@ -21,8 +21,9 @@ from fdl.evaluation.cam import grad_cam, normalise
 from fdl.evaluation.voting import softmax
 from fdl.results import records
 from fdl.results.state import require
-from fdl.training.engine import EVALUATION_BATCH, CellSettings, load_members, predict, to_input
+from fdl.training.engine import load_members, predict, to_input
 from fdl.training.predictions import read_weights, weights_file
+from fdl.training.state import EVALUATION_BATCH, CellSettings
 
 _PANEL = 128  # pixels at least of an overlay's side
 Pixels = NDArray[np.uint8]

@@ -197,6 +197,7 @@ def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
     from fdl.training import engine
     from fdl.training.adam import Adam
     from fdl.training.device import autocast_bfloat16
+    from fdl.training.state import CellSettings, Images
 
     def clock() -> float:
         if device == "cuda":
@@ -204,7 +205,7 @@ def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
             return time.perf_counter()
         return time.process_time() / params.threads
 
-    settings = engine.CellSettings(
+    settings = CellSettings(
         backbone=shape.backbone, dataset=shape.dataset, method="classical", method_params={}, seed=0, members=1,
         image_size=shape.image_size, width=shape.width, epochs=1, batch_size=params.batch_size,
         learning_rate=1e-4, augment=params.augment, selections=["last"], evaluate_every=None,
@@ -212,10 +213,10 @@ def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
 
-    def images(number: int) -> engine.Images:
+    def images(number: int) -> Images:
         pixels = torch.randint(0, 256, (number, 3, shape.image_size, shape.image_size), generator=generator)
         labels = torch.arange(number) % shape.classes
-        return engine.Images(pixels.to(torch.uint8).to(device), labels.to(device))
+        return Images(pixels.to(torch.uint8).to(device), labels.to(device))
 
     nets = engine.build_members(settings, shape.classes, device)
     adam, batch, many = Adam(nets, 1e-4), images(params.batch_size), images(_at_once(shape))

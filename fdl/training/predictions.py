@@ -17,8 +17,9 @@ from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper, known, rows
 from fdl.results.scoring import HEAD_COMBINERS, write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
-from fdl.training.engine import CellData, CellSettings, Diverged, Trained, load_members, predict, to_input
+from fdl.training.engine import load_members, predict, to_input
 from fdl.training.heads import Outputs, TrainedHead, train_head
+from fdl.training.state import CellData, CellSettings, Diverged, Trained
 from fdl.training.tables import write_table
 
 # combiner → {"epoch": the one that counts} or {"failed": why}

@@ -2,12 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from fdl.core.console import Say
-
-if TYPE_CHECKING:
-    from fdl.training.engine import CellSettings
+from fdl.training.state import CellSettings
 
 
 class Pace:
@@ -37,19 +34,19 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def progress_line(settings: "CellSettings", row: Mapping[str, float], pace: str) -> str:
+def progress_line(settings: CellSettings, row: Mapping[str, float], pace: str) -> str:
     """One epoch of a cell for a reader."""
     name = f"{settings.method} seed {settings.seed}"
     return f"{name}: epoch {int(row['epoch']) + 1}/{settings.epochs}  {figures(settings, row)}  {pace}"
 
 
-def runs_name(runs: Sequence["CellSettings"]) -> str:
+def runs_name(runs: Sequence[CellSettings]) -> str:
     """What runs that are trained together are called: by their seed, if it is one."""
     seeds = {settings.seed for settings in runs}
     return f"seed {runs[0].seed}" if len(seeds) == 1 else f"{len(runs)} runs"
 
 
-def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float]], pace: str) -> str:
+def fused_line(runs: Sequence[CellSettings], rows: Sequence[Mapping[str, float]], pace: str) -> str:
     """One epoch of runs that are trained together: means over the runs of each method."""
     by_method: dict[str, list[Mapping[str, float]]] = {}
     for settings, row in zip(runs, rows, strict=True):
@@ -61,7 +58,7 @@ def fused_line(runs: Sequence["CellSettings"], rows: Sequence[Mapping[str, float
     return f"{runs_name(runs)}: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
 
 
-def figures(settings: "CellSettings", row: Mapping[str, float]) -> str:
+def figures(settings: CellSettings, row: Mapping[str, float]) -> str:
     """Losses and accuracies of a row of the history; accuracies are means over the members."""
 
     def mean(name: str) -> float:

@@ -1,12 +1,10 @@
 """Which epoch of a training counts, by every rule that is asked for."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fdl.training.engine import CellData, CellSettings, State, Trained
+from fdl.training.state import CellData, CellSettings, State, Trained
 
 
 class Selector:
@@ -16,11 +14,11 @@ class Selector:
     with batches of their own are scored one by one: no rule adds them up.
     """
 
-    def __init__(self, settings: "CellSettings", data: "CellData", result: "Trained") -> None:
+    def __init__(self, settings: CellSettings, data: CellData, result: Trained) -> None:
         self.settings, self.small, self.result = settings, data.small, result
         self.best: dict[str, list[int]] = {}
 
-    def add(self, right: Tensor, state_of: Callable[[int], "State"], epoch: int) -> dict[str, float]:
+    def add(self, right: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
         """Score an epoch; the validation columns of the history.
 
         Args:
@@ -35,7 +33,7 @@ class Selector:
         accuracies = right.double().mean(dim=1).tolist()
         return {f"validation_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
-    def _select(self, rule: str, right: Tensor, state_of: Callable[[int], "State"], epoch: int) -> None:
+    def _select(self, rule: str, right: Tensor, state_of: Callable[[int], State], epoch: int) -> None:
         members = len(right)
         if rule == "last":
             scores = [int(epoch == self.settings.epochs - 1)] * members

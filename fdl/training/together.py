@@ -17,9 +17,9 @@ from fdl.core.errors import InputError
 from fdl.core.fused_methods import NARROW
 from fdl.core.settings import digest
 from fdl.training.checkpoint import Checkpoint
-from fdl.training.engine import CellSettings, Diverged, Trained
 from fdl.training.fused import Program, Run, distance_weights
 from fdl.training.progress import runs_name
+from fdl.training.state import CellSettings, Diverged, Trained
 
 
 @dataclass(frozen=True)

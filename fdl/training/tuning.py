@@ -7,7 +7,7 @@ from typing import Any
 from fdl.core.console import Say
 from fdl.training import engine
 from fdl.training.checkpoint import Checkpoint
-from fdl.training.engine import CellData, CellSettings, Diverged, Trained
+from fdl.training.state import CellData, CellSettings, Diverged, Trained
 
 
 def train(

@@ -12,8 +12,8 @@ import pytest
 
 from fdl.core import layout
 from fdl.core.errors import InputError
-from fdl.data import sources
 from fdl.data.formats import Expected
+from fdl.data.locate import Located
 from fdl.data.prepare import Prepared, load, prepare
 from tests.data.published import (
     BSD,
@@ -181,7 +181,7 @@ def test_files_are_held_to_what_their_source_expects(project, monkeypatch):
     write_bsd(project / "images")
     params = settings(project / "images", "bsd")
     expected = Expected(counts={"train": 21, "test": 5})
-    monkeypatch.setattr(sources, "locate", lambda *_: sources.Located(project / "images/bsd", (), expected))
+    monkeypatch.setattr("fdl.data.prepare.locate", lambda *_: Located(project / "images/bsd", (), expected))
     with pytest.raises(InputError, match="20 train images of class 'N', but 21 are published"):
         prepare(params, "bsd")
     assert not layout.prepared_folder(params, "bsd").exists()

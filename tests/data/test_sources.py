@@ -12,6 +12,7 @@ from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.protocol import DATASETS
 from fdl.data import sources
+from fdl.data.locate import Located, locate
 from fdl.data.places import File
 from fdl.data.prepare import load, prepare
 from fdl.data.sources import SOURCES
@@ -156,9 +157,9 @@ OWN = {"name": "bolts", "folder": "my/bolts", "image_size": 16, "like": "neu"}
 def test_own_images_are_taken_from_their_folder_whatever_the_source(project):
     params = settings(project, "neu", source="official", data_dir=None, datasets=[OWN])
     with pytest.raises(InputError, match=r"my/bolts: no such folder; put the images of bolts there, or correct"):
-        sources.locate(params, "bolts")
+        locate(params, "bolts")
     (project / "my/bolts").mkdir(parents=True)
-    assert sources.locate(params, "bolts") == sources.Located(Path("my/bolts"))
+    assert locate(params, "bolts") == Located(Path("my/bolts"))
 
 
 def test_own_classes_are_sorted_and_names_mean_nothing(project):

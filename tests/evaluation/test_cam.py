@@ -22,7 +22,8 @@ from fdl.evaluation.cam import (
 from fdl.evaluation.overlap import empty_maps, left_out, on_same_images, overlap, signed_bounds, signed_overlap
 from fdl.models import build
 from fdl.training.batchnorm import evaluation_statistics
-from fdl.training.engine import CellData, Images, build_members, predict, to_input, train
+from fdl.training.engine import build_members, predict, to_input, train
+from fdl.training.state import CellData, Images
 from tests.training.cells import settings
 
 # As a training batch: every net's scores differ between images.

@@ -610,7 +610,5 @@ def test_a_deleted_experiment_is_not_filled(uri) -> None:
 
 
 def test_the_module_is_imported_without_mlflow() -> None:
-    code = (
-        "import sys, fdl.tracking.mirror; sys.exit(any(map(sys.modules.get, ('mlflow', 'sqlalchemy', 'pyarrow'))))"
-    )
+    code = "import sys, fdl.tracking.mirror; sys.exit(any(map(sys.modules.get, ('mlflow', 'sqlalchemy', 'pyarrow'))))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from fdl.training.engine import CellData, CellSettings, Images
+from fdl.training.state import CellData, CellSettings, Images
 
 CLASSES = 3
 

@@ -25,8 +25,8 @@ from fdl.training import predictions as predictions_module
 from fdl.training.bundle import map_bundle, run_bundle, train_bundle
 from fdl.training.checkpoint import Checkpoint, Interrupted
 from fdl.training.costs import program_size, space
-from fdl.training.engine import Diverged
 from fdl.training.fused import Program
+from fdl.training.state import Diverged
 from tests.projects import tiny, write_images
 
 BUNDLE = Bundle("bsd", "alexnet", 3)

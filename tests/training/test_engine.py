@@ -11,7 +11,6 @@ from fdl.models.layers import set_dropout_key
 from fdl.training import engine
 from fdl.training.adam import Adam
 from fdl.training.engine import (
-    Diverged,
     build_members,
     epoch_batches,
     load_members,
@@ -20,6 +19,7 @@ from fdl.training.engine import (
     predict,
     train,
 )
+from fdl.training.state import Diverged
 from tests.training import cells
 
 

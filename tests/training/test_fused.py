@@ -13,8 +13,8 @@ from fdl.core.protocol import DATASETS
 from fdl.methods import registry
 from fdl.methods.losses import feature_distance
 from fdl.training import engine
-from fdl.training.engine import Diverged
 from fdl.training.fused import Program, Run, distance_weights
+from fdl.training.state import Diverged
 from fdl.training.together import can_be_fused
 from tests.training import cells
 

@@ -17,8 +17,8 @@ from fdl.training import costs, plan
 from fdl.training.bundle import run_bundle
 from fdl.training.costs import Shape
 from fdl.training.device import autocast_bfloat16
-from fdl.training.engine import EVALUATION_BATCH
 from fdl.training.seed_plan import seeds_for, seeds_needed
+from fdl.training.state import EVALUATION_BATCH
 from tests.faults.conftest import fdl
 from tests.projects import tiny, write_images, write_params
 from tests.reporting.claim_records import gain, grid, write

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdl.training.engine import Trained
 from fdl.training.selection import Selector
+from fdl.training.state import Trained
 from tests.training import cells
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fdl.training import engine, tuning
 from fdl.training.checkpoint import Checkpoint, Interrupted
-from fdl.training.engine import CellSettings, Diverged, Trained
+from fdl.training.state import CellSettings, Diverged, Trained
 from tests.training import cells
 
 RATES = (0.001, 0.003, 0.009)
