@@ -214,6 +214,19 @@ def test_prose_of_the_loss_changes_no_digest(edited_loss):
     assert edited_loss("The loss and its two terms, 0-d tensors", "Three tensors") == before
 
 
+@pytest.mark.parametrize("imported", ["from fdl import descriptor", "from fdl.methods.losses import descriptor"])
+def test_an_edited_loss_changes_an_own_method_that_uses_it(project, edited_loss, imported):
+    Path("own.py").write_text(
+        f"{imported}\n\n\ndef pull(maps, logits, inputs, labels, *, epoch):\n    return descriptor(maps[0]).sum()\n"
+    )
+    edited_loss()
+    before = method_source("own.pull").digest
+    edited_loss("gaussians.mean(dim=(-2, -1)).sum()", "gaussians.mean(dim=(-2, -1)).mean()")  # not its part
+    assert method_source("own.pull").digest == before
+    edited_loss("mean.detach() > threshold", "mean.detach() >= threshold")
+    assert method_source("own.pull").digest != before
+
+
 USER = {
     "own.py": "from parts.terms import size as norm\n\n\ndef pull(maps, logits, inputs, labels, *, epoch):\n"
     "    return norm(maps)\n",
