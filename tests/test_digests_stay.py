@@ -13,6 +13,10 @@ from tests.projects import ROOT
 
 PRESETS = {
     "demo": "be2ee8e2ba2a718b",
+    "small": "d216297818da5267",
+    "small-cosine": "c19eaa6662914d62",
+    "small-neu-weights": "a1869dfe9f9b2ee1",
+    "small-heads": "1dc5e6848c7286e1",
     "lite": "71674c6a5369662e",
     "lite-selection": "325e359dfb6a22da",
     "lite-moving": "56cc77af16a4c9ab",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fdl.core.errors import InputError
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell, Params, json_schema, load, resolve
-from fdl.data.sources import locate
+from fdl.data.locate import locate
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
