@@ -8,7 +8,7 @@ from fdl.training.state import CellData, CellSettings, State, Trained
 
 
 class Selector:
-    """Keeps, per selection rule, the states of the best epoch so far (DESIGN words: selection).
+    """Keeps, per selection rule, the states of the best epoch so far.
 
     A rule's score is a number of correct validation images; only a strictly higher one replaces. Members
     with batches of their own are scored one by one: no rule adds them up.
