@@ -2,7 +2,6 @@
 
 import json
 import sys
-from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -20,7 +19,7 @@ from fdl.cli.options import (
     with_options,
 )
 from fdl.core import layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.protocol import DATASETS, images_name
 from fdl.core.settings import Params
 
@@ -202,9 +201,7 @@ def _known(datasets: list[str] | None, resolved: Params | None = None) -> list[s
     names = [*DATASETS, *(_own(resolved) if resolved else ())]
     for dataset in datasets or []:
         if dataset not in names:
-            close = get_close_matches(dataset, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
-            raise InputError(f"unknown dataset {dataset!r}; {hint}")
+            raise InputError(f"unknown dataset {dataset!r}; {did_you_mean(dataset, names)}")
     return datasets or []
 
 

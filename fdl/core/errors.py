@@ -1,6 +1,8 @@
 """The errors a user is meant to read, and what is said of a machine that cannot go on."""
 
 import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(Exception):
@@ -15,6 +17,13 @@ class MethodError(Exception):
 
     The command line prints it to stderr without a traceback and exits with code 1.
     """
+
+
+def did_you_mean(name: object, known: Iterable[object], others: str = "") -> str:
+    """What to say after a name that nothing has: the known name nearest to it; else `others`, or all known names."""
+    names = [str(one) for one in known]
+    close = get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else others or f"there are: {', '.join(names) or 'none'}"
 
 
 _ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"

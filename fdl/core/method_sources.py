@@ -6,13 +6,11 @@ user's own, `module.function`: a module of the project folder, or an installed o
 """
 
 import ast
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.method_digest import Stamp, method_digest, module_file, read_module, stamp_of
 
 _METHODS = Path(__file__).parents[1] / "methods" / "registry.py"
@@ -42,7 +40,7 @@ def method_source(name: str) -> MethodSource:
         module, file = "fdl.methods.registry", _METHODS
         registry = _registry(file, stamp_of(file))
         if name not in registry:
-            raise InputError(f"methods: unknown {name!r}; {_hint(name, registry)}")
+            raise InputError(f"methods: unknown {name!r}; {did_you_mean(name, registry)}")
         function = registry[name]
     try:
         parameters, required = _signature(file, stamp_of(file), function)
@@ -70,7 +68,7 @@ def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...]
     node = definitions.get(function, [None])[-1]
     if not isinstance(node, ast.FunctionDef):
         functions = [name for name, found in definitions.items() if isinstance(found[-1], ast.FunctionDef)]
-        raise InputError(f"{file.name} has no function {function!r}; {_hint(function, functions)}")
+        raise InputError(f"{file.name} has no function {function!r}; {did_you_mean(function, functions)}")
     arguments = node.args
     keywords = [argument.arg for argument in arguments.kwonlyargs]
     if (
@@ -82,8 +80,3 @@ def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...]
         raise InputError(f"{file.name}, line {node.lineno}: write it as def {function}{_SIGNATURE}")
     required = {name for name, default in zip(keywords, arguments.kw_defaults, strict=True) if default is None}
     return tuple(name for name in keywords if name != "epoch"), frozenset(required - {"epoch"})
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known) or 'none'}"

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from reprlib import Repr
@@ -20,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -463,9 +462,7 @@ def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
 
 
 def _unknown(value: Any, known: Any, what: str = "") -> str:
-    close = get_close_matches(str(value), [str(name) for name in known], n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(str(name) for name in known)}"
-    return f"unknown {what + ' ' if what else ''}{_shown(value)}; {hint}"
+    return f"unknown {what + ' ' if what else ''}{_shown(value)}; {did_you_mean(value, known)}"
 
 
 def _explain(error: ValidationError) -> str:

@@ -7,12 +7,11 @@ output is the feature map. In names of folders, and so everywhere inside, the co
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.files import file_hash
 from fdl.core.protocol import BACKBONES, BackboneProtocol
 
@@ -99,10 +98,9 @@ def _hash(file: str, changed: int, size: int) -> str:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    if (prefixed := f"torchvision:{name}") in known:
-        close = [prefixed]
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)} and torchvision:resnet18 etc."
+    prefixed = f"torchvision:{name}"
+    others = f"there are: {', '.join(BACKBONES)}, torchvision:resnet18 and so on"
+    return did_you_mean(prefixed if prefixed in known else name, known, others)
 
 
 _FAMILIES = {

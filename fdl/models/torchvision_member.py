@@ -11,7 +11,6 @@ single value per channel passes batch norm.
 
 import pickle
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch.nn import functional
 from torchvision import models, ops
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.randomness import derive, uniform
 from fdl.core.torchvision_nets import PublishedNet
 from fdl.models.layers import Dropout
@@ -125,8 +124,7 @@ def feature_node(net: PublishedNet, image_size: int) -> str:
 
 def _named(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str, Any]) -> str:
     if node not in last:
-        close = get_close_matches(node, last, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(n for n in last if '.' not in n)}"
+        hint = did_you_mean(node, last, f"there are: {', '.join(name for name in last if '.' not in name)}")
         raise InputError(f"torchvision:{net.name} has no layer {node!r}; {hint}")
     output = outputs[last[node]]
     if not _is_map(output):

@@ -5,11 +5,10 @@ Nothing here imports what draws: Snakemake reads this every time it parses the w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from fdl.core import layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, did_you_mean
 from fdl.core.head_settings import head_settings
 from fdl.core.settings import Params
 from fdl.core.titles import COMBINERS, backbone_title, combiner_title, dataset_title
@@ -51,8 +50,7 @@ def target_named(params: Params, name: str) -> Target:
     """
     known = {target.name: target for target in targets(params)}
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        hint = did_you_mean(name, known)
         raise InputError(f"--only {name}: no table or figure of preset {params.preset} is called so; {hint}")
     return known[name]
 

@@ -219,7 +219,7 @@ def test_the_weights_of_the_distance_loss_retrain_only_methods_that_use_it():
 
 WRONG = {
     "unknown key, near miss": ({"epoch": 5}, "unknown key 'epoch'; did you mean 'epochs'?"),
-    "unknown key": ({"zzz": 5}, "unknown key 'zzz'; allowed: preset, source"),
+    "unknown key": ({"zzz": 5}, "unknown key 'zzz'; there are: preset, source"),
     "wrong type": ({"batch_size": "ten"}, "batch_size: 'ten' is not allowed"),
     "too small": ({"epochs": 0}, "epochs: 0 is not allowed"),
     "no such rules": ({"claims": {"grid": None, "rules": 3}}, "claims.rules: 3 is not allowed: input should be 1 or 2"),
@@ -246,7 +246,7 @@ WRONG = {
     "own images, unknown key": ({"datasets": [BOLTS | {"size": 3}]}, "datasets.0: unknown key 'size'"),
     "own images twice": ({"datasets": [BOLTS, BOLTS]}, "datasets: ['bolts', 'bolts'] names a value twice"),
     "a number as dataset": ({"datasets": [3]}, "datasets.0: 3 is not allowed: input should be 'cifar10'"),
-    "a block of unknown images": ({"grid": [{"datasets": ["bolt"]}]}, "datasets: unknown 'bolt'; allowed: cifar10"),
+    "a block of unknown images": ({"grid": [{"datasets": ["bolt"]}]}, "datasets: unknown 'bolt'; there are: cifar10"),
     "no block of the grid": ({"grid": []}, "grid: [] is not allowed"),
     "no block of the claims": ({"claims": {"grid": []}}, "claims.grid: [] is not allowed"),
     "too many cells": (
