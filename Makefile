@@ -8,13 +8,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: chromium test-latex help setup reproduce test lint types tests format ui test-slurm soak kills mutants audit
+.PHONY: chromium test-latex help docs setup reproduce test lint types tests format ui test-slurm soak kills mutants audit
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
 	@echo "make test        set everything up if needed, then lint, types and tests"
 	@echo "make test-latex  compile the LaTeX tables (needs pdflatex)"
 	@echo "make ui          browse the runs in MLflow on this machine; another port: make ui PORT=5001"
+	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
 	@echo "make format      format the code"
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
@@ -63,6 +64,10 @@ PORT ?= 5000
 ui: $(READY)
 	@python -m fdl.tracking.links http://127.0.0.1:$(PORT) sqlite:///mlflow.db
 	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+
+docs: $(READY)
+	uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 test-slurm: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'
