@@ -67,7 +67,7 @@ ui: $(READY)
 
 docs: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 test-slurm: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[slurm]'

@@ -58,7 +58,7 @@ def test_every_file_of_the_project_that_a_page_names_exists(page: str) -> None:
 def test_the_site_is_built_and_asks_no_other_server(tmp_path: Path) -> None:
     if not importlib.util.find_spec("material"):
         pytest.skip("needs the packages of `make docs`")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
     built = "".join(page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html"))
     assert "<math" in built
