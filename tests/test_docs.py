@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from fdl.cli import app
 from tests.projects import ROOT
 
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
@@ -51,8 +53,32 @@ def test_every_link_leads_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_of_the_project_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:fdl|tests|workflow|benchmarks|docs|config)/[\w./-]*\w/?)`", text_of(page))
-    made = {"workflow/report/members.rst", "workflow/Snakefile"}  # what the reader is asked to write
+    made = {"fdl/models/plain.py", "workflow/report/members.rst", "workflow/report/extremes.rst"}  # by the reader
     assert [path for path in named if path not in made and not (ROOT / path).exists()] == []
+
+
+def test_every_command_that_a_page_shows_exists() -> None:
+    """The verbs and options of `fdl`, and the targets of make."""
+    fdl = typer.main.get_command(app)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    shown = 0
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        commands = re.findall(r"`([^`\n]+)`", text)
+        commands += [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        for command in commands:
+            if make := re.match(r"make ([a-z-]+)", command):
+                assert make[1] in targets, (page, command)
+            if called := re.search(r"(?:^| )(?:python -m fdl|fdl) ([a-z].*)", command):
+                words = re.split(r"[#;&|]", called[1])[0].split()
+                found = fdl
+                while words and (verbs := getattr(found, "commands", {})):
+                    assert words[0] in verbs, (page, command)
+                    found = verbs[words.pop(0)]
+                known = {option for parameter in found.params for option in parameter.opts} | {"--help"}
+                assert {word for word in words if word.startswith("--")} <= known, (page, command)
+                shown += 1
+    assert shown > 50
 
 
 def test_the_site_is_built_and_asks_no_other_server(tmp_path: Path) -> None:
