@@ -6,8 +6,8 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-# The package beside this workflow and this interpreter, also in jobs and without activation. Not `basedir`:
-# where another workflow takes this one as a module, that is the other's.
+# Use the package beside this workflow and this interpreter, also in jobs and without an activated environment.
+# Not `basedir`: if another workflow uses this one as a module, that is the other workflow's folder.
 ROOT = str(Path(workflow.current_basedir).parents[1])
 sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
@@ -23,8 +23,8 @@ from fdl.results.state import Judge
 from fdl.core.settings_file import Laid, lay
 from fdl.training.device import gpu_slots
 
-# Read again, as every verb reads it: Snakemake reads YAML 1.1, lets the last of two equal keys win, and takes
-# `--config seeds=[0,1]` for text. A workflow that takes this one as a module may hand over a config of its own.
+# Read the file again, as every verb does: Snakemake reads YAML 1.1, lets the last of two equal keys win, and reads
+# `--config seeds=[0,1]` as text. A workflow that uses this one as a module may pass a config of its own.
 try:
     if "params.yaml" in workflow.configfiles:
         LAID = lay(
@@ -42,7 +42,7 @@ except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
     sys.exit(2)
 
-# There the trainings would be lost without a word: DVC deletes the folder, and they are not in its cache.
+# In such a folder the trainings would be lost silently: DVC deletes it, and they are not in DVC's cache.
 if ".dvc/tmp/exps" in Path.cwd().as_posix():
     print(
         "fdl: `dvc exp run --temp` and `--queue` work in a folder that DVC deletes afterwards, with all trainings; "
@@ -64,8 +64,8 @@ validate(
     LAID.raw | LAID.overrides, schema="../schemas/params.schema.json", set_default=False
 )
 
-# Jobs read the resolved settings from this file. It is neither a rule's input nor its parameter: any
-# key would then run every bundle again. What really changed is for the judge of records to say.
+# Jobs read the resolved settings from this file. It is neither an input nor a parameter of a rule, because then a
+# change of any key would run every bundle again. The judge of records says what really changed.
 os.environ["FDL_PARAMS"] = str(PARAMS.write(layout.SNAKEMAKE))
 
 
@@ -73,8 +73,8 @@ envvars:
     "FDL_PARAMS",
 
 
-# Snakemake ignores `gpu=1` locally unless there is a limit. Never 0: that would turn the request of a
-# cluster job into 0 as well, on a login node without a GPU.
+# Snakemake ignores `gpu=1` locally unless there is a limit. The limit must not be 0: on a login node without a GPU,
+# that would turn the request of a cluster job into 0 as well.
 GPUS = len(gpu_slots())
 if GPUS:
     workflow.global_resources.setdefault("gpu", GPUS)
@@ -93,7 +93,7 @@ SHOWN = {
     target.path(PARAMS, "html" if target.kind == "table" else "png"): target
     for target in targets(PARAMS)
 }
-# Beside the report, not the records: for DVC a stage's folder must not change after the stage.
+# Beside the report and not the records, because a stage's folder must not change after the stage (DVC).
 TRACKED = f"{layout.report_folder(PARAMS)}/tracked.json"
 
 

@@ -1,4 +1,4 @@
-# Images: read from their source into arrays, then drawn from.
+# Images are read from their source into arrays; then the training images are drawn.
 rule prepare:
     output:
         f"{layout.PREPARED}/{{source}}/{{dataset}}/dataset.json",
@@ -13,7 +13,7 @@ rule prepare:
         'python -m fdl data prepare --params "$FDL_PARAMS" {params.dataset} > {log} 2>&1'
 
 
-# The user's own photographs, which change: the output is named after what lies in their folder.
+# The user's own photographs may change, so the output is named after the contents of their folder.
 rule prepare_own:
     output:
         f"{layout.PREPARED}/own/{{dataset}}/photographs-{{photographs}}",

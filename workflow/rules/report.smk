@@ -1,4 +1,4 @@
-# Records → runs.csv → tables and figures; and their mirror in MLflow.
+# Records → runs.csv → tables and figures, and a copy of the records in MLflow.
 rule collect:
     input:
         RECEIPTS,

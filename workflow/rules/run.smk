@@ -1,5 +1,5 @@
 # One job per bundle: all methods and seeds of (dataset, backbone, shots). Its one declared output is
-# the receipt; the cells' records are put in place as they finish and survive a failed job.
+# the receipt. The cells' records are put in place as they finish, so they survive a failed job.
 rule run:
     input:
         splits=bundle_splits,
