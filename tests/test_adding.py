@@ -61,14 +61,14 @@ def test_the_pages_blocks_go_all_the_way_to_the_report(project: Path) -> None:
         (pool / "pitting").rename(pool / "cracked")
         (pool / "no pitting").rename(pool / "sound")
     # A backbone, on that dataset.
-    models, names = "fdl/models/__init__.py", "fdl/reporting/titles.py"
+    models, names = "fdl/models/__init__.py", "fdl/core/titles.py"
     Path("fdl/models/plain.py").write_text(block('"""A small convolutional'))
     name_in("from fdl.models import", "plain, ", models, before="resnet")
     vgg = "        net = Member(vgg.features(blocks), vgg.head(filters * size**2, hidden, num_classes, dropout))\n"
     insert(models, block('    elif variant == "plain"'), after=vgg)
     insert(models, block('        "plain": (layers'), after="    dense = {\n")
     name_in("BACKBONES = ", '"plain", ', protocol, before='"alexnet"')
-    name_in("_BACKBONES = ", "plain|", "fdl/grid.py", before="alexnet")
+    name_in("_BACKBONES = ", "plain|", "fdl/core/grid.py", before="alexnet")
     name_in("_BACKBONES = ", '"plain": "Plain", ', names, before='"alexnet"')
     alexnet = '            "alexnet": BackboneProtocol("alexnet", 1e-4, (0.5, 0.05), 1e-3, False),\n'
     bricks = block('    "bricks": DatasetProtocol')
@@ -82,7 +82,7 @@ def test_the_pages_blocks_go_all_the_way_to_the_report(project: Path) -> None:
     insert(measures, block('    "kappa": (-1.0'), after="RANGES: dict[str, tuple[float, float]] = {\n")
     insert(targets, block("    tables.append"), after='titles[metric], ("soft", metric)) for metric in metrics]\n')
     # A combiner.
-    voting = Path("fdl/combine/voting.py")
+    voting = Path("fdl/evaluation/voting.py")
     parts = [voting.read_text(), block("def most_certain"), block('VOTES["certain"]')]
     voting.write_text("\n\n".join(parts))
     name_in("_COMBINER = ", "certain|", measures, before="soft|")

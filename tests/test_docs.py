@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from fdl.cli import app
+from fdl.cli.main import app
 from tests.projects import ROOT
 
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
