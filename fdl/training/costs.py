@@ -54,6 +54,7 @@ class Work:
     evaluated: int
     mapped: int  # class activation maps whose feature maps the prediction did not leave: forward in float32
     images: int  # in the memory: training, validation, test
+    together: int = 1  # ensembles that a CPU trains as one program
 
     @property
     def flops(self) -> float:

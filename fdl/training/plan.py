@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fdl.core.grid import Bundle, Cell
@@ -14,6 +14,7 @@ from fdl.training.costs import Shape, Work
 from fdl.training.seed_plan import SeedsNeeded, seeds_needed
 
 SCHEMA_VERSION = 2
+Network = tuple[Shape, int]  # and how many ensembles of it are trained together
 SECONDS = 20.0  # of the calibration
 IMPORTS, LIBRARIES = 8.0, 0.75 * 2**30  # seconds of each process before its first step, and bytes; measured
 
@@ -83,7 +84,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     finished = {state.cell for state in states if state.trained and state.has_heads}  # whatever its scores
     bundles = params.bundles()
     due = {
-        bundle: [costs.work(params, cell) for cell in cells if cell not in finished]
+        bundle: _works(params, [cell for cell in cells if cell not in finished], device)
         for bundle, cells in bundles.items()
     }
     paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
@@ -111,6 +112,12 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     )
 
 
+def _works(params: Params, cells: list[Cell], device: str) -> list[Work]:
+    """What is left of a bundle, with the ensembles that share a program on a CPU."""
+    together = costs.program_size(params, cells, device) if device == "cpu" else 1
+    return [replace(costs.work(params, cell), together=together if params.fuses_on_cpu(cell) else 1) for cell in cells]
+
+
 def makespan(hours: Sequence[float], processes: int) -> float:
     """Hours until all bundles are done, the longest begun first."""
     free = [0.0] * processes
@@ -120,11 +127,13 @@ def makespan(hours: Sequence[float], processes: int) -> float:
 
 
 def _line(
-    params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Shape, Pace], *, device: str
+    params: Params, bundle: Bundle, cells: list[Cell], works: list[Work], paces: dict[Network, Pace], *, device: str
 ) -> Line:
     space = costs.space(params, cells, program=costs.program_size(params, cells, device))
     seconds = sum(
-        one.trained * (pace := paces[one.shape]).trained + one.evaluated * pace.evaluated + one.mapped * pace.mapped
+        one.trained * (pace := paces[one.shape, one.together]).trained
+        + one.evaluated * pace.evaluated
+        + one.mapped * pace.mapped
         for one in works
     )
     return Line(
@@ -140,31 +149,36 @@ def _line(
     )
 
 
-def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float) -> dict[Shape, Pace]:
+def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float) -> dict[Network, Pace]:
     """Measure every network of the grid, those with most of the work first, as long as the time lasts."""
     from fdl.training.device import set_up_torch
 
     set_up_torch(params, device)
-    flops: dict[Shape, float] = {}
+    flops: dict[Network, float] = {}
     for one in works:
-        flops[one.shape] = flops.get(one.shape, 0.0) + one.flops
-    shapes = sorted(flops, key=lambda shape: -flops[shape])
-    paces: dict[Shape, Pace] = {}
+        flops[one.shape, one.together] = flops.get((one.shape, one.together), 0.0) + one.flops
+    networks = sorted(flops, key=lambda network: -flops[network])
+    paces: dict[Network, Pace] = {}
     # The smallest first: its rate tells which others there is time for.
     end = time.monotonic() + seconds
     rate = 0.0  # FLOPs per second
-    for left, shape in zip(range(len(shapes), 0, -1), [*shapes[-1:], *shapes[:-1]], strict=True):
+    for left, (shape, together) in zip(range(len(networks), 0, -1), [*networks[-1:], *networks[:-1]], strict=True):
         budget = (end - time.monotonic()) / left
         net = costs.count(shape)
-        batch = params.batch_size * net.training + 2 * _at_once(shape) * net.forward
+        batch = _nets(params, together) * params.batch_size * net.training + 2 * _at_once(shape) * net.forward
         if rate and 2 * batch / rate > max(budget, (end - time.monotonic()) / 2):
             continue
-        paces[shape] = _measure(params, shape, device, budget)
-        rate = rate or net.training / paces[shape].trained
-    for shape in shapes:
-        if shape not in paces:
-            paces[shape] = _estimated(shape, paces)
+        paces[shape, together] = _measure(params, shape, together, device, budget)
+        rate = rate or net.training / paces[shape, together].trained
+    for network in networks:
+        if network not in paces:
+            paces[network] = _estimated(network[0], paces)
     return paces
+
+
+def _nets(params: Params, together: int) -> int:
+    """Nets that a step of the calibration trains: one of the loop, or all of a program."""
+    return together * params.members if together > 1 else 1
 
 
 def _at_once(shape: Shape) -> int:
@@ -172,14 +186,14 @@ def _at_once(shape: Shape) -> int:
     return int(min(costs.EVALUATED, max(10, 2e10 / costs.count(shape).forward)))
 
 
-def _estimated(shape: Shape, measured: dict[Shape, Pace]) -> Pace:
+def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
     """From the rates of the measured networks of the same backbone, or of all."""
-    alike = {one: pace for one, pace in measured.items() if one.backbone == shape.backbone and pace.measured}
-    alike = alike or {one: pace for one, pace in measured.items() if pace.measured}
+    rates = [(one, pace) for (one, _), pace in measured.items() if pace.measured]
+    alike = [(one, pace) for one, pace in rates if one.backbone == shape.backbone] or rates
     net = costs.count(shape)
 
     def mean(seconds: Callable[[Pace], float], flops: Callable[[costs.Net], float]) -> float:
-        return sum(seconds(pace) / flops(costs.count(one)) for one, pace in alike.items()) / len(alike) * flops(net)
+        return sum(seconds(pace) / flops(costs.count(one)) for one, pace in alike) / len(alike) * flops(net)
 
     return Pace(
         mean(lambda pace: pace.trained, lambda of: of.training),
@@ -189,15 +203,16 @@ def _estimated(shape: Shape, measured: dict[Shape, Pace]) -> Pace:
     )
 
 
-def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
-    """The three paces of one network, by the functions that the engine calls."""
+def _measure(params: Params, shape: Shape, together: int, device: str, seconds: float) -> Pace:
+    """The three paces of one network, by the functions that the engine calls, or the program of several ensembles."""
     import torch
 
     from fdl.evaluation.cam import grad_cam
     from fdl.training import engine
     from fdl.training.adam import Adam
     from fdl.training.device import autocast_bfloat16
-    from fdl.training.state import CellSettings, Images
+    from fdl.training.fused import Program, Run
+    from fdl.training.state import CellData, CellSettings, Images
 
     def clock() -> float:
         if device == "cuda":
@@ -229,7 +244,14 @@ def _measure(params: Params, shape: Shape, device: str, seconds: float) -> Pace:
             times += 1
         return (clock() - start) / times / number
 
-    trained = per_image(lambda: engine.train_epoch(settings, batch, nets, adam, 0), len(batch), 0.5)
+    if together > 1:
+        # Classical ones: FDL's takes about as long, for the distance is computed for the history anyway.
+        data = CellData(batch, batch, batch, batch.labels[:1], shape.classes)
+        ensemble = replace(settings, members=params.members)
+        program = Program([Run(ensemble, data)] * together, device)
+        trained = per_image(lambda: program.train_epoch(0), len(batch) * _nets(params, together), 0.5)
+    else:
+        trained = per_image(lambda: engine.train_epoch(settings, batch, nets, adam, 0), len(batch), 0.5)
     for net in nets:
         net.eval()
     inputs = engine.to_input(many.pixels)

@@ -13,7 +13,7 @@ from fdl.evaluation import cam, known
 from fdl.evaluation.cam import COMPARED, OF_EACH
 from fdl.models import Member
 from fdl.results.collect import headline_values, read_runs
-from fdl.training import costs, plan
+from fdl.training import costs, fused, plan
 from fdl.training.bundle import run_bundle
 from fdl.training.costs import Shape
 from fdl.training.device import autocast_bfloat16
@@ -24,6 +24,7 @@ from tests.projects import tiny, write_images, write_params
 from tests.reporting.claim_records import gain, grid, write
 
 __all__ = ["fdl"]  # a fixture
+fused_program = fused.Program
 
 # Millions of FLOPs of a forward pass, counted layer by layer from docs/reference.md 1.
 FORWARD = {
@@ -107,6 +108,16 @@ def test_the_longest_bundles_begin_first():
     assert plan.makespan([1, 1, 2], 2) == 2
     assert plan.makespan([3, 1, 1, 1], 2) == 3
     assert plan.makespan([1, 2, 3], 1) == 6
+
+
+@pytest.mark.parametrize(("methods", "width", "nets"), [(["classical", "fdl"], 0.0625, 4), (["gncl"], 0.0625, 0)])
+def test_narrow_nets_are_measured_as_they_are_trained(project, monkeypatch, methods, width, nets):
+    """Both methods of a seed as one program of two ensembles with two nets each; other losses by the loop."""
+    seen = []
+    monkeypatch.setattr(fused, "Program", lambda *about: seen.append(fused_program(*about)) or seen[-1])
+    lines = plan.plan(tiny(methods=methods, width=width), seconds=0.2).lines
+    assert [program.nets.count for program in seen] == [nets] * bool(nets)
+    assert lines[0].hours > 0
 
 
 def test_the_plan_of_a_project(fdl, project):
