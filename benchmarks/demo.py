@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import machine, write
+from fdl.core.settings import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,22 +30,30 @@ def seconds_of(code: Path, folder: Path, *arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def stages(datasets: list[str], backbones: list[str], shots: list[int]) -> dict[str, list[tuple[str, ...]]]:
-    """The commands of every stage."""
-    chosen = [f"{d}/{b}/{k}shot" for d in datasets for b in backbones for k in shots]
-    whole = ("--set", f"datasets=[{','.join(datasets)}]", "--set", f"backbones=[{','.join(backbones)}]", "--set",
-             f"shots=[{','.join(map(str, shots))}]")  # fmt: skip
+def stages(datasets: list[str]) -> dict[str, list[tuple[str, ...]]]:
+    """The commands of every stage, of the demo's bundles of some datasets."""
+    whole = ("--set", f"datasets=[{','.join(datasets)}]")
+    bundles = load(ROOT / "params.yaml", "demo", {"datasets": datasets}).bundles()
+    backbones = dict.fromkeys(bundle.backbone for bundle in bundles)
     return {
         "data": [("data", "prepare", dataset, *whole) for dataset in datasets],
         "split": [("split", *whole)],
         **{
-            f"run {backbone}": [("run", key, *whole) for key in chosen if f"/{backbone}/" in key]
+            f"run {backbone}": [("run", bundle.key, *whole) for bundle in bundles if bundle.backbone == backbone]
             for backbone in backbones
         },
         "collect": [("collect", *whole)],
         "report": [("report", "--processes", "1", *whole)],
         "track": [("track", *whole)],
     }
+
+
+def commit(code: Path) -> str:
+    """Of a checkout, with a mark if files were changed since."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=code, check=True, capture_output=True, text=True
+    )
+    return found.stdout.strip()
 
 
 def report(content: dict[str, Any]) -> str:
@@ -70,23 +79,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, action="append", help="a checkout; none: this one")
     parser.add_argument("--datasets", nargs="+", default=["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"])
-    parser.add_argument("--backbones", nargs="+", default=["alexnet", "vgg", "resnet"])
-    parser.add_argument("--shots", nargs="+", type=int, default=[3, 5])
     options = parser.parse_args()
     codes = [path.resolve() for path in options.code or [ROOT]]
-    seconds: dict[str, dict[str, float]] = {str(code): {} for code in codes}
+    names = {code: commit(code) for code in codes}
+    seconds: dict[str, dict[str, float]] = {name: {} for name in names.values()}
     content = {"machine": machine(), "seconds": seconds}
-    content["what"] = f"{', '.join(options.datasets)}; {', '.join(options.backbones)}; shots {options.shots}"
+    content["what"] = f"The demo's settings, {', '.join(options.datasets)}"
     with tempfile.TemporaryDirectory() as temporary:
         folders = {code: Path(temporary, str(number)) for number, code in enumerate(codes)}
-        for code, folder in folders.items():
+        for folder in folders.values():
             folder.mkdir()
-            (folder / "params.yaml").write_bytes((code / "params.yaml").read_bytes())
-        for name, commands in stages(options.datasets, options.backbones, options.shots).items():
+            (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        for name, commands in stages(options.datasets).items():
             for arguments in commands:
                 for code, folder in folders.items():
                     spent = seconds_of(code, folder, *arguments)
-                    seconds[str(code)][name] = seconds[str(code)].get(name, 0.0) + spent
+                    seconds[names[code]][name] = seconds[names[code]].get(name, 0.0) + spent
     write("demo", content, report(content))
 
 

@@ -14,7 +14,13 @@ from fdl.core.settings import load
 from fdl.tracking.mirror import track
 from tests.tracking.test_mirror import PARAMS_FILE, write_records
 
-GRID = {"shots": [3, 5, 10, 20, 50, 100], "seeds": list(range(6)), "selections": ["sum", "last"], "evaluate_every": 2}
+GRID = {
+    "grid": None,
+    "shots": [3, 5, 10, 20, 50, 100],
+    "seeds": list(range(6)),
+    "selections": ["sum", "last"],
+    "evaluate_every": 2,
+}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ TINY = {
     "data_dir": "images",
     "datasets": ["bsd"],
     "image_size": 32,
+    "grid": None,
     "backbones": ["alexnet"],
     "shots": [3],
     "seeds": [0, 1],

@@ -433,8 +433,9 @@ def resolve(
         raise InputError(
             f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}"
         )
-    _merge(values, _mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)))
-    _merge(values, overrides or {})
+    laid = {**_mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)), **(overrides or {})}
+    _merge(values, laid)
+    _refuse_hidden(values, laid, origins)
     for key in values:
         if key not in Params.model_fields:
             raise InputError(f"{origins.get(str(key), where)}: {_unknown(key, Params.model_fields, what='key')}")
@@ -444,6 +445,19 @@ def resolve(
         message = _explain(error)
         setting = re.split(r"\W", message, maxsplit=1)[0]
         raise InputError(f"{origins.get(setting, where)}: {message}") from None
+
+
+def _refuse_hidden(values: Mapping[str, Any], laid: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Refuse an override that a block of the preset's grid would hide."""
+    grid = values.get("grid")
+    if "grid" in laid or not isinstance(grid, list):
+        return
+    for key in laid:
+        if any(isinstance(block, Mapping) and key in block for block in grid):
+            raise InputError(
+                f"{origins.get(key, 'overrides')}: {key}: a block of the grid of preset {values.get('preset')!r} "
+                "names its own; set grid as well: null for the product of all lists, or blocks of your own"
+            )
 
 
 def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:

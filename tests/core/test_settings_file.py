@@ -129,7 +129,8 @@ def settings(tmp_path: Path, *assignments: str, overlay: str | None = None) -> d
 
 def test_single_values_are_what_a_person_means(tmp_path: Path) -> None:
     resolved = settings(
-        tmp_path, *"seeds=[0,1] shots=[3] keep_weights=true epochs=null learning_rate=1e-3 data_dir=007".split()
+        tmp_path,
+        *"seeds=[0,1] grid=null shots=[3] keep_weights=true epochs=null learning_rate=1e-3 data_dir=007".split(),
     )
     wanted = {"seeds": [0, 1], "shots": [3], "keep_weights": True, "epochs": None, "learning_rate": 0.001}
     assert {key: resolved[key] for key in wanted} == wanted
@@ -139,8 +140,8 @@ def test_single_values_are_what_a_person_means(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_the_files_default_is_not_hidden_by_the_preset(tmp_path: Path) -> None:
-    """The file says `epochs: null`, its preset demo 8."""
-    assert settings(tmp_path)["epochs"] == 8
+    """The file says `epochs: null`, its preset demo 6."""
+    assert settings(tmp_path)["epochs"] == 6
     assert settings(tmp_path, "epochs=null")["epochs"] is None
     assert settings(tmp_path, overlay="epochs: null")["epochs"] is None
     assert settings(tmp_path, overlay="overrides: {epochs: null}")["epochs"] is None
