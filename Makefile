@@ -1,4 +1,4 @@
-# make reproduce: everything from nothing to the report. make test: lint, types, tests.
+# make reproduce: everything from nothing to the report. make test: lint, types, documentation, tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
-	@echo "make test        set everything up if needed, then lint, types and tests"
+	@echo "make test        set everything up if needed, then lint, types, documentation and tests"
 	@echo "make test-latex  compile the LaTeX tables (needs pdflatex)"
 	@echo "make ui          browse the runs in MLflow on this machine; another port: make ui PORT=5001"
 	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
@@ -40,7 +40,7 @@ reproduce: $(READY)
 	snakemake --cores all
 	@python -m fdl report --show
 
-test: lint types tests
+test: lint types docs tests
 
 lint: $(READY)
 	ruff check .
