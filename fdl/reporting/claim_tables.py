@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from fdl.core.titles import dataset_title
+from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
-from fdl.reporting.table_formats import latex_text, markdown_text
+from fdl.reporting.table_formats import markdown_text
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
+_WIDTHS = (0.13, 0.2, 0.08, 0.15, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
@@ -133,25 +135,15 @@ def to_markdown(claims: Sequence[Claim], caption: str) -> str:
 
 
 def to_latex(claims: Sequence[Claim], caption: str) -> str:
-    """A `longtable` with booktabs rules; of no claims the caption alone."""
+    """Floats of at most a page, the details of the caption below the last; of no claims the caption alone."""
     if not claims:
         return latex_text(caption) + "\n"
-    lines = [" & ".join(latex_text(text) for text in row) + r" \\ \addlinespace" for row in _rows(claims)]
-    widths = (0.13, 0.14, 0.08, 0.15, 0.16, 0.11, 0.05, 0.06)
-    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\textwidth}}" for width in widths)
-    head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
-    return "\n".join(
-        [
-            r"% needs \usepackage{array,booktabs,longtable}",
-            rf"\footnotesize\setlength{{\tabcolsep}}{{3pt}}\begin{{longtable}}{{{columns}}}",
-            rf"\caption{{{latex_text(caption)}}}\label{{tab:claims}}\\",
-            *head,
-            *lines,
-            r"\bottomrule",
-            r"\end{longtable}",
-            "",
-        ]
-    )
+    first, _, details = caption.partition(". ")
+    columns = [
+        LatexColumn(heading, texts, width=width)
+        for heading, texts, width in zip(_HEADINGS, zip(*_rows(claims), strict=True), _WIDTHS, strict=True)
+    ]
+    return latex_table("claims", f"{first}.", columns[:1], columns[1:], [details])
 
 
 def html_fragment(claims: Sequence[Claim], caption: str) -> str:

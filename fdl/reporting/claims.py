@@ -89,7 +89,8 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
     caption = (
         f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}, by rules {rules.number} of "
         f"docs/claims.md: estimates with {_LEVEL} t intervals, {rules.intervals}. "
-        "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
+        "Without a dataset: the range of the estimates when each dataset is left out in turn, and which one was left "
+        "out. "
         f"C2: verdicts by Holm's method over all slices{repeats * (rules.number == 1)}."
     )
     return f"{caption} Caveat: {params.claims.remark}" if params.claims.remark else caption

@@ -19,7 +19,12 @@ from fdl.results.collect import CELL_COLUMNS
 
 _DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")
-_HEADINGS = (Column("Dataset"), Column("Backbone"), Column("Shots", number=True), Column("Method"))
+_HEADINGS = (
+    Column("Dataset", label=True),
+    Column("Backbone", label=True),
+    Column("Shots", number=True, label=True),
+    Column("Method", label=True),
+)
 
 
 def ablation_table(results: Results) -> Listing:
@@ -206,7 +211,7 @@ def selection_table(results: Results) -> Listing:
         "points, with its 95 % t interval over seeds.",
         (
             *_HEADINGS,
-            Column("Selection"),
+            Column("Selection", label=True),
             Column("Test", number=True),
             Column("Δ", number=True),
             Column("Validation", number=True),

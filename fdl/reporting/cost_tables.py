@@ -49,9 +49,9 @@ def cost_table(results: Results) -> Listing:
         "Cost of a cell (one ensemble trained, evaluated and mapped), all shots and seeds together: seconds as median "
         "(least to most), of which training; largest peak memory of the process, or on the device where it is cuda.",
         (
-            Column("Dataset"),
-            Column("Backbone"),
-            Column("Method"),
+            Column("Dataset", label=True),
+            Column("Backbone", label=True),
+            Column("Method", label=True),
             Column("Parameters of a member", number=True),
             Column("Seconds", number=True),
             Column("Training", number=True),
