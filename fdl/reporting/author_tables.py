@@ -83,7 +83,7 @@ def author_table(results: Results) -> Listing:
         SYNTHETIC if results.collected.synthetic else "",
         f"Test results that the authors' notebooks store (one run each) beside ours: mean ± standard deviation over "
         f"seeds, and the {100 * LEVEL:.0f} % prediction interval for one new run of ours, t distribution, with its "
-        "width. Inside: theirs lies within it. In %; sums of the loss terms without a unit.",
+        "width. Inside: whether the authors' result lies within it. In %; sums of the loss terms have no unit.",
         (
             Column("Dataset", label=True),
             Column("Backbone", label=True),
@@ -101,9 +101,9 @@ def author_table(results: Results) -> Listing:
         [line for run in stored_runs() for line in _lines(results, run)],
         [
             *_differences(results),
-            "not in the grid: the preset has no such cell; – : no value.",
+            "not in the grid: the preset has no such cells. –: no value.",
             "Cosine and Gaussian sum: terms of the distance loss on the test images, summed over all pairs of members.",
-            "Single nets of theirs were trained alone; beside them stands the mean member of our classical ensemble.",
+            "Single nets: the authors trained these alone; beside stands the mean member of our classical ensemble.",
             "'Inside' means little when the interval is wide: read the width.",
         ],
     )

@@ -64,7 +64,7 @@ class Claim:
         texts = []
         for name, part in self.by_dataset.items():
             interval = f" {interval_text(part['low'], part['high'])}" if part["low"] is not None else ""
-            texts.append(f"{dataset_title(name)} {signed(part['estimate'])}{interval}")
+            texts.append(f"{dataset_title(name)} {self.amount(part['estimate'])}{interval}")
         return "; ".join(texts) or "–"
 
     @property
@@ -74,7 +74,13 @@ class Claim:
             return "–"
         interval = f" {interval_text(self.low, self.high)}" if self.low is not None else ""
         beside = f"; {self.beside}" if self.beside else ""
+        if self.unit == "ratio":
+            return f"ratio {self.amount(self.estimate)}{beside}"
         return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
+
+    def amount(self, value: float | None) -> str:
+        """Two decimals, of a difference with its sign."""
+        return signed(value).lstrip("+") if self.unit == "ratio" else signed(value)
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -98,7 +104,7 @@ def _without_text(claim: Claim) -> str:
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{signed(low)} ({dataset_title(first)}) to {signed(high)} ({dataset_title(last)})"
+    return f"{claim.amount(low)} ({dataset_title(first)}) to {claim.amount(high)} ({dataset_title(last)})"
 
 
 def interval_text(low: float | None, high: float | None) -> str:

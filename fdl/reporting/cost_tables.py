@@ -47,7 +47,7 @@ def cost_table(results: Results) -> Listing:
         f"Costs, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
         "Cost of a cell (one ensemble trained, evaluated and mapped), all shots and seeds together: seconds as median "
-        "(least to most), of which training; largest peak memory of the process, or on the device where it is cuda.",
+        "(minimum to maximum), of these the training; largest peak memory of the process, on cuda that of the device.",
         (
             Column("Dataset", label=True),
             Column("Backbone", label=True),

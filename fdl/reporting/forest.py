@@ -21,7 +21,7 @@ def forest(results: Results) -> "Figure":
     method = compared_method(results.collected)
     rows = gains(results, method) if method else []
     with house_style():
-        figure = Figure(figsize=(5.6, 0.26 * max(len(rows), 2) + 1.25), layout="constrained")
+        figure = Figure(figsize=(4.9, 0.26 * max(len(rows), 2) + 1.25), layout="constrained")
         axes = figure.subplots()
         axes.axvspan(-MARGIN, MARGIN, color=BAND_COLOUR, zorder=0, linewidth=0)
         axes.axvline(0, color="black", linewidth=0.8, zorder=1)

@@ -283,12 +283,16 @@ def which_images(collected: Collected, rows: Rows, lines: Sequence[MapRow]) -> s
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     labels = rows.records[0]["labels"]
     tried = int(np.unique(labels, return_counts=True)[1].max())
-    rule = f" Of each the first among at most {tried} that all soft votes here get right, or else (*) the first."
+    rule = f" It is the first of at most {tried} that the soft votes of all methods get right, or (*) the first."
     each = f"each {which}" if shown > 1 else "the first class"
     return (
         f"{cell.shots} training images per class, seed {cell.seed}. A test image of {each}; below the panels the "
         f"member's prediction (✓ right, ✗ wrong).{rule if tried > 1 else ' It is the first of its class.'}"
-        + ("" if "pixels" in rows.records[0] else " The records came without the test images: plain grey.")
+        + (
+            ""
+            if "pixels" in rows.records[0]
+            else " The records came without the test images, so the maps lie on plain grey."
+        )
     )
 
 

@@ -9,7 +9,7 @@ from textwrap import fill
 from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
 from fdl.reporting.tables import DIFFERENCES, Column, Row, Table
-from fdl.reporting.titles import BASELINE, method_title
+from fdl.core.titles import BASELINE, method_title
 
 _PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
 _TERMINAL = 120  # characters

@@ -183,7 +183,7 @@ def test_the_first_image_of_a_class_that_all_methods_get_right(
     sheet, caption = draw(params)
     for line, image in zip((0, 2), expected, strict=True):
         assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
-    assert "Of each the first among at most 2 that all soft votes here get right, or else (*) the first." in caption
+    assert "It is the first of at most 2 that the soft votes of all methods get right, or (*) the first." in caption
     marked = [text.text.startswith("* ") for text in sheet.texts if text.bold][1:]
     assert marked == [none_agreed] * 2
 
