@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from textwrap import fill
 
+from fdl.core.titles import BASELINE, method_title
 from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
 from fdl.reporting.tables import DIFFERENCES, Column, Row, Table
-from fdl.core.titles import BASELINE, method_title
 
 _PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
 _TERMINAL = 120  # characters
