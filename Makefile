@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make reproduce   set everything up, run the benchmark, print where the report is"
 	@echo "make test        set everything up if needed, then lint, types, documentation and tests"
-	@echo "make test-latex  compile the LaTeX tables (needs pdflatex)"
+	@echo "make test-latex  compile the LaTeX tables (needs pdflatex and siunitx)"
 	@echo "make ui          browse the runs in MLflow on this machine; another port: make ui PORT=5001"
 	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
 	@echo "make format      format the code"
@@ -91,16 +91,16 @@ audit: $(READY)
 
 # What some tests need of Debian: installed by root, else named; without it those tests are skipped.
 define debian
-@command -v $(1) > /dev/null || { \
+@$(1) > /dev/null || { \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
 	then apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(2) > /dev/null \
 		|| echo "fdl: apt-get could not install $(2): $(3) are skipped" >&2; \
-	else echo "fdl: no $(1): $(3) are skipped; on Debian: apt-get install $(2)" >&2; fi; }
+	else echo "fdl: $(3) are skipped; on Debian: apt-get install $(2)" >&2; fi; }
 endef
 
 chromium:
-	$(call debian,chromium,chromium,the tests of the page in a browser)
+	$(call debian,command -v chromium,chromium,the tests of the page in a browser)
 
 test-latex: $(READY)
-	$(call debian,pdflatex,texlive-latex-recommended,the tests of the LaTeX tables)
+	$(call debian,kpsewhich siunitx.sty 2>&1,texlive-latex-recommended texlive-science,the tests of the LaTeX tables)
 	python -m pytest --numprocesses 0 -rs tests/reporting/test_latex.py

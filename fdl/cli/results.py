@@ -149,6 +149,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="The archive, .tar.gz; none: reports/<preset>/records.tar.gz.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an archive that git tracks.")] = False,
 ) -> None:
     """Pack the records without predictions, weights and images: what `import` needs to make the report again."""
     from fdl.core import layout
@@ -156,7 +157,7 @@ def export(
 
     resolved = load(file, preset, set_, configfile)
     target = output or layout.report_folder(resolved) / "records.tar.gz"
-    done = export_records(resolved, target)
+    done = export_records(resolved, target, force=force)
     missing = f", {done.missing} have no current record" if done.missing else ""
     print(f"{target}: {done.packed} records, {done.size / 2**20:.1f} MB{missing}")
 

@@ -31,7 +31,7 @@ _STORED = {
     ("ensemble", "cosine_sum"): ("test_loss1",),
     ("ensemble", "gaussian_sum"): ("test_loss2",),
 }
-_SUMS = {"cosine_sum": "cosine term, sum over pairs", "gaussian_sum": "Gaussian term, sum over pairs"}
+_SUMS = {"cosine_sum": "cosine sum", "gaussian_sum": "Gaussian sum"}
 # Networks that no ensemble of theirs has (docs/reference.md 8.3).
 _OTHER_NETWORKS = ("Cifar10SingleNet", "Cifar100SingleNet")
 _RAW = (
@@ -83,13 +83,13 @@ def author_table(results: Results) -> Listing:
         SYNTHETIC if results.collected.synthetic else "",
         f"Test results that the authors' notebooks store (one run each) beside ours: mean ± standard deviation over "
         f"seeds, and the {100 * LEVEL:.0f} % prediction interval for one new run of ours, t distribution, with its "
-        "width. Inside: theirs lies within it. In %, sums of the loss terms as they are.",
+        "width. Inside: whether the authors' result lies within it. In %; sums of the loss terms have no unit.",
         (
-            Column("Dataset"),
-            Column("Backbone"),
-            Column("Shots", number=True),
-            Column("Method"),
-            Column("Measure", width=0.11),
+            Column("Dataset", label=True),
+            Column("Backbone", label=True),
+            Column("Shots", number=True, label=True),
+            Column("Method", label=True),
+            Column("Measure", width=0.14, label=True),
             Column("Authors", number=True),
             Column("Ours", number=True),
             Column("Seeds", number=True),
@@ -101,8 +101,9 @@ def author_table(results: Results) -> Listing:
         [line for run in stored_runs() for line in _lines(results, run)],
         [
             *_differences(results),
-            "not in the grid: the preset has no such cell; – : no value.",
-            "Single nets of theirs were trained alone; beside them stands the mean member of our classical ensemble.",
+            "not in the grid: the preset has no such cells. –: no value.",
+            "Cosine and Gaussian sum: terms of the distance loss on the test images, summed over all pairs of members.",
+            "Single nets: the authors trained these alone; beside stands the mean member of our classical ensemble.",
             "'Inside' means little when the interval is wide: read the width.",
         ],
     )
@@ -165,7 +166,7 @@ def _line(
     seeds = f"{ours.n} of {expected}" if expected else "–"
     texts = [*labels, f"{theirs:.{digits}f}", mean, seeds]
     if bounds is None:
-        return Line([*texts, "–", "–", "–"], raw)
+        return Line([*texts, "–", "–", "–"], raw, printed=bool(expected))
     low, high = bounds
     inside = "inside" if low <= theirs <= high else "outside"
     raw |= {"low": low, "high": high, "width": high - low, "inside": inside}

@@ -43,7 +43,7 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
         f"{_synthetic(collected, rows)}Grad-CAM of the {_score(rows)} of the class that the member predicts, at the "
         "feature map of the "
         f"distance loss ({height} × {width} cells, interpolated), its positive part divided by its maximum, empty "
-        f"where nothing is positive; {which_images(collected, rows)}"
+        f"where nothing is positive; {which_images(collected, rows, method_rows(rows, 'maps_predicted'))}"
     )
     return caption + _overlaps(rows)
 
@@ -83,14 +83,20 @@ def descriptor_figure(collected: Collected, dataset: str, backbone: str, rows: R
         return draw_nothing(collected, dataset, backbone, "no results")
     if not has_descriptors(rows):
         return draw_nothing(collected, dataset, backbone, "no descriptors in these records: see the caption")
+    classes = collected.datasets[dataset].classes
+    scale = "descriptor, as a part of its maximum"
+    return draw_maps(collected, rows, _descriptor_rows(rows), classes, scale=scale)
+
+
+def _descriptor_rows(rows: Rows) -> list[MapRow]:
     lines = []
     for cell, record in zip(rows.cells, rows.records, strict=True):
         whole = _of_maximum(record["descriptors"].astype(np.float32))
         title = method_title(cell.method)
         lines.append(MapRow(title, whole, record))
-        lines.append(MapRow("masked", np.where(record["descriptor_mask"], whole, 0), record))
-    classes = collected.datasets[dataset].classes
-    return draw_maps(collected, rows, lines, classes, scale="descriptor, as a part of its maximum")
+        masked = np.where(record["descriptor_mask"], whole, 0)
+        lines.append(MapRow(f"{title}, masked", masked, record, predictions=False))
+    return lines
 
 
 def has_descriptors(rows: Rows) -> bool:
@@ -114,7 +120,8 @@ def descriptor_caption(collected: Collected, rows: Rows | None) -> str:
     return (
         f"{_synthetic(collected, rows)}Descriptors, the channel means of the feature maps ({height} × {width} cells, "
         "interpolated), divided by their maximum; below each the same with the cells at or below its mean set to 0, "
-        f"as the distance loss compares them. They know nothing of classes; {which_images(collected, rows)}"
+        "as the distance loss compares them. They know nothing of classes; "
+        f"{which_images(collected, rows, _descriptor_rows(rows))}"
     )
 
 

@@ -69,7 +69,7 @@ def _gain_over_shots(frozen: Frozen) -> Quantity:
     low = {bundle for (bundle, _), each in accuracies.items() if fmean(each) < frozen.chance[bundle.dataset] + FLOOR}
     values = {key: value for key, value in paired(logits, cells).items() if key[0] not in low}
     used, asked = len({bundle for bundle, _ in values}), len({cell.bundle for cell in cells})
-    beside = f"{used} of {asked} bundles above the floor"
+    beside = f"{used} of {asked} settings are {100 * FLOOR:g} points or more above chance"
     return Quantity("C3", "all", cells, frozenset(logits), values, _slope, beside)
 
 
@@ -93,7 +93,7 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
             values[cell.bundle, cell.seed] = np.array([(overlap_here - overlap_there)[pairs > 0].mean()])
     problem = ""
     if shares and fmean(shares) > LEFT_OUT_MOST:
-        problem = f"{fmean(shares):.0%} of the member pairs left out for an all-zero map"
+        problem = f"{100 * fmean(shares):.0f} % of the pairs of members are left out because a map is empty"
     cells = frozen.of(METHOD, BASELINE)
     return Quantity("C4", "all", cells, frozenset(arrays), values, _mean_of_cells, problem=problem)
 
@@ -108,7 +108,7 @@ def _predictions(frozen: Frozen) -> Quantity:
         if cell in disagreement and cell in information
     }
     values = paired(measured, cells)
-    beside = f"Δ mutual information {fmean(v[2] for v in values.values()):+.4f} nats" if values else ""
+    beside = f"difference of mutual information {fmean(v[2] for v in values.values()):+.4f} nats" if values else ""
     return Quantity("C5", "all", cells, frozenset(measured), values, _intercept, beside.replace("-", "−"))
 
 
@@ -143,11 +143,11 @@ _TEXTS: Mapping[str, str] = {
 RULES = Rules(
     number=1,
     texts=_TEXTS,
-    units={"C3": "logit per ln shots", "C4": "cosine", "C7": "ratio"},
+    units={"C3": "log-odds per unit of ln(shots)", "C4": "cosine similarity", "C7": "ratio"},
     below=("C3", "C4"),
     families=_families,
     activity=_activity,
     inactive=lambda ratio: bool(ratio[0] >= INACTIVE),
     active_text=f"ratio below {INACTIVE:g}",
-    intervals="of C1, C2 and C6 by seed and test image, of C3 to C5 by seed with the test images held fixed",
+    intervals="for C1, C2 and C6 over seeds and test images, for C3 to C5 over seeds with the test images held fixed",
 )

@@ -98,7 +98,7 @@ def _gain_over_shots(frozen: Frozen, c1: Quantity) -> Quantity:
     high = {bundle for bundle, above in classical.items() if fmean(above) >= FLOOR}
     values = {key: value for key, value in paired(corrected, c1.cells).items() if key[0] in high}
     used, asked = len({bundle for bundle, _ in values}), len({cell.bundle for cell in c1.cells})
-    beside = f"{used} of {asked} bundles above the floor"
+    beside = f"classical is {100 * FLOOR:g} points or more above chance in {used} of {asked} settings"
     overall = c1.estimate(c1.values).value if c1.values else None
     return Quantity("C3", "all", c1.cells, frozenset(corrected), values, _slope, beside, gain=overall)
 
@@ -194,6 +194,6 @@ RULES = Rules(
     activity=_activity,
     inactive=lambda ratio: bool(ratio[0] >= 1),
     active_text="the weighted loss on test images falls",
-    intervals="by seed and test image, of C5 by seed with the test images held fixed, the seeds' part never below that "
-    "of independent cells; of C4b for the worst case of the pairs that have no correlation",
+    intervals="over seeds and test images, for C5 over seeds with the test images held fixed; the variance "
+    "between seeds counts as at least that of independent cells; C4b: the worst case of pairs without a correlation",
 )

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from fdl.core.titles import dataset_title
+from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
-from fdl.reporting.table_formats import latex_text, markdown_text
+from fdl.reporting.table_formats import markdown_text
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
+_WIDTHS = (0.13, 0.2, 0.08, 0.15, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
@@ -62,7 +64,7 @@ class Claim:
         texts = []
         for name, part in self.by_dataset.items():
             interval = f" {interval_text(part['low'], part['high'])}" if part["low"] is not None else ""
-            texts.append(f"{dataset_title(name)} {signed(part['estimate'])}{interval}")
+            texts.append(f"{dataset_title(name)} {self.amount(part['estimate'])}{interval}")
         return "; ".join(texts) or "–"
 
     @property
@@ -72,7 +74,13 @@ class Claim:
             return "–"
         interval = f" {interval_text(self.low, self.high)}" if self.low is not None else ""
         beside = f"; {self.beside}" if self.beside else ""
+        if self.unit == "ratio":
+            return f"ratio {self.amount(self.estimate)}{beside}"
         return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
+
+    def amount(self, value: float | None) -> str:
+        """Two decimals, of a difference with its sign."""
+        return signed(value).lstrip("+") if self.unit == "ratio" else signed(value)
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -96,7 +104,7 @@ def _without_text(claim: Claim) -> str:
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{signed(low)} ({dataset_title(first)}) to {signed(high)} ({dataset_title(last)})"
+    return f"{claim.amount(low)} ({dataset_title(first)}) to {claim.amount(high)} ({dataset_title(last)})"
 
 
 def interval_text(low: float | None, high: float | None) -> str:
@@ -133,25 +141,15 @@ def to_markdown(claims: Sequence[Claim], caption: str) -> str:
 
 
 def to_latex(claims: Sequence[Claim], caption: str) -> str:
-    """A `longtable` with booktabs rules; of no claims the caption alone."""
+    """Floats of at most a page, the details of the caption below the last; of no claims the caption alone."""
     if not claims:
         return latex_text(caption) + "\n"
-    lines = [" & ".join(latex_text(text) for text in row) + r" \\ \addlinespace" for row in _rows(claims)]
-    widths = (0.13, 0.14, 0.08, 0.15, 0.16, 0.11, 0.05, 0.06)
-    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\textwidth}}" for width in widths)
-    head = [r"\toprule", " & ".join(_HEADINGS) + r" \\", r"\midrule", r"\endhead"]
-    return "\n".join(
-        [
-            r"% needs \usepackage{array,booktabs,longtable}",
-            rf"\footnotesize\setlength{{\tabcolsep}}{{3pt}}\begin{{longtable}}{{{columns}}}",
-            rf"\caption{{{latex_text(caption)}}}\label{{tab:claims}}\\",
-            *head,
-            *lines,
-            r"\bottomrule",
-            r"\end{longtable}",
-            "",
-        ]
-    )
+    first, _, details = caption.partition(". ")
+    columns = [
+        LatexColumn(heading, texts, width=width)
+        for heading, texts, width in zip(_HEADINGS, zip(*_rows(claims), strict=True), _WIDTHS, strict=True)
+    ]
+    return latex_table("claims", f"{first}.", columns[:1], columns[1:], [details])
 
 
 def html_fragment(claims: Sequence[Claim], caption: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fdl.core import files, layout
-from fdl.core.settings import Params
-from fdl.core.titles import SYNTHETIC, dataset_title
+from fdl.core.settings import Bundle, Params
+from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title
 from fdl.evaluation import statistics
 from fdl.evaluation.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
 from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables
@@ -85,12 +85,13 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
     if not claims:
         return f"No verdicts: preset {params.preset} names no frozen grid (claims.grid in params.yaml)."
     rules = RULES[params.claims.rules]
-    repeats = "; one that is the whole grid, as that of its only backbone, repeats C1 under this correction"
+    repeats = "; a slice that is the whole grid, such as its only backbone, repeats C1 with this adjustment"
     caption = (
         f"The claims on the frozen grid {claims[0].grid} of preset {params.preset}, by rules {rules.number} of "
         f"docs/claims.md: estimates with {_LEVEL} t intervals, {rules.intervals}. "
-        "Without a dataset: the smallest and the largest estimate that is left, and which dataset was left out. "
-        f"C2: verdicts by Holm's method over all slices{repeats * (rules.number == 1)}."
+        "Without a dataset: the range of the estimates when each dataset is left out in turn, and which one was left "
+        "out. "
+        f"C2: p values are adjusted by Holm's method over all slices{repeats * (rules.number == 1)}."
     )
     return f"{caption} Caveat: {params.claims.remark}" if params.claims.remark else caption
 
@@ -246,10 +247,10 @@ def _sensitivity(quantity: Quantity) -> str:
         _, seen, expected = statistics.seed_spreads(array)
         if seen < expected:
             small.append(f"{dataset_title(bundles[0].dataset)} {seen:.2f} instead of {expected:.2f}")
-    holds = "holds" if low <= 0 <= high else "excludes"
-    because = f" (s.d. of the seeds' means: {', '.join(small)})" if small else ""
+    holds = "includes" if low <= 0 <= high else "excludes"
+    because = f" (standard deviation of the seeds' means: {', '.join(small)})" if small else ""
     return (
-        f"Sensitivity: with the seeds' part not below that of independent cells{because} the {_LEVEL} interval is "
+        f"Sensitivity: if seeds vary at least as much as independent cells would{because}, the {_LEVEL} interval is "
         f"{interval_text(low, high)} and {holds} 0"
     )
 
@@ -294,22 +295,26 @@ def _reason(claim: Claim, verdict: str) -> str:
         return equivalent + adjusted
     if claim.unit != "points":
         holds = claim.low is not None and claim.high is not None and claim.low <= 0 <= claim.high
-        return f"{_LEVEL} interval {'holds' if holds else 'excludes'} 0{family}"
+        return f"{_LEVEL} interval {'includes' if holds else 'excludes'} 0{family}"
     if claim.id == "C2":  # how many seeds equivalence takes depends on the other slices too
         return f"neither a difference nor equivalence{family}"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
-    return f"neither a difference nor equivalence; at an estimate of 0 equivalence takes {needed} seeds"
+    return f"neither a difference nor equivalence; were the difference 0, equivalence would take {needed} seeds"
 
 
 def _activity(rules: Rules, quantity: Quantity) -> tuple[str, str]:
     """C7 has no interval: every cell counts."""
-    inactive = [
-        f"{bundle.key}/seed{seed}" for (bundle, seed), ratio in quantity.values.items() if rules.inactive(ratio)
-    ]
+    inactive = Counter(bundle for (bundle, _), ratio in quantity.values.items() if rules.inactive(ratio))
     if not inactive:
         return "supported", f"{rules.active_text} in all {len(quantity.values)} pairs"
-    verdict = "contradicted" if len(inactive) == len(quantity.values) else "undecided"
-    return verdict, f"loss inactive in {len(inactive)} of {len(quantity.values)} pairs: {_some(inactive)}"
+    asked, count = Counter(bundle for bundle, _ in quantity.values), inactive.total()
+    named = [f"{_setting(bundle)} ({seeds} of {asked[bundle]} seeds)" for bundle, seeds in inactive.items()]
+    verdict = "contradicted" if count == len(quantity.values) else "undecided"
+    return verdict, f"loss inactive in {count} of {len(quantity.values)} pairs: {_some(named)}"
+
+
+def _setting(bundle: Bundle) -> str:
+    return f"{dataset_title(bundle.dataset)} {backbone_title(bundle.backbone)} {bundle.shots} per class"
 
 
 def _number(value: float | Array) -> float | None:

@@ -19,7 +19,12 @@ from fdl.results.collect import CELL_COLUMNS
 
 _DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")
-_HEADINGS = (Column("Dataset"), Column("Backbone"), Column("Shots", number=True), Column("Method"))
+_HEADINGS = (
+    Column("Dataset", label=True),
+    Column("Backbone", label=True),
+    Column("Shots", number=True, label=True),
+    Column("Method", label=True),
+)
 
 
 def ablation_table(results: Results) -> Listing:
@@ -52,7 +57,10 @@ def ablation_table(results: Results) -> Listing:
         (*_HEADINGS, Column("Accuracy", number=True), Column("Δ", number=True), Column("Seeds", number=True)),
         (*_KEYS, "mean", "std", "n", *_DIFFERENCE, "difference_n", "expected"),
         lines,
-        _remarks(results, "all: mean over the bundles with a value of both; Seeds counts these bundles there."),
+        _remarks(
+            results,
+            "all: mean over the settings in which both methods have a value; Seeds counts these settings there.",
+        ),
     )
 
 
@@ -130,7 +138,7 @@ def diversity_table(results: Results) -> Listing:
         "diversity",
         f"Diversity of the members, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
-        "How far the members of an ensemble differ, on test images if not said otherwise, mean ± standard deviation "
+        "How far the members of an ensemble differ, on test images unless stated otherwise, mean ± standard deviation "
         "over seeds.",
         (*_HEADINGS, *(Column(heading, number=True) for heading, _, _ in measures)),
         (*_KEYS, *parts),
@@ -142,7 +150,7 @@ def diversity_table(results: Results) -> Listing:
             "information, in nats: 0 if all members say the same. Q: Yule's, 1 if they are right on the same images, 0 "
             "if independently. Cosine and Gaussian sum: what the distance loss drives down, over all pairs. Overlap of "
             "maps: mean cosine of two members' class activation maps of the true class, without pairs of which one is "
-            "empty (pairs left out: % of them): each ensemble by itself, so compare methods by claim C4.",
+            "empty (pairs left out: % of them). They are left out ensemble by ensemble: claim C4 compares methods.",
             *_later(measures),
             *_without_train(results, values["train", "disagreement"]),
         ),
@@ -206,7 +214,7 @@ def selection_table(results: Results) -> Listing:
         "points, with its 95 % t interval over seeds.",
         (
             *_HEADINGS,
-            Column("Selection"),
+            Column("Selection", label=True),
             Column("Test", number=True),
             Column("Δ", number=True),
             Column("Validation", number=True),

@@ -47,11 +47,11 @@ def cost_table(results: Results) -> Listing:
         f"Costs, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
         "Cost of a cell (one ensemble trained, evaluated and mapped), all shots and seeds together: seconds as median "
-        "(least to most), of which training; largest peak memory of the process, or on the device where it is cuda.",
+        "(minimum to maximum), of these the training; largest peak memory of the process, on cuda that of the device.",
         (
-            Column("Dataset"),
-            Column("Backbone"),
-            Column("Method"),
+            Column("Dataset", label=True),
+            Column("Backbone", label=True),
+            Column("Method", label=True),
             Column("Parameters of a member", number=True),
             Column("Seconds", number=True),
             Column("Training", number=True),

@@ -26,6 +26,7 @@ BASELINE_COLOUR = "#8c8c8c"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 MARKERS = ("s", "^", "D", "v", "P", "X")
 WARNING_COLOUR = "#b34400"
+BAND_COLOUR = "#dbe7f0"  # of differences too small to matter
 _DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
 _BASELINE_DASH = (3, 1.5)
 DPI = 200  # dots per inch

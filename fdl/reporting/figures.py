@@ -57,7 +57,7 @@ def accuracy_over_shots_caption(params: Params, collected: Collected, *, combine
         f"Test accuracy of {params.members} members by {combiner_title(combiner)} over training images per class "
         f"(logarithmic axis); {several if seeds > 1 else 'one seed'}; n = {seeds} per point"
         + (" at most" if len(collected.of("done")) < len(collected.cells) else "")
-        + "; methods are set off sideways to keep them apart; dotted: guessing all classes equally often.",
+        + "; methods are shifted sideways to keep them apart; dotted: chance, guessing all classes equally often.",
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fdl.core.titles import METHOD, method_title, signed_interval
 from fdl.evaluation.statistics import LEVEL, MARGIN
 from fdl.reporting.answer import compared_method, gain_text, gains
-from fdl.reporting.drawing import COLOURS, caption, house_style, say_nothing_there, warn
+from fdl.reporting.drawing import BAND_COLOUR, COLOURS, caption, house_style, say_nothing_there, warn
 from fdl.reporting.results import Results
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def forest(results: Results) -> "Figure":
     method = compared_method(results.collected)
     rows = gains(results, method) if method else []
     with house_style():
-        figure = Figure(figsize=(5.6, 0.26 * max(len(rows), 2) + 1.25), layout="constrained")
+        figure = Figure(figsize=(4.9, 0.26 * max(len(rows), 2) + 1.25), layout="constrained")
         axes = figure.subplots()
-        axes.axvspan(-MARGIN, MARGIN, color="#dbe7f0", zorder=0, linewidth=0)
+        axes.axvspan(-MARGIN, MARGIN, color=BAND_COLOUR, zorder=0, linewidth=0)
         axes.axvline(0, color="black", linewidth=0.8, zorder=1)
         reach = 1.5 * MARGIN
         for y, (_, gain) in enumerate(rows):

@@ -8,8 +8,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
-from fdl.reporting.table_formats import latex_text, markdown_text
+from fdl.reporting.table_formats import markdown_text
 
 Raw = Mapping[str, str | float | int | None]
 
@@ -21,6 +22,7 @@ class Column:
     heading: str
     width: float | None = None  # of running text, as a part of the LaTeX text width; None: a number or a name
     number: bool = False  # aligned to the right
+    label: bool = False  # says what the row is; such columns come first
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Line:
 
     texts: Sequence[str]  # as many as columns
     raw: Raw  # the CSV's columns
+    printed: bool = True  # on paper, too
 
 
 @dataclass(frozen=True)
@@ -78,40 +81,23 @@ def to_markdown(listing: Listing) -> str:
 
 
 def to_latex(listing: Listing) -> str:
-    """A `longtable` with booktabs rules, which breaks over pages.
-
-    Needs `\\usepackage{booktabs,longtable}` and, for pdfLaTeX before 2020, `\\usepackage{textcomp}`.
-    """
-    layout = "".join(
-        rf">{{\raggedright\arraybackslash}}p{{{column.width}\textwidth}}"
-        if column.width
-        else "r"
-        if column.number
-        else "l"
-        for column in listing.columns
-    )
-    warning = rf"\textbf{{{latex_text(listing.warning)}}} " if listing.warning else ""
-    lines = [
-        r"% needs \usepackage{array,booktabs,longtable}",
-        r"\begingroup\scriptsize\setlength{\tabcolsep}{2.5pt}",
-        rf"\begin{{longtable}}{{{layout}}}",
-        rf"\caption{{{warning}{latex_text(listing.caption)}}}\label{{tab:{listing.name.replace('_', '-')}}}\\",
-        r"\toprule",
-        _latex_line([column.heading for column in listing.columns]),
-        r"\midrule",
-        r"\endhead",
-        *(_latex_line(line.texts) for line in listing.lines),
-        r"\bottomrule",
-        r"\end{longtable}",
+    """Floats of at most a page; rows that are not printed on paper are left out."""
+    lines = [line for line in listing.lines if line.printed]
+    columns = [
+        LatexColumn(column.heading, [line.texts[place] for line in lines], number=column.number, width=column.width)
+        for place, column in enumerate(listing.columns)
     ]
-    remarks = "\\par\n".join(latex_text(remark) for remark in listing.remarks)
-    return "\n".join([*lines, remarks, r"\par\endgroup"]) + "\n"
-
-
-def _latex_line(texts: Sequence[str]) -> str:
-    # A line that starts with a bracket would be read as an argument of the line break before it.
-    first, *rest = (latex_text(text) for text in texts)
-    return " & ".join([f"{{}}{first}" if first.startswith("[") else first, *rest]) + r" \\"
+    hidden = len(listing.lines) - len(lines)
+    left_out = [f"{hidden} rows outside the grid are left out here; they are in {listing.name}.csv."] * bool(hidden)
+    labels = sum(column.label for column in listing.columns)
+    return latex_table(
+        listing.name.replace("_", "-"),
+        listing.caption,
+        columns[:labels],
+        columns[labels:],
+        [*listing.remarks, *left_out],
+        warning=listing.warning,
+    )
 
 
 def to_fragment(listing: Listing) -> str:

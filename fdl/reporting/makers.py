@@ -100,6 +100,7 @@ def _whole(
 _FIGURES: "dict[str, Callable[..., tuple[Drawn, str]]]" = {
     "accuracy_over_shots": _accuracy,
     "forest": _whole(forest.forest, forest.forest_caption),
+    "gain_over_shots": _whole(pair_figures.gain_over_shots, pair_figures.gain_over_shots_caption),
     "paired_differences": _whole(pair_figures.paired_differences, pair_figures.paired_differences_caption),
     "diversity_and_gain": _whole(pair_figures.diversity_and_gain, pair_figures.diversity_and_gain_caption),
     "reliability": _whole(record_figures.reliability, record_figures.reliability_caption),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fdl.core.settings import Cell
 from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.evaluation import statistics
 from fdl.reporting.drawing import (
+    BAND_COLOUR,
     COLOURS,
     MARKERS,
     Net,
@@ -19,6 +20,7 @@ from fdl.reporting.drawing import (
     house_style,
     label_axes,
     legend_below,
+    look,
     looks,
     net_title,
     say_nothing_there,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.95
+_BAND = f"± {statistics.MARGIN:g} points"
 
 
 @dataclass(frozen=True)
@@ -82,25 +85,44 @@ def overall_interval(differences: Sequence[Difference]) -> Interval:
 
 
 def paired_differences(results: Results) -> "Figure":
-    """Accuracy of every method minus classical, by bundle and over all; a facet per dataset and backbone."""
+    """Accuracy of every method minus classical, seed by seed; a facet per dataset and backbone.
+
+    Of several methods one more facet holds the means over all pairs.
+    """
     found = {method: measured_differences(results, method) for method in results.methods[1:]}
     with house_style():
-        figure, axes = facets(results.nets, extra=1)
-        shots = sorted({bundle.shots for bundle in results.bundles})
+        several = len(found) > 1  # else `forest` shows it
+        figure, axes = facets(results.nets, extra=several)
+        shots, reach = sorted({bundle.shots for bundle in results.bundles}), _reach(found)
         for one, net in zip(axes, results.nets, strict=False):
-            _forest(one, results, found, net, shots)
-        _overall(axes[-1], results, found)
-        label_axes(figure, axes, x="Δ test accuracy (points)", y="training images per class", also=axes[-4:])
-        legend_below(figure, axes)
+            _forest(one, results, found, net, shots, reach)
+        if several:
+            _overall(axes[-1], results, found, reach)
+        label_axes(
+            figure, axes, x="Δ test accuracy (points)", y="training images per class", also=axes[-4:] if several else ()
+        )
+        legend_below(figure, axes, last=[_BAND])
         warn(figure, results.collected)
     return figure
 
 
-def _forest(axes: "Axes", results: Results, found: dict[str, list[Difference]], net: Net, shots: Sequence[int]) -> None:
+def _reach(found: Mapping[str, Sequence[Difference]]) -> float:
+    """Half the scale that all facets share: every seed and the band of ± 2 points are on it, wide intervals are cut."""
+    seen = [abs(difference.accuracy) for differences in found.values() for difference in differences]
+    return 1.08 * max([1.5 * statistics.MARGIN, *seen])
+
+
+def _forest(
+    axes: "Axes",
+    results: Results,
+    found: dict[str, list[Difference]],
+    net: Net,
+    shots: Sequence[int],
+    reach: float,
+) -> None:
     axes.set_title(net_title(results.collected, net))
     axes.set_yticks(range(len(shots)), labels=[str(count) for count in shots])
     axes.set_ylim(len(shots) - 0.5, -0.5)
-    widest = 1.0
     for place, method in enumerate(found):
         offset = (place - (len(found) - 1) / 2) * 0.7 / len(found)
         single: dict[float, list[float]] = {}
@@ -109,26 +131,22 @@ def _forest(axes: "Axes", results: Results, found: dict[str, list[Difference]], 
                 single.setdefault(shots.index(difference.cell.shots) + offset, []).append(difference.accuracy)
         if single:
             _draw(axes, results, method, {y: bundle_interval(of) for y, of in single.items()}, single)
-            widest = max(widest, *(abs(x) for of in single.values() for x in of))
     if not axes.lines:
         say_nothing_there(axes)
-    _zero(axes, 1.35 * widest)
+    _zero(axes, reach)
 
 
-def _overall(axes: "Axes", results: Results, found: dict[str, list[Difference]]) -> None:
+def _overall(axes: "Axes", results: Results, found: dict[str, list[Difference]], reach: float) -> None:
     """The last facet: one line per method."""
-    axes.set_title("all", fontweight="bold")
+    axes.set_title("all settings", fontweight="bold")
     axes.set_yticks([])
     axes.set_ylim(max(len(found), 1) - 0.5, -0.5)
-    widest = 0.5
     for row, method in enumerate(found):
         if found[method]:
-            interval = overall_interval(found[method])
-            _draw(axes, results, method, {row: interval}, {})
-            widest = max(widest, *(abs(x) for x in (interval.mean, interval.low, interval.high) if np.isfinite(x)))
+            _draw(axes, results, method, {row: overall_interval(found[method])}, {})
     if not axes.lines:
         say_nothing_there(axes)
-    _zero(axes, 1.1 * widest)
+    _zero(axes, reach)
 
 
 def _draw(
@@ -152,6 +170,7 @@ def _draw(
 
 
 def _zero(axes: "Axes", reach: float) -> None:
+    axes.axvspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
     axes.axvline(0, color="black", linewidth=0.8, zorder=1)
     axes.set_xlim(-reach, reach)
     axes.locator_params(axis="x", nbins=5)
@@ -168,6 +187,10 @@ def paired_differences_caption(results: Results) -> str:
     counts = [len(measured_differences(results, method)) for method in results.methods[1:]]
     if not sum(counts):
         return caption(results.collected, "Differences from the classical ensemble: no finished pairs.")
+    overall = (
+        "All settings: mean over all pairs, interval by jackknife over the seeds of every dataset, test images held "
+        "fixed. "
+    ) * (len(counts) > 1)
     named = ", ".join(
         f"{method_title(method)} {count}" for method, count in zip(results.methods[1:], counts, strict=True)
     )
@@ -175,8 +198,64 @@ def paired_differences_caption(results: Results) -> str:
         results.collected,
         "Test accuracy of the soft vote minus that of the classical ensemble of the same seed. Large marks: mean over "
         f"seeds; lines: {100 * LEVEL:.0f} % t interval over seeds, cut where it leaves the facet; strokes: the "
-        "single seeds. Every facet has a scale of its own. all: mean over all pairs, interval by jackknife over the "
-        f"seeds of every dataset, test images held fixed. n pairs: {named}.",
+        f"single seeds; shaded: {_BAND}. All facets have the same scale. {overall}Number of pairs: {named}.",
+    )
+
+
+def gain_over_shots(results: Results) -> "Figure":
+    """Accuracy of every method minus classical over training images per class; a facet per dataset and backbone."""
+    found = {method: measured_differences(results, method) for method in results.methods[1:]}
+    shots = sorted({bundle.shots for bundle in results.bundles})
+    reach = _reach(found)
+    with house_style():
+        figure, axes = facets(results.nets, share="all")
+        for one, net in zip(axes, results.nets, strict=True):
+            for place, method in enumerate(found):
+                here = [difference for difference in found[method] if _net(difference.cell) == net]
+                intervals = {
+                    count: bundle_interval([d.accuracy for d in here if d.cell.shots == count])
+                    for count in dict.fromkeys(sorted(d.cell.shots for d in here))
+                }
+                _draw_gains(one, results, method, intervals, 0.13 * (place - (len(found) - 1) / 2))
+            if not one.lines:
+                say_nothing_there(one)
+            one.axhspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
+            one.axhline(0, color="black", linewidth=0.8, zorder=1)
+            one.set(title=net_title(results.collected, net), ylim=(-reach, reach), xscale="log")
+            one.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
+            one.set_xticks(shots, labels=[str(count) for count in shots])
+            one.minorticks_off()
+        label_axes(figure, axes, x="training images per class", y="Δ test accuracy (points)")
+        legend_below(figure, axes, last=[_BAND])
+        warn(figure, results.collected)
+    return figure
+
+
+def _draw_gains(
+    axes: "Axes", results: Results, method: str, intervals: Mapping[int, Interval], doublings: float
+) -> None:
+    """A method's means and intervals by number of shots, set off sideways to keep methods apart."""
+    if not intervals:
+        return
+    of, title = looks(results.methods), method_title(method)
+    style: dict[str, Any] = look(results.methods, method)
+    x = [shots * 2**doublings for shots in intervals]
+    low, high = ([getattr(interval, bound) for interval in intervals.values()] for bound in ("low", "high"))
+    axes.vlines(x, low, high, color=style["color"], linewidth=1.2, zorder=2)
+    (line,) = axes.plot(x, [interval.mean for interval in intervals.values()], **style, linewidth=0.9, zorder=3)
+    line.set(marker=of["markers"][title], markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=title)
+
+
+def gain_over_shots_caption(results: Results) -> str:
+    """What the figure shows, and how far it can be trusted."""
+    seeds = len({state.cell.seed for state in results.collected.cells})
+    return caption(
+        results.collected,
+        "Test accuracy of the soft vote minus that of the classical ensemble of the same seed, over training images "
+        f"per class. Marks: mean over at most {seeds} seeds; lines: {100 * LEVEL:.0f} % t interval over seeds, cut "
+        f"where it leaves the facet, none below {SEEDS_FOR_INTERVAL} seeds; shaded: {_BAND}. All facets have the same "
+        "scale. The intervals are of each setting by itself, unadjusted, the test images held fixed: descriptive "
+        "only. The verdicts are under Claims.",
     )
 
 
@@ -235,6 +314,6 @@ def diversity_and_gain_caption(results: Results) -> str:
         results.collected,
         "Test accuracy of the soft vote over the share of test images on which two members predict different classes "
         "(mean over pairs of members), both minus those of the classical ensemble of the same seed; a mark per pair of "
-        f"cells, all numbers of shots, n = {n}. Worse members disagree more: a cloud that falls to the right is no "
-        "proof against diversity, nor one that rises a proof for it (claim C5 compares what members predict).",
+        f"cells, all numbers of shots, n = {n}. Worse members disagree more, so neither a "
+        "falling nor a rising cloud proves anything about diversity; claim C5 compares what members predict.",
     )

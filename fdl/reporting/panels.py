@@ -28,6 +28,8 @@ _LABEL = 0.16  # inches below a panel for its line of text
 _GAP = 0.1  # inches more between images
 _SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # inches for methods, titles, colour bar
 _WIDTH = 4.2  # inches at least: the title is a line of it
+_HEIGHT = 10.2  # inches at most: an A4 page without its margins
+_LONG = 17  # characters at the left of a row that its height has room for
 _LETTER_SIZE = 6.5  # points, of the line of text below a panel
 
 
@@ -107,6 +109,15 @@ class MapRow:
     label: str  # at its left
     maps: NDArray[np.floating]  # (M, n, H', W') in [0, 1]
     record: Record  # of which the predictions are
+    predictions: bool = True  # below the panels
+
+
+def fitting(rows: Rows, lines: Sequence[MapRow]) -> tuple[list[int], float]:
+    """The images that a page has room for, and the side of a panel in inches, smaller if one image is too high."""
+    labels = sum(_LABEL * line.predictions + _SPACE for line in lines) + _GAP
+    free = _HEIGHT - _TOP - _BOTTOM
+    count = max(1, int(free / (labels + len(lines) * _PANEL)))
+    return rows.shown()[:count], min(_PANEL, (free / count - labels) / len(lines))
 
 
 def draw_maps(
@@ -120,38 +131,41 @@ def draw_maps(
         scale: what the colour bar is called.
     """
     members = max(len(line.maps) for line in lines)
-    height = _PANEL + _LABEL + _SPACE
-    block = len(lines) * height + _GAP
-    size = _column(members), _TOP + len(rows.shown()) * block + _BOTTOM
+    shown, side = fitting(rows, lines)
+    heights = [side + _LABEL * line.predictions + _SPACE for line in lines]
+    block = sum(heights) + _GAP
+    size = _column(members, side), _TOP + len(shown) * block + _BOTTOM
     sheet = Sheet(max(size[0], _WIDTH), size[1])
     cell = rows.cells[0]
     title = f"{net_title(collected, (cell.dataset, cell.backbone))} · {cell.shots} images per class · seed {cell.seed}"
     _title(sheet, collected, cell.dataset, title)
-    for number, image in enumerate(rows.shown()):
+    for number, image in enumerate(shown):
         pixels, label = image_shown(rows.records[0], image), rows.records[0]["labels"][image]
         for row, line in enumerate(lines):
-            top = _TOP + number * block + row * height
+            top = _TOP + number * block + sum(heights[:row])
             if row == 0:
                 name = f"{'* ' * (not rows.agreed(image))}{classes[label]}"
-                sheet.panel(pixels, 0, top, _fitting(name, bold=True), bold=True)
-            sheet.text(line.label, _column(0) - 0.1, top + _PANEL / 2, upwards=True)
+                sheet.panel(pixels, 0, top, side, _fitting(name, side, bold=True), bold=True)
+            size_of_letters = 7 if len(line.label) <= _LONG * side / _PANEL else 5
+            sheet.text(line.label, _column(0, side) - 0.1, top + side / 2, size=size_of_letters, upwards=True)
             for member, maps in enumerate(line.maps):
                 predicted = line.record["predicted"][member, image]
                 right = predicted == line.record["labels"][image]
-                mark = _fitting(f"{'✓' if right else '✗'} {classes[predicted]}")
-                colour = "black" if right else WARNING_COLOUR
-                sheet.panel(on_grey(pixels, maps[image]), _column(member), top, mark, colour=colour)
+                mark = _fitting(f"{'✓' if right else '✗'} {classes[predicted]}", side) if line.predictions else ""
+                colour, left = "black" if right else WARNING_COLOUR, _column(member, side)
+                sheet.panel(on_grey(pixels, maps[image], round(side * DPI)), left, top, side, mark, colour=colour)
                 if not maps[image].any():
-                    sheet.text("empty", _column(member) + _PANEL / 2, top + _PANEL / 2, colour="white")
-    for left, text in [(0.0, "test image"), *((_column(member), f"member {member}") for member in range(members))]:
-        sheet.text(text, left + _PANEL / 2, _TOP - 0.1, size=8)
+                    sheet.text("empty", left + side / 2, top + side / 2, colour="white")
+    columns = [(0.0, "test image"), *((_column(member, side), f"member {member}") for member in range(members))]
+    for left, text in columns:
+        sheet.text(text, left + side / 2, _TOP - 0.1, size=8 if side == _PANEL else 5)
     _colour_bar(sheet, scale)
     return sheet
 
 
-def _column(member: int) -> float:
+def _column(member: int, side: float) -> float:
     """Left edge of a member's panels in inches; the lines' labels stand between the image and the first of them."""
-    return _SIDE + (member + 1) * (_PANEL + _SPACE)
+    return _SIDE + (member + 1) * (side + _SPACE)
 
 
 @dataclass(frozen=True)
@@ -180,15 +194,17 @@ class Sheet:
         pixels: NDArray[np.uint8],
         left: float,
         top: float,
+        side: float,
         label: str,
         *,
         colour: str = "black",
         bold: bool = False,
     ) -> None:
-        """An image (H, W, 3) as a square panel, and a line of text below it."""
-        y, x = round(top * DPI), round(left * DPI)
-        self.canvas[y : y + SIDE, x : x + SIDE] = enlarged(pixels)
-        self.text(label, left + _PANEL / 2, top + _PANEL + _LABEL / 2, size=_LETTER_SIZE, colour=colour, bold=bold)
+        """An image (H, W, 3) as a square panel, and a line of text below it, if any."""
+        y, x, dots = round(top * DPI), round(left * DPI), round(side * DPI)
+        self.canvas[y : y + dots, x : x + dots] = enlarged(pixels, dots)
+        if label:
+            self.text(label, left + side / 2, top + side + _LABEL / 2, size=_LETTER_SIZE, colour=colour, bold=bold)
 
     def text(
         self,
@@ -253,25 +269,30 @@ def _colour_bar(sheet: Sheet, label: str) -> None:
 
 
 @cache
-def _fitting(text: str, *, bold: bool = False) -> str:
+def _fitting(text: str, side: float, *, bold: bool = False) -> str:
     """A text that is no wider than a panel: its end cut off where needed."""
     font = _font(_LETTER_SIZE, bold)
-    if font.getlength(text) <= SIDE:
+    if font.getlength(text) <= side * DPI:
         return text
-    return next(cut for end in range(len(text), -1, -1) if font.getlength(cut := f"{text[:end]}…") <= SIDE)
+    return next(cut for end in range(len(text), -1, -1) if font.getlength(cut := f"{text[:end]}…") <= side * DPI)
 
 
-def which_images(collected: Collected, rows: Rows) -> str:
+def which_images(collected: Collected, rows: Rows, lines: Sequence[MapRow]) -> str:
     """The rule that picked the images, and of which cells the maps are."""
-    cell, shown = rows.cells[0], len(rows.shown())
+    cell, shown = rows.cells[0], len(fitting(rows, lines)[0])
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     labels = rows.records[0]["labels"]
     tried = int(np.unique(labels, return_counts=True)[1].max())
-    rule = f" Of each the first among at most {tried} that all soft votes here get right, or else (*) the first."
+    rule = f" It is the first of at most {tried} that the soft votes of all methods get right, or (*) the first."
+    each = f"each {which}" if shown > 1 else "the first class"
     return (
-        f"{cell.shots} training images per class, seed {cell.seed}. A test image of each {which}; below each panel the "
+        f"{cell.shots} training images per class, seed {cell.seed}. A test image of {each}; below the panels the "
         f"member's prediction (✓ right, ✗ wrong).{rule if tried > 1 else ' It is the first of its class.'}"
-        + ("" if "pixels" in rows.records[0] else " The records came without the test images: plain grey.")
+        + (
+            ""
+            if "pixels" in rows.records[0]
+            else " The records came without the test images, so the maps lie on plain grey."
+        )
     )
 
 

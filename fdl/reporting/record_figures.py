@@ -98,7 +98,7 @@ def training_curves_caption(results: Results, dataset: str) -> str:
         results.collected,
         f"Training on {title}: mean of the members' cross-entropies on the training batches, and the two terms of the "
         "distance loss (unweighted sums over pairs of members; for classical measured, not minimised). Lines: mean "
-        f"over seeds, bands: least to most. {_seeds(results, [net for net in results.nets if net[0] == dataset])}",
+        f"over seeds, bands: minimum to maximum. {_seeds(results, [net for net in results.nets if net[0] == dataset])}",
     )
 
 
@@ -140,8 +140,8 @@ def reliability_caption(results: Results) -> str:
         results.collected,
         "Accuracy of the soft vote over its confidence (the mean of the members' probabilities for the class it "
         f"picks), test images of all seeds together in {ECE_BINS} bins of equal width, empty ones left out; above "
-        "the dotted line: too little confidence, below: too much. Strokes at the foot: share of images per bin. "
-        f"No error bars. {_seeds(results, results.nets)}",
+        "the dotted line the vote is less confident than accurate, below it more. Strokes at the foot: share of images "
+        f"per bin. No error bars. {_seeds(results, results.nets)}",
     )
 
 

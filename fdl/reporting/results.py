@@ -83,7 +83,9 @@ class Results:
         bundles: dict[Bundle, list[Cell]] = {}
         for state in self.collected.cells:
             bundles.setdefault(state.cell.bundle, []).append(state.cell)
-        datasets, backbones = list(self.collected.datasets), list(dict.fromkeys(b.backbone for b in bundles))
+        datasets, backbones = (
+            list(dict.fromkeys(getattr(b, name) for b in bundles)) for name in ("dataset", "backbone")
+        )
         order = sorted(bundles, key=lambda b: (datasets.index(b.dataset), backbones.index(b.backbone), b.shots))
         return {bundle: bundles[bundle] for bundle in order}
 

@@ -12,6 +12,7 @@ from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
+from fdl.reporting.drawing import DPI
 from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
@@ -53,6 +54,7 @@ class FigureSection:
     name: str
     heading: str
     address: str | None  # data address; None: it is only linked
+    width: float  # inches
     caption: str
     downloads: Sequence[str]
 
@@ -155,11 +157,11 @@ def _claims_section(results: Results, verdicts: Sequence[Claim]) -> TableSection
 
 def _figure_section(results: Results, shown: Shown) -> FigureSection:
     target = shown.target
-    address = None
-    if target.maker not in _LINKED:
-        content = Path(target.path(results.params, "png")).read_bytes()
-        address = "data:image/png;base64," + base64.b64encode(content).decode()
-    return FigureSection(target.name, target.title, address, shown.content, _downloads(results, target))
+    content = Path(target.path(results.params, "png")).read_bytes()
+    width = int.from_bytes(content[16:20]) / DPI  # PNG's header
+    data = "data:image/png;base64," + base64.b64encode(content).decode()
+    address = None if target.maker in _LINKED else data
+    return FigureSection(target.name, target.title, address, width, shown.content, _downloads(results, target))
 
 
 def _downloads(results: Results, target: Target) -> list[str]:

@@ -6,38 +6,13 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from textwrap import fill
 
+from fdl.core.titles import BASELINE, method_title
+from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
-from fdl.reporting.tables import Column, Row, Table
+from fdl.reporting.tables import DIFFERENCES, Column, Row, Table
 
 _PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
-_LATEX_SHOTS = 2  # on paper
 _TERMINAL = 120  # characters
-
-# The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
-_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - {"×", "÷"}  # letters that LaTeX knows in UTF-8 since 2018
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "±": r"$\pm$",
-        "−": r"$-$",
-        "×": r"$\times$",
-        "Δ": r"$\Delta$",
-        "†": r"\textsuperscript{\textdagger}",
-        "–": "--",
-        "…": r"\ldots{}",
-    }
-)
 
 # What Markdown reads as markup, GitHub's mathematics included.
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -138,71 +113,57 @@ def _chance(table: Table, row: Row) -> list[str]:
 
 
 def to_latex(table: Table) -> str:
-    """A `table*` with booktabs rules, panels of at most two numbers of shots below each other.
-
-    Needs `\\usepackage{booktabs}` and, for pdfLaTeX before 2020, `\\usepackage{textcomp}`.
-    """
-    labels = 2 + table.has_chance
-    panels = table.panels(_LATEX_SHOTS)
-    warning = rf"\textbf{{{latex_text(table.warning)}}} " if table.warning else ""
-    widest = max(len(columns) for columns, _ in panels)
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table*}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{warning}{latex_text(table.caption)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
-        rf"\begin{{tabular}}{{ll{'r' * table.has_chance}{'r' * widest}}}",
-        r"\toprule",
+    """Two tables: mean ± std by number of shots and method, the best in bold; and the differences with intervals."""
+    marks = ["".join(f" [{number}]" for number in row.notes) for row in table.rows]
+    labels = [
+        LatexColumn("Dataset", [row.dataset + mark for row, mark in zip(table.rows, marks, strict=True)]),
+        LatexColumn("Backbone", [row.backbone for row in table.rows]),
     ]
-    for number, (columns, panel_rows) in enumerate(panels):
-        lines += [r"\midrule[\heavyrulewidth]"] * bool(number)
-        lines += _latex_head(table, columns, labels)
-        for rows in _by_dataset(panel_rows):
-            lines.append(r"\midrule")
-            for position, row in enumerate(rows):
-                marks = rf"\textsuperscript{{{','.join(map(str, row.notes))}}}" if row.notes else ""
-                # The dataset's name once per group.
-                label = [latex_text(row.dataset) + marks if position == 0 else "", latex_text(row.backbone)]
-                label += [latex_text(text) for text in _chance(table, row)]
-                lines.append(_latex_line([*label, *(latex_text(row.entries[column].text) for column in columns)]))
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [rf"\textsuperscript{{{number}}} {latex_text(note)}" for number, note in enumerate(table.notes, start=1)]
-    notes += [latex_text(remark) for remark in table.remarks]
-    lines += [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize\raggedright"]
-    lines += ["\\\\\n".join(notes), r"\end{minipage}", r"\end{table*}"]
-    return "\n".join(lines) + "\n"
+    chance = [LatexColumn("Chance", [text for row in table.rows for text in _chance(table, row)], number=True)]
+    scores = [column for column in table.columns if not column.difference]
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    best = " Bold: the best of each number of shots." if len(scores) > len(_by_shots(scores)) else ""
+    text = latex_table(
+        table.name.replace("_", "-"),
+        table.caption + best,
+        [*labels, *chance * table.has_chance],
+        [_latex_column(table, column, column.heading) for column in scores],
+        [*notes, *(remark for remark in table.remarks if remark != DIFFERENCES)],
+        warning=table.warning,
+    )
+    differences = [column for column in table.columns if column.difference]
+    if not differences:
+        return text
+    return text + latex_table(
+        f"{table.name.replace('_', '-')}-differences",
+        f"{table.title}: differences to classical in points, by training images per class.",
+        labels,
+        [
+            _latex_column(table, column, f"{method_title(column.method)} − {method_title(BASELINE)}")
+            for column in differences
+        ],
+        [*notes, DIFFERENCES],
+        warning=table.warning,
+    )
 
 
-def _latex_head(table: Table, panel: list[Column], labels: int) -> list[str]:
-    """Shots over methods, with a rule under each number of shots."""
-    top, rules, start = [""] * labels, [], labels + 1
-    for shots, columns in _by_shots(panel):
-        top.append(rf"\multicolumn{{{len(columns)}}}{{c}}{{{shots} per class}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}")
-        start += len(columns)
-    names = ["Dataset", "Backbone", *["Chance"] * table.has_chance, *(latex_text(column.heading) for column in panel)]
-    return [_latex_line(top), "".join(rules), _latex_line(names)]
+def _latex_column(table: Table, column: Column, heading: str) -> LatexColumn:
+    rivals = [other for other in table.columns if other.shots == column.shots and not other.difference]
+    bold = [
+        number
+        for number, row in enumerate(table.rows)
+        if len(rivals) > 1
+        and not column.difference
+        and row.entries[column].mean is not None
+        and row.entries[column].brief.split(" ")[0]
+        == max((f"{row.entries[r].mean:.1f}" for r in rivals if row.entries[r].mean is not None), key=float)
+    ]
+    texts = [row.entries[column].text for row in table.rows]
+    return LatexColumn(heading, texts, number=True, group=f"{column.shots} per class", bold=frozenset(bold))
 
 
 def _by_shots(columns: Iterable[Column]) -> list[tuple[int, list[Column]]]:
     return [(shots, list(group)) for shots, group in groupby(columns, key=lambda column: column.shots)]
-
-
-def _by_dataset(rows: Iterable[Row]) -> list[list[Row]]:
-    return [list(group) for _, group in groupby(rows, key=lambda row: row.dataset)]
-
-
-def _latex_line(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def latex_text(text: str) -> str:
-    """Text as pdfLaTeX reads it: no command, and no character that stops it for want of a glyph."""
-    return "".join(
-        letter if letter.isascii() or letter in _LATIN else f"[U+{ord(letter):04X}]"
-        for letter in text.translate(_LATEX)
-    )
 
 
 def html_fragment(table: Table) -> str:

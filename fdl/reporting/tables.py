@@ -26,6 +26,11 @@ from fdl.results.collect import CellState, Collected
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
 _CHANCE_METRICS = ("accuracy", "accuracy_balanced")  # guessing all classes equally often scores 1 / classes
 _NAMED = 5  # failed cells that a table's remarks name
+DIFFERENCES = (
+    "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
+    "and batches); in brackets its 95 % t interval over the seeds where there are three or more: per cell, "
+    "unadjusted, test images held fixed, so descriptive only; the verdicts are under Claims."
+)
 
 
 @dataclass(frozen=True)
@@ -239,11 +244,7 @@ def _caption(params: Params, collected: Collected, *, combiner: str, metric: str
 def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: str) -> list[str]:
     remarks = []
     if any(column.difference for row in rows for column in row.entries):
-        remarks.append(
-            "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
-            "and batches); in brackets its 95 % t interval over the seeds where there are three or more: per cell, "
-            "unadjusted, test images held fixed, so descriptive only; the verdicts are under Claims."
-        )
+        remarks.append(DIFFERENCES)
     methods = dict.fromkeys(state.cell.method for state in collected.cells)
     controls = [f"{method_title(name)}: {CONTROLS[name].remark}" for name in methods if name in CONTROLS]
     if controls:

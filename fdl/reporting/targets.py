@@ -98,6 +98,7 @@ def _figures(params: Params) -> list[Target]:
     whole = {
         "forest": "Gain by dataset and backbone",
         "accuracy_over_shots": "Accuracy over images per class",
+        "gain_over_shots": "Gain over images per class",
         "paired_differences": "Differences from classical",
         "diversity_and_gain": "Diversity and gain",
         "reliability": "Reliability",

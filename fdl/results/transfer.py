@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import shutil
+import subprocess
 import tarfile
 import tempfile
 import zlib
@@ -49,15 +50,17 @@ class Exported:
     size: int  # bytes of the archive
 
 
-def export_records(params: Params, target: Path) -> Exported:
+def export_records(params: Params, target: Path, *, force: bool = False) -> Exported:
     """Write the records of a grid into one archive; equal records make equal bytes.
 
     Args:
         params: the settings; records of others are left out.
         target: the archive, .tar.gz.
+        force: write over an archive that git tracks.
 
     Raises:
-        InputError: there is nothing to pack, a record is damaged, or the name is that of another kind of file.
+        InputError: there is nothing to pack, a record is damaged, the name is that of another kind of file, or an
+            archive that git tracks would become another one.
     """
     if not target.name.endswith(".tar.gz"):
         raise InputError(f"{target}: the archive is a .tar.gz file; give it such a name")
@@ -71,8 +74,23 @@ def export_records(params: Params, target: Path) -> Exported:
             entries |= {str(folder / name): data for name, data in content.items()}
     if not packed:
         raise InputError(f"{layout.results_folder(params)}: no finished records of these settings; nothing to export")
-    files.write_atomically(target, _archive(entries))
+    archive = _archive(entries)
+    if not force and _tracked(target) and target.read_bytes() != archive:
+        raise InputError(
+            f"{target}: git tracks this archive, and these records are not those in it; name another with --output, "
+            "or write over it with --force"
+        )
+    files.write_atomically(target, archive)
     return Exported(packed, len(cells) - packed, target.stat().st_size)
+
+
+def _tracked(path: Path) -> bool:
+    """Whether git tracks a file that is there; not where there is no git."""
+    git = shutil.which("git")
+    if git is None or not path.is_file():
+        return False
+    command = [git, "-c", "safe.directory=*", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _small_part(params: Params, state: CellStatus) -> dict[str, bytes] | None:

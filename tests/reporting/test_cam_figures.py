@@ -183,7 +183,7 @@ def test_the_first_image_of_a_class_that_all_methods_get_right(
     sheet, caption = draw(params)
     for line, image in zip((0, 2), expected, strict=True):
         assert np.array_equal(panel(sheet, "test image", line), enlarged(arm["pixels"][image]))
-    assert "Of each the first among at most 2 that all soft votes here get right, or else (*) the first." in caption
+    assert "It is the first of at most 2 that the soft votes of all methods get right, or (*) the first." in caption
     marked = [text.text.startswith("* ") for text in sheet.texts if text.bold][1:]
     assert marked == [none_agreed] * 2
 
@@ -230,7 +230,7 @@ def test_descriptors_stand_above_what_the_loss_keeps_of_them(project: Path) -> N
     params = small_grid()
     write(params)
     sheet, caption = draw_descriptors(params)
-    assert labels(sheet) == ["classical", "masked", "FDL", "masked"] * 2
+    assert labels(sheet) == ["classical", "classical, masked", "FDL", "FDL, masked"] * 2
     whole, masked = (panel(sheet, "member 0", line) for line in (0, 1))
     # Cells of 0.25 beside a peak of 1.25: they show in the whole descriptor, and are 0 where the mask drops them.
     grey = enlarged(invented()["pixels"][0])[-1, -1] @ np.array([0.299, 0.587, 0.114]) / 255
@@ -238,6 +238,21 @@ def test_descriptors_stand_above_what_the_loss_keeps_of_them(project: Path) -> N
         expected = 255 * (ALPHA * np.array(colormaps[COLOURS](value)[:3]) + (1 - ALPHA) * grey)
         assert dots[-1, -1] == pytest.approx(expected, abs=2)
     assert "the cells at or below its mean set to 0" in caption
+
+
+@pytest.mark.parametrize(
+    ("methods", "images"), [(["fdl"], 2), (["fdl", "gncl", "cka"], 1), (["fdl", "gncl", "cka", "smd", "fdl-cosine"], 1)]
+)
+def test_descriptors_of_many_methods_stay_on_a_page(project: Path, methods: list[str], images: int) -> None:
+    params = small_grid(shots=[3], seeds=[0], methods=["classical", *methods])
+    write(params, **dict.fromkeys(params.methods, invented(classes=3)))
+    sheet, caption = draw_descriptors(params)
+    assert sheet.height <= 10.2 + 1e-9
+    assert len(labels(sheet)) == 2 * (1 + len(methods)) * images
+    assert ("A test image of the first class;" in caption) is (images == 1)
+    lowest = max(text.y for text in sheet.texts if text.upwards)
+    assert lowest < sheet.height - 0.5  # above the colour bar
+    assert sheet.picture().size[1] == sheet.canvas.shape[0]
 
 
 def test_records_without_descriptors_say_how_to_get_them(project: Path) -> None:

@@ -35,7 +35,7 @@ def test_c3_leaves_out_bundles_of_which_one_arm_is_near_chance(project: Path) ->
 
     write(params, accuracy)
     c3 = claim(evaluate(params), "C3")
-    assert c3.beside == "5 of 6 bundles above the floor"
+    assert c3.beside == "5 of 6 settings are 5 points or more above chance"
     assert c3.found == 60  # still complete
     # NEU's 3 shots would bend the slope down; so would one line for both datasets, now that they are left out.
     assert c3.estimate == pytest.approx(0, abs=0.1)
@@ -70,7 +70,7 @@ def test_c5_is_the_disagreement_at_equal_accuracy_of_the_members(project: Path) 
     c5 = claim(evaluate(params), "C5")
     assert c5.estimate == pytest.approx(np.polyfit(x, y, 1)[1], abs=1e-5)
     assert c5.verdict == "supported"
-    assert c5.beside == f"Δ mutual information {np.mean(information):+.4f} nats"
+    assert c5.beside == f"difference of mutual information {np.mean(information):+.4f} nats"
 
 
 def test_c6_compares_each_ensemble_with_its_members(project: Path) -> None:
@@ -111,7 +111,7 @@ def test_c4_needs_nearly_all_maps(project: Path) -> None:
     write(params, gain(0), maps=partial(cams, empty=5))
     c4 = claim(evaluate(params), "C4")
     # 5 images in each arm, 10 of 60 together, 2 of 3 pairs.
-    assert (c4.verdict, c4.reason) == ("undecided", "11% of the member pairs left out for an all-zero map")
+    assert (c4.verdict, c4.reason) == ("undecided", "11 % of the pairs of members are left out because a map is empty")
     assert c4.estimate == pytest.approx(-0.28125)
 
 
@@ -124,7 +124,10 @@ def test_c7_flags_every_cell_whose_loss_is_inactive(project: Path) -> None:
 
     write(params, gain(0), rows=sums)
     c7 = claim(evaluate(params), "C7")
-    assert (c7.verdict, c7.reason) == ("undecided", "loss inactive in 1 of 20 pairs: bsd/alexnet/3shot/seed1")
+    assert (c7.verdict, c7.reason) == (
+        "undecided",
+        "loss inactive in 1 of 20 pairs: BSD AlexNet 3 per class (1 of 5 seeds)",
+    )
     assert (c7.estimate, c7.low) == (0.25, None)
 
 

@@ -1,9 +1,11 @@
 """Tables of plain rows and the numbers behind figures, worked out by hand."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from fdl.core.settings import Cell, Params, load
 from fdl.evaluation.metrics import confidence_bins
@@ -12,12 +14,22 @@ from fdl.reporting.comparison_tables import ablation_table, combiner_table
 from fdl.reporting.cost_tables import cost_table
 from fdl.reporting.gallery import gallery
 from fdl.reporting.listings import Listing, to_csv
-from fdl.reporting.pair_figures import Difference, bundle_interval, measured_differences, overall_interval
+from fdl.reporting.pair_figures import (
+    Difference,
+    bundle_interval,
+    gain_over_shots,
+    measured_differences,
+    overall_interval,
+    paired_differences,
+)
 from fdl.reporting.record_figures import image_overlaps
 from fdl.reporting.results import Results, Spread, read_results, spread
 from fdl.reporting.targets import targets
 from fdl.results.collect import collect
 from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Soft-vote accuracy by shots and method, of seeds 0 and 1.
 VALUES = {
@@ -30,6 +42,13 @@ VALUES = {
 
 def results_of(params: Params, failed: tuple[str, ...] = ()) -> Results:
     fabricate(params, accuracy={c: VALUES[c.shots, c.method][c.seed] for c in params.cells()}, failed=failed)
+    collect(params)
+    return read_results(params)
+
+
+def invented_results(**grid: object) -> Results:
+    params = small_grid(**grid)
+    fabricate(params)
     collect(params)
     return read_results(params)
 
@@ -119,6 +138,42 @@ def test_intervals_of_differences_by_hand(project: Path) -> None:
     three = [Difference(Cell("neu", "alexnet", 3, "fdl", seed), 1.0 + seed, None) for seed in range(3)]
     overall = overall_interval(three)
     assert (overall.mean, overall.low, overall.high) == pytest.approx((2, -0.4842, 4.4842), abs=1e-4)
+
+
+def drawn_means(axes: "Axes") -> dict[str, list[float]]:
+    """The means by method, in the order of the shots."""
+    handles, names = axes.get_legend_handles_labels()
+    return {
+        name: np.asarray(line.get_ydata()).tolist()
+        for line, name in zip(handles, names, strict=True)
+        if isinstance(line, Line2D)
+    }
+
+
+def test_gains_over_shots_share_a_scale_with_the_band(project: Path) -> None:
+    results = invented_results(backbones=["alexnet", "vgg"], seeds=[0, 1, 2])
+    axes = gain_over_shots(results).axes
+    differences = measured_differences(results, "fdl")
+    reach = 1.08 * max(3, *(abs(d.accuracy) for d in differences))
+    for one, backbone in zip(axes, ("alexnet", "vgg"), strict=True):
+        assert one.get_ylim() == pytest.approx((-reach, reach))
+        expected = [
+            np.mean([d.accuracy for d in differences if (d.cell.backbone, d.cell.shots) == (backbone, shots)])
+            for shots in (3, 5)
+        ]
+        assert drawn_means(one)["FDL"] == pytest.approx(expected)
+        assert "± 2 points" in one.get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize(("methods", "last"), [(["fdl"], "NEU (synthetic) · VGG"), (["fdl", "gncl"], "all settings")])
+def test_paired_differences_share_a_scale_and_sum_up_several_methods(
+    project: Path, methods: list[str], last: str
+) -> None:
+    figure = paired_differences(invented_results(methods=["classical", *methods], backbones=["alexnet", "vgg"]))
+    drawn = [axes for axes in figure.axes if axes.axison]
+    assert drawn[-1].get_title() == last
+    assert len({axes.get_xlim() for axes in drawn}) == 1
+    assert drawn[0].get_xlim()[1] >= 3
 
 
 def test_bins_of_confidence_by_hand() -> None:

@@ -65,8 +65,8 @@ def test_c1_of_lite_is_as_it_was_fixed_and_says_how_sensitive_it_is(lite: Params
     assert (c1.rules, c1.estimate, c1.low, c1.high) == (1, -1.677037, -2.817519, -0.536555)
     assert c1.reading == "contradicted on this grid (95 % interval below 0)"
     assert c1.sensitivity == (
-        "Sensitivity: with the seeds' part not below that of independent cells (s.d. of the seeds' means: NEU 1.71 "
-        "instead of 3.20) the 95 % interval is [−3.71, +0.35] and holds 0"
+        "Sensitivity: if seeds vary at least as much as independent cells would (standard deviation of the seeds' "
+        "means: NEU 1.71 instead of 3.20), the 95 % interval is [−3.71, +0.35] and includes 0"
     )
 
 
@@ -79,7 +79,7 @@ def test_the_caveat_of_lite_stands_wherever_its_verdict_does(lite: Params) -> No
     for part in first_sentence(caveat):
         assert page.count(escape(part).replace("&#x27;", "&#39;")) >= 2
     assert page.index(first_sentence(caveat)[0]) < page.index('id="figure-forest"')
-    assert "the 95 % interval is [−3.71, +0.35] and holds 0" in page
+    assert "the 95 % interval is [−3.71, +0.35] and includes 0" in page
 
 
 def test_rules_2_on_the_same_records(lite: Params) -> None:

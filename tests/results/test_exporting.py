@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -75,6 +76,26 @@ def test_equal_records_make_equal_bytes(trained):
     export_records(trained, Path("one.tar.gz"))
     export_records(trained, Path("other.tar.gz"))
     assert Path("one.tar.gz").read_bytes() == Path("other.tar.gz").read_bytes()
+
+
+def git(*arguments):
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+def test_an_archive_that_git_tracks_is_not_written_over_unasked(trained):
+    git("init")
+    ARCHIVE.write_bytes(b"published")
+    export_records(trained, ARCHIVE)  # not tracked: any file of one's own
+    exported = ARCHIVE.read_bytes()
+    ARCHIVE.write_bytes(b"published")
+    git("add", "--force", str(ARCHIVE))
+    with pytest.raises(InputError, match=r"git tracks this archive.* --output.* --force"):
+        export_records(trained, ARCHIVE)
+    assert ARCHIVE.read_bytes() == b"published"
+    export_records(trained, Path("mine.tar.gz"))
+    export_records(trained, ARCHIVE, force=True)
+    assert ARCHIVE.read_bytes() == exported
+    export_records(trained, ARCHIVE)  # the same records: nothing changes
 
 
 def test_what_was_imported_can_be_exported_again(exported):

@@ -1,0 +1,326 @@
+"""LaTeX tables that fit on a page: text without commands, numbers aligned at the decimal point, long tables split.
+
+A table is one or more `table*` floats with booktabs rules and siunitx columns, so it can be pasted into documents of
+one or two columns. What is too wide is continued below with the labels repeated, what is too long in another float.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+from textwrap import wrap
+
+# The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
+_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - {"×", "÷"}  # letters that LaTeX knows in UTF-8 since 2018
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "×": r"$\times$",
+        "Δ": r"$\Delta$",
+        "†": r"\textsuperscript{\textdagger}",
+        "–": "--",
+        "…": r"\ldots{}",
+    }
+)
+_NEEDS = r"% needs \usepackage{array,booktabs,siunitx}; for pdfLaTeX before 2020 also textcomp"
+_OPENING = (  # options that siunitx 2 and 3 know
+    r"\begin{table*}",
+    r"\centering\scriptsize\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{5pt}",
+    r"\sisetup{detect-weight,mode=text,separate-uncertainty,retain-explicit-plus,table-align-text-post=false}",
+)
+_WIDTH = 120  # characters of such letters beside each other on 16.5 cm
+_SPACE = 1.6  # characters between columns
+_LINES = 58  # rows of a float, so that caption and notes have room on the page
+_WORD = 12  # characters: a longer heading is broken into lines, unless the numbers below are as wide
+_STAR = "*: the 95 % interval excludes 0."
+
+# 41.2 ± 1.3, +1.2 [−0.3, +2.7], each with what may follow: (n=4), †
+_DIGITS = r"[+−]?\d+(?:\.\d+)?"
+_NUMBER = re.compile(
+    rf"(?P<mean>{_DIGITS})(?: ± (?P<std>{_DIGITS}))?(?: \[(?P<low>{_DIGITS}), (?P<high>{_DIGITS})\])?"
+    r"(?P<after>(?: \(n=\d+\))?†?)"
+)
+
+
+@dataclass(frozen=True)
+class LatexColumn:
+    """A column of a table."""
+
+    heading: str
+    texts: Sequence[str]  # a text per row
+    number: bool = False  # aligned at the decimal point where all texts are numbers, else to the right
+    width: float | None = None  # of running text, as a part of the line; None: as wide as its texts
+    group: str = ""  # what stands above the headings of neighbours that share it
+    bold: frozenset[int] = frozenset()  # rows
+
+    @property
+    def needs(self) -> float:
+        """Its width in characters."""
+        if self.width:
+            return self.width * _WIDTH + _SPACE
+        return max(map(len, [*_broken(self.heading, self.texts), *self.texts])) + _SPACE
+
+
+def latex_text(text: str) -> str:
+    """Text as pdfLaTeX reads it: no command, and no character that stops it for want of a glyph."""
+    return "".join(
+        letter if letter.isascii() or letter in _LATIN else f"[U+{ord(letter):04X}]"
+        for letter in text.translate(_LATEX)
+    )
+
+
+def latex_table(
+    name: str,
+    caption: str,
+    labels: Sequence[LatexColumn],
+    columns: Sequence[LatexColumn],
+    notes: Sequence[str],
+    *,
+    warning: str = "",
+) -> str:
+    """The floats of a table.
+
+    Args:
+        name: what `\\label` calls it, behind `tab:`.
+        caption: plain text, as all texts here are.
+        labels: columns that say what a row is; they begin every part, equal neighbours of the first are printed once.
+        columns: all others. A row without any text in them is left out of a part.
+        notes: lines below the last float.
+        warning: printed in bold before the caption.
+    """
+    bold = rf"\textbf{{{latex_text(warning)}}} " if warning else ""
+    if any("*" in _marked(text) for column in columns if column.number for text in column.texts):
+        notes = [*notes, _STAR]
+    floats = _floats(labels, columns)
+    lines = [_NEEDS]
+    for number, parts in enumerate(floats):
+        continued = r"\addtocounter{table}{-1}" if number else ""
+        what = rf"{latex_text(caption)}\label{{tab:{name}}}" if not number else "(continued)"
+        lines += [*_OPENING, rf"{continued}\caption{{{bold}{what}}}"]
+        for position, (columns_here, rows) in enumerate(parts):
+            lines += [r"\par\medskip"] * bool(position)
+            lines += _tabular(labels, columns_here, rows)
+        if number == len(floats) - 1:
+            lines += _notes(notes)
+        lines.append(r"\end{table*}")
+    return "\n".join(lines) + "\n"
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    if not notes:
+        return []
+    marked = [re.sub(r"^\[(\d+)\]", r"\\textsuperscript{\1}", latex_text(note)) for note in notes]
+    return [r"\par\medskip", r"\begin{minipage}{\textwidth}\raggedright", "\\\\\n".join(marked), r"\end{minipage}"]
+
+
+_Part = tuple[Sequence[LatexColumn], Sequence[int]]  # columns, rows
+
+
+def _floats(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn]) -> list[list[_Part]]:
+    """Columns and rows by float; in a float the parts stand below each other."""
+    floats: list[list[_Part]] = [[]]
+    left = float(_LINES)
+    for panel in _panels(labels, columns):
+        rows = [row for row in range(len(labels[0].texts)) if any(column.texts[row] for column in panel)]
+        heights = [max(_height(column, row) for column in (*labels, *panel)) for row in rows]
+        if floats[-1] and sum(heights) > left:  # begin anew rather than break what fits on a page of its own
+            floats.append([])
+            left = _LINES
+        # A last float of a few rows would look lost: all are about equally long.
+        spare = _LINES - sum(heights) / max(1, ceil(sum(heights) / _LINES)) - max(heights, default=0)
+        chunk: list[int] = []
+        for row, height in zip(rows, heights, strict=True):
+            if chunk and height > left - max(0, spare) * (sum(heights) > _LINES):
+                floats[-1].append((panel, chunk))
+                floats.append([])
+                chunk, left = [], _LINES
+            chunk.append(row)
+            left -= height
+        if chunk:
+            floats[-1].append((panel, chunk))
+        left -= 4  # headings, rules
+    return floats
+
+
+def _height(column: LatexColumn, row: int) -> float:
+    """Lines that a cell takes."""
+    return ceil(len(column.texts[row]) / (0.9 * column.width * _WIDTH)) + 0.5 if column.width else 1
+
+
+def _panels(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn]) -> list[Sequence[LatexColumn]]:
+    """The columns in as few parts as fit beside the labels, about equally wide; a group is not broken if it fits."""
+    free = _WIDTH - sum(label.needs for label in labels)
+    count = len(_filled(columns, free))
+    narrow = next(width for width in range(1, int(free) + 2) if len(_filled(columns, min(width, free))) == count)
+    return _filled(columns, min(narrow, free))
+
+
+def _filled(columns: Sequence[LatexColumn], width: float) -> list[Sequence[LatexColumn]]:
+    panels: list[list[LatexColumn]] = [[]]
+    used = 0.0
+    for _, members in groupby(enumerate(columns), key=lambda item: item[1].group or item[0]):
+        group = [column for _, column in members]
+        blocks = [group] if sum(column.needs for column in group) <= width else [[column] for column in group]
+        for block in blocks:
+            needs = sum(column.needs for column in block)
+            if panels[-1] and used + needs > width:
+                panels.append([])
+                used = 0.0
+            panels[-1] += block
+            used += needs
+    return list(panels)
+
+
+def _tabular(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn], rows: Sequence[int]) -> list[str]:
+    printed = [*labels, *columns]
+    aligned = [_aligned(column, rows) for column in printed]
+    names: list[str] = []
+    for column, (specification, spans, _) in zip(printed, aligned, strict=True):
+        heading = r"\\".join(latex_text(line) for line in _broken(column.heading, column.texts))
+        if r"\\" in heading:
+            heading = rf"\shortstack{{{heading}}}"
+        if spans > 1:
+            heading = rf"\multicolumn{{{spans}}}{{c}}{{{heading}}}"
+        elif specification.startswith("S"):
+            heading = f"{{{heading}}}"
+        names.append(heading)
+    lines = [rf"\begin{{tabular}}{{{''.join(specification for specification, _, _ in aligned)}}}", r"\toprule"]
+    lines += _groups(printed, [spans for _, spans, _ in aligned])
+    lines += [_line(names), r"\midrule"]
+    first = [labels[0].texts[row] for row in rows] if labels else []
+    several = len(set(first)) > 1 and len(set(first)) < len(first)
+    for position in range(len(rows)):
+        cells = [texts[position] for _, _, texts in aligned]
+        if labels and position and first[position] == first[position - 1]:
+            cells[0] = ""
+        elif position and (several or any(column.width for column in printed)):
+            lines.append(r"\addlinespace")
+        lines.append(_line(cells))
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _groups(columns: Sequence[LatexColumn], spans: Sequence[int]) -> list[str]:
+    """The line above the headings, with a rule under each group."""
+    if not any(column.group for column in columns):
+        return []
+    cells, rules, start = [], [], 1
+    for group, members in groupby(zip(columns, spans, strict=True), key=lambda pair: pair[0].group):
+        width = sum(span for _, span in members)
+        end = start + width - 1
+        cells += [rf"\multicolumn{{{width}}}{{c}}{{{latex_text(group)}}}"] if group else [""] * width
+        rules += [rf"\cmidrule(lr){{{start}-{end}}}"] if group else []
+        start += width
+    return [_line(cells), "".join(rules)]
+
+
+def _broken(heading: str, texts: Sequence[str]) -> list[str]:
+    """The lines of a heading, not much wider than what stands below it."""
+    return wrap(heading, max(_WORD, *map(len, texts)), break_long_words=False) if texts else [heading]
+
+
+def _line(cells: Sequence[str]) -> str:
+    # A line that starts with a bracket would be read as an argument of the line break before it.
+    first, *rest = cells
+    return " & ".join([f"{{}}{first}" if first.startswith("[") else first, *rest]) + r" \\"
+
+
+def _aligned(column: LatexColumn, rows: Sequence[int]) -> tuple[str, int, list[str]]:
+    """What `tabular` calls a column, how many of its columns it takes, and the cells of these rows.
+
+    The width of numbers is that of all rows, so that parts of a table look alike.
+    """
+    texts = [column.texts[row] for row in rows]
+    if column.width:
+        specification = rf">{{\raggedright\arraybackslash}}p{{{column.width}\textwidth}}"
+        return specification, 1, [latex_text(text).replace("/", r"/\allowbreak{}") for text in texts]
+    every = [_NUMBER.fullmatch(text) for text in column.texts]
+    known = [match for match in every if match]
+    words = [text for text, match in zip(column.texts, every, strict=True) if not match]
+    if not column.number or not known or any(letter.isdigit() for text in words for letter in text):
+        return "r" if column.number else "l", 1, [_raised(latex_text(text)) for text in texts]
+    intervals = any(match["low"] for match in known)
+    cells = []
+    for row, text in zip(rows, texts, strict=True):
+        match = every[row]
+        weight = r"\bfseries " if row in column.bold else ""
+        if match is None:
+            word = latex_text(text)
+            cells.append(rf"\multicolumn{{3}}{{c}}{{{word}}}" if intervals else f"{{{word}}}")
+        elif intervals:
+            cells.append(_with_interval(match, weight))
+        else:
+            cells.append(f"{weight}{_plain(match)}{_after(match['after'])}")
+    widest = max((match["after"] for match in known), key=len)
+    space = f",table-space-text-post={{{_after(widest)}}}" * bool(widest)
+    if not intervals:
+        specification = _format([m["mean"] for m in known], [m["std"] for m in known if m["std"]])
+        return f"S[{specification}{space}]", 1, cells
+    mean = _format([match["mean"] for match in known], [])
+    bounds = _format([bound for match in known for bound in (match["low"], match["high"]) if bound], [])
+    specification = (
+        f"S[{mean}]@{{\\,}}S[{bounds},table-space-text-pre={{[}},table-space-text-post={{,}}]@{{\\,}}"
+        f"S[{bounds},table-space-text-post={{]*{_after(widest)}}}]"
+    )
+    return specification, 3, cells
+
+
+def _raised(text: str) -> str:
+    """A label with the numbers of its notes above the line: `NEU [1] [2]`."""
+    label, *marks = re.split(r" \[(\d+)\](?=$| \[)", text)
+    numbers = ",".join(filter(None, marks))
+    return rf"{label}\textsuperscript{{{numbers}}}" if numbers else label
+
+
+def _with_interval(match: re.Match[str], weight: str) -> str:
+    """Mean, lower and upper bound in cells of their own; a mark where 0 lies outside of them."""
+    after = _after(match["after"])
+    if not match["low"]:
+        return f"{weight}{_ascii(match['mean'])} & {{}} & {after or '{}'}"
+    mean, low, high = (_ascii(match[name]) for name in ("mean", "low", "high"))
+    star = "*" if "*" in _marked(match[0]) else ""
+    return f"{weight}{mean} & {{[}}{low}{{,}} & {high}{{]{star}}}{after}"
+
+
+def _marked(text: str) -> str:
+    """A difference with a star where its interval excludes 0."""
+    match = _NUMBER.fullmatch(text)
+    if match is None or not match["low"]:
+        return text
+    low, high = float(_ascii(match["low"])), float(_ascii(match["high"]))
+    return f"{text}*" if low > 0 or high < 0 else text
+
+
+def _plain(match: re.Match[str]) -> str:
+    std = rf" \pm {match['std']}" if match["std"] else ""
+    return _ascii(match["mean"]) + std
+
+
+def _after(text: str) -> str:
+    return rf"{{\normalfont\,{latex_text(text.strip())}}}" if text else ""
+
+
+def _ascii(number: str) -> str:
+    return number.replace("−", "-")
+
+
+def _format(means: Sequence[str], stds: Sequence[str]) -> str:
+    """siunitx's name of numbers with as many digits: `table-format=+2.1(2)`."""
+    whole = max(len(mean.lstrip("+−").partition(".")[0]) for mean in means)
+    decimals = max(len(mean.partition(".")[2]) for mean in means)
+    sign = "+" if any(mean[0] in "+−" for mean in means) else ""
+    digits = max((len(std.partition(".")[0]) for std in stds), default=-decimals) + decimals
+    return f"table-format={sign}{whole}" + f".{decimals}" * bool(decimals) + f"({digits})" * bool(digits)
