@@ -20,6 +20,7 @@ from fdl.core.console import Say
 from fdl.core.randomness import absorb, derive, permutation
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper
+from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import feature_distance
 from fdl.methods.own import errors_named
 from fdl.methods.registry import METHODS
@@ -270,15 +271,19 @@ def predict(
     keeper: Keeper | None = None,
 ) -> Tensor:
     """Logits (M, N, C) in float32 of nets in evaluation mode; the meter and the keeper see the feature maps."""
-    logits = []
-    for part in pixels.split(EVALUATION_BATCH):
+
+    def outputs_of(part: Tensor) -> tuple[Tensor, list[Tensor]]:
         inputs = to_input(part)
         with autocast(settings, inputs):
             outputs = [net(inputs) for net in nets]
-        logits.append(torch.stack([output[0].float() for output in outputs]))
+        return torch.stack([output[0].float() for output in outputs]), [output[1] for output in outputs]
+
+    logits = []
+    for of_part, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
+        logits.append(of_part)
         for watcher in (meter, keeper):
             if watcher:
-                watcher.add([output[1] for output in outputs])
+                watcher.add(maps)
     return torch.cat(logits, dim=1)
 
 
