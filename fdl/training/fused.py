@@ -30,6 +30,7 @@ from fdl.models.layers import MOMENTUM
 from fdl.training import engine
 from fdl.training.adam import FlatAdam
 from fdl.training.cuda_graph import Replays
+from fdl.training.extent import count, evaluated_at_once, gpu_memory
 from fdl.training.progress import Pace, fused_line
 from fdl.training.selection import Selector
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, State, Trained
@@ -185,10 +186,11 @@ class Program:
         key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
         assert isinstance(key, Tensor)
         self._dropout, self._member = key, torch.arange(self.members, device=device)
-        # As many images of a net as keep the memory of an evaluation where it is for one ensemble in the loop. On a
-        # CPU nets are narrow, and no number may depend on how many runs there are.
-        alike = 1 if device == "cpu" else len(self.runs)
-        self._evaluated = max(1, EVALUATION_BATCH // alike)
+        # On a CPU no number may depend on how many runs there are.
+        self._evaluated = EVALUATION_BATCH
+        if device == "cuda":
+            of_one = count(self.nets.template, self.settings.image_size)
+            self._evaluated = evaluated_at_once(of_one, self.nets.count, len(self.data.validation), gpu_memory())
         self._seen = self.data.validation.pixels[: self._evaluated].clone()
         self._truth = self.data.validation.labels[: self._evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)

@@ -95,7 +95,7 @@ def test_a_graph_that_fails_is_tried_once_costs_no_call_and_leaves_its_traceback
 def test_memory_that_ends_during_a_capture_is_no_failed_graph(graphs, monkeypatch, error):
     """The program is parted; without a graph it would need as much memory, and more."""
     cut_off(monkeypatch)
-    said: list[str] = []
+    said = []
     replays = Replays("cuda", said.append)
     calls = []
 
