@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.core.randomness import absorb, kept, uniform
-from fdl.models import Member, short_batches
+from fdl.models import Member, convolutions, short_batches
 from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
 
@@ -64,6 +64,8 @@ class FusedNets:
             name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
         }
         dropouts = (module for module in nets[0].modules() if isinstance(module, Dropout))
+        # Layer → its form in `convolutions.BACK_ENDS`, where it is not "grouped".
+        self.back_ends: dict[str, str] = {}
         self._dropout_index = {module: index for index, module in enumerate(dropouts)}
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
@@ -118,22 +120,16 @@ class FusedNets:
                 assert weight is not None
                 assert bias is not None
                 groups = x.shape[1] // module.in_channels  # the first layer: 1 or `inputs`, then G
-                padding = module.padding
-                assert isinstance(padding, tuple)
                 if self.apart and groups < self.count:
                     images = x.chunk(groups, dim=1)
                     return torch.cat(
                         [
-                            functional.conv2d(
-                                images[net * groups // self.count], *of_net, module.stride, padding, module.dilation
-                            )
-                            for net, of_net in enumerate(zip(weight, bias, strict=True))
+                            convolutions.grouped(images[net * groups // self.count], *of_net, module)
+                            for net, of_net in enumerate(zip(weight.split(1), bias.split(1), strict=True))
                         ],
                         dim=1,
                     )
-                return functional.conv2d(
-                    x, weight.flatten(0, 1), bias.flatten(), module.stride, padding, module.dilation, groups
-                )
+                return convolutions.BACK_ENDS[self.back_ends.get(name, "grouped")](x, weight, bias, module)
             case DenseBatchNorm() | nn.BatchNorm2d():
                 return self._normalise(module, name, x, how)
             case nn.Linear():

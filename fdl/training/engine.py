@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,12 @@ from fdl.models.layers import set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
-from fdl.training.checkpoint import Checkpoint
 from fdl.training.progress import Pace, progress_line
 from fdl.training.selection import Selector
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, Images, State, Trained
+
+if TYPE_CHECKING:
+    from fdl.training.checkpoint import Checkpoint
 
 
 def build_members(settings: CellSettings, num_classes: int, device: str) -> list[nn.Module]:
@@ -116,7 +118,7 @@ def train(
     *,
     device: str,
     progress: Say = print,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: "Checkpoint | None" = None,
 ) -> Trained:
     """Train one cell, from its checkpoint if there is one.
 
