@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import median, median_high
 from typing import Any
 
-from fdl.training.device import autocast_bfloat16
-
 RESULTS = Path(__file__).parent / "results"
 Timed = Callable[[], float]  # does the work, returns its seconds: of the CPU, where nothing else is said
 
@@ -90,6 +88,8 @@ def _processor() -> str:
 
 def precisions() -> list[str]:
     """What this processor multiplies natively; the files of results are named by the last."""
+    from fdl.training.device import autocast_bfloat16  # which imports pydantic: a GPU's machine may lack it
+
     return ["float32", "bfloat16"] if autocast_bfloat16("auto", "cpu") else ["float32"]
 
 

@@ -37,12 +37,15 @@ _REMEDIES = {
     errno.EFBIG: "raise the limit of file sizes (`ulimit -f`), or work on another file system",
 }
 _MEMORY = "out of memory: run fewer bundles at once (`snakemake --cores 1`), or on a larger machine"
+_GPU_MEMORY = "the memory of this GPU does not suffice ({said}); leave it to one process, or set device: cpu"
 
 
 def fact_about_the_machine(error: Exception) -> str | None:
     """What a full disk, a missing permission or too little memory means, in one line; None for any other error."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
         return _MEMORY
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):
+        return _GPU_MEMORY.format(said=str(error).splitlines()[0])
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.ENOMEM:

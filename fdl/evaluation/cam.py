@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fdl.evaluation.known import known, rows
+from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import descriptor
 
 # A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
@@ -169,11 +170,11 @@ def signed_record(
     """
     positions = compared_positions(labels)
     predicted = logits.argmax(-1)
-    parts = [
-        pair_correlations(grad_cam(nets, to_input(pixels[part]), predicted[:, part], score="logit"))
-        for part in positions.split(batch)
-    ]
-    correlations = torch.cat(parts, dim=1).half().cpu().numpy()
+
+    def correlations_of(part: Tensor) -> Tensor:
+        return pair_correlations(grad_cam(nets, to_input(pixels[part]), predicted[:, part], score="logit"))
+
+    correlations = torch.cat(list(in_parts(correlations_of, positions, batch)), dim=1).half().cpu().numpy()
     return {"signed_correlations": np.ascontiguousarray(correlations), "signed_positions": positions.cpu().numpy()}
 
 
@@ -201,11 +202,12 @@ def overlap_record(
         `empty` (M, ⌈n / 8⌉) uint8: packed bits, which of these maps are empty. Both of the n images that
         `compared_positions` picks.
     """
-    cosines, empty = [], []
-    for part in compared_positions(labels).split(batch):
+
+    def of_part(part: Tensor) -> tuple[Tensor, Tensor]:
         normalised, nothing = normalise(grad_cam(nets, to_input(pixels[part]), labels[part], score=score))
-        cosines.append(pair_cosines(normalised).half())
-        empty.append(nothing)
+        return pair_cosines(normalised).half(), nothing
+
+    cosines, empty = zip(*in_parts(of_part, compared_positions(labels), batch), strict=True)
     packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
     return {"cosines": np.ascontiguousarray(torch.cat(cosines, dim=1).cpu().numpy()), "empty": packed}
 
@@ -237,23 +239,30 @@ def shown_record(
         same images; `voted` is the class of the soft vote; `score` (): whose gradient the maps are made of.
     """
     positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
-    shown = to_input(pixels[positions])
-    predicted = logits[:, positions].argmax(-1)
+    predicted = logits.argmax(-1)
     vote = logits[:, positions].double().softmax(-1).mean(0)
-    with torch.no_grad():
-        maps = [net(shown)[1] for net in nets]
-    if heads := known(nets, maps):
-        nets, shown = heads, rows(len(positions), shown.device)
-    descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
-    maps_true, _ = normalise(grad_cam(nets, shown, labels[positions], score=score))
-    maps_predicted, _ = normalise(grad_cam(nets, shown, predicted, score=score))
+
+    def maps_of(part: Tensor) -> dict[str, Tensor]:
+        shown = to_input(pixels[part])
+        with torch.no_grad():
+            maps = [net(shown)[1] for net in nets]
+        heads = known(nets, maps)
+        behind, seen = (heads, rows(len(part), shown.device)) if heads else (nets, shown)
+        descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
+        maps_true, _ = normalise(grad_cam(behind, seen, labels[part], score=score))
+        maps_predicted, _ = normalise(grad_cam(behind, seen, predicted[:, part], score=score))
+        return {
+            "maps_true": maps_true.half(),
+            "maps_predicted": maps_predicted.half(),
+            "descriptors": descriptors.half(),
+            # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
+            "descriptor_mask": masked != 0,
+        }
+
+    parts = list(in_parts(maps_of, positions, BATCH))
     record = {
-        "maps_true": maps_true.half(),
-        "maps_predicted": maps_predicted.half(),
-        "descriptors": descriptors.half(),
-        # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
-        "descriptor_mask": masked != 0,
-        "predicted": predicted,
+        **{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]},
+        "predicted": predicted[:, positions],
         "voted": vote.argmax(-1),
         "labels": labels[positions],
         "positions": positions,

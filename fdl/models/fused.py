@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.core.randomness import absorb, kept, uniform
-from fdl.models import Member
+from fdl.models import Member, convolutions, short_batches
 from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
 
@@ -64,6 +64,8 @@ class FusedNets:
             name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
         }
         dropouts = (module for module in nets[0].modules() if isinstance(module, Dropout))
+        # Layer → its form in `convolutions.BACK_ENDS`, where it is not "grouped".
+        self.back_ends: dict[str, str] = {}
         self._dropout_index = {module: index for index, module in enumerate(dropouts)}
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
@@ -118,22 +120,16 @@ class FusedNets:
                 assert weight is not None
                 assert bias is not None
                 groups = x.shape[1] // module.in_channels  # the first layer: 1 or `inputs`, then G
-                padding = module.padding
-                assert isinstance(padding, tuple)
                 if self.apart and groups < self.count:
                     images = x.chunk(groups, dim=1)
                     return torch.cat(
                         [
-                            functional.conv2d(
-                                images[net * groups // self.count], *of_net, module.stride, padding, module.dilation
-                            )
-                            for net, of_net in enumerate(zip(weight, bias, strict=True))
+                            convolutions.grouped(images[net * groups // self.count], *of_net, module)
+                            for net, of_net in enumerate(zip(weight.split(1), bias.split(1), strict=True))
                         ],
                         dim=1,
                     )
-                return functional.conv2d(
-                    x, weight.flatten(0, 1), bias.flatten(), module.stride, padding, module.dilation, groups
-                )
+                return convolutions.BACK_ENDS[self.back_ends.get(name, "grouped")](x, weight, bias, module)
             case DenseBatchNorm() | nn.BatchNorm2d():
                 return self._normalise(module, name, x, how)
             case nn.Linear():
@@ -192,32 +188,33 @@ class FusedNets:
                 for moved, own in zip(flat, (mean, var), strict=False):
                     own.copy_(moved[:-extra].view_as(own))
             return normalised[:, :-extra].contiguous(memory_format=torch.channels_last)
-        # (G, images, C, cells): one form for both kinds, and for batches with images that do not count.
-        parted = x[..., None] if dense else x.view(len(x), self.count, -1, x[0, 0].numel()).transpose(0, 1)
-        parted = parted.to(torch.promote_types(x.dtype, torch.float32))
+        precise = torch.promote_types(x.dtype, torch.float32)
+        if how.images is not None and not dense:
+            assert how.momentum is not None
+            number = how.images.sum(dim=1, keepdim=True).to(precise) * x[0, 0].numel()  # (G, 1), cells of a channel
+            share = (how.images / number).mT[..., None].expand(-1, *mean.shape).flatten(1)  # (B, G · C)
+            normalised, *moments = short_batches.batch_norm(x, weight.flatten(), bias.flatten(), share, module.eps)
+            batch_mean, batch_var = (value.view_as(mean) for value in moments)
+            mean.lerp_(batch_mean.to(mean.dtype), how.momentum)
+            var.lerp_((batch_var * number / (number - 1)).to(var.dtype), how.momentum)
+            return normalised
+        x = x.to(precise)  # (G, B, F)
         if how.momentum is None:
             batch_mean, batch_var = mean, var
         else:
-            batch_mean, batch_var = self._statistics(parted, how.images)
-            cells = parted.shape[-1]
-            number = how.images.sum(dim=1) if how.images is not None else torch.full_like(mean[:, 0], len(parted[0]))
-            number = number[:, None].to(batch_var.dtype) * cells
-            unbiased = batch_var if dense else batch_var * number / (number - 1)
+            batch_mean, batch_var = self._statistics(x, how.images)
             mean.lerp_(batch_mean.detach().to(mean.dtype), how.momentum)
-            var.lerp_(unbiased.detach().to(var.dtype), how.momentum)
-        scale = torch.rsqrt(batch_var + module.eps)
-        parted = (parted - batch_mean[:, None, :, None]) * scale[:, None, :, None]
-        parted = parted * weight[:, None, :, None] + bias[:, None, :, None]
-        return parted[..., 0] if dense else parted.transpose(0, 1).reshape(x.shape).to(x.dtype)
+            var.lerp_(batch_var.detach().to(var.dtype), how.momentum)
+        x = (x - batch_mean[:, None]) * torch.rsqrt(batch_var + module.eps)[:, None]
+        return x * weight[:, None] + bias[:, None]
 
-    def _statistics(self, parted: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (G, C) over the images that count."""
+    def _statistics(self, x: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (G, F) of (G, B, F), over the images that count."""
         if images is None:
-            return parted.mean(dim=(1, 3)), parted.var(dim=(1, 3), unbiased=False)
-        share = images.to(parted.dtype) / images.sum(dim=1, keepdim=True) / parted.shape[-1]  # (G, B)
-        share = share[:, :, None, None]
-        mean = (parted * share).sum(dim=(1, 3))
-        return mean, ((parted - mean[:, None, :, None]).square() * share).sum(dim=(1, 3))
+            return x.mean(dim=1), x.var(dim=1, unbiased=False)
+        share = (images.to(x.dtype) / images.sum(dim=1, keepdim=True))[..., None]  # (G, B, 1)
+        mean = (x * share).sum(dim=1)
+        return mean, ((x - mean[:, None]).square() * share).sum(dim=1)
 
 
 def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:

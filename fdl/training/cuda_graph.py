@@ -1,6 +1,7 @@
-"""A CUDA graph around a function of tensors at fixed places."""
+"""CUDA graphs around functions of tensors at fixed places."""
 
 import os
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -10,43 +11,68 @@ from fdl.core.console import Say
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels and take their memory
 
 
-class Replay:
-    """Calls a function; on a GPU its kernels are captured after a few calls, and then replayed.
+class Replays:
+    """Calls the functions of a program; on a GPU their kernels are captured after a few calls, and then replayed.
 
     Call it inside one `torch.cuda.stream` that is not the default one. Without CUDA, or with `FDL_EAGER=1` in the
-    environment, every call is a plain call, and so it is where the capture fails, which is said.
+    environment, every call is a plain call, and so it is where a capture fails, which is said.
+
+    All graphs take their memory from one pool, because they never run at the same time: a function leaves its
+    results in tensors that were there before. No function is kept, for it may belong to an object that keeps this
+    one, and the graphs' memory is to be free as soon as that object is.
 
     Args:
-        function: reads and writes tensors that stay where they are; returns nothing.
         device: "cpu" or "cuda".
-        say: takes the warning.
+        say: takes the warnings.
     """
 
-    def __init__(self, function: Callable[[], None], device: str, say: Say) -> None:
-        self.function, self.device, self.say = function, device, say
-        self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+    def __init__(self, device: str, say: Say) -> None:
+        self.device, self.say = device, say
         self.eager = device == "cpu" or os.environ.get("FDL_EAGER") == "1"
+        self._calls: dict[str, int] = {}
+        self._graphs: dict[str, torch.cuda.CUDAGraph | None] = {}  # None: its capture failed
 
-    def __call__(self) -> None:
-        """Do what the function does."""
-        self.calls += 1
-        if self.graph is None and not self.eager and self.calls > WARM_UP:
-            self._capture()
-        if self.graph is None:
-            self.function()
+    def __call__(self, name: str, function: Callable[[], None]) -> None:
+        """Do what the function does.
+
+        Args:
+            name: of the function: calls of the same name do the same.
+            function: reads and writes tensors that stay where they are; returns nothing.
+
+        Raises:
+            torch.OutOfMemoryError: also where the memory ends during a capture.
+        """
+        self._calls[name] = self._calls.get(name, 0) + 1
+        if not self.eager and self._calls[name] > WARM_UP and name not in self._graphs:
+            self._graphs[name] = self._captured(name, function)
+        graph = self._graphs.get(name)
+        if graph is None:
+            function()
         else:
-            self.graph.replay()
+            graph.replay()
 
-    def _capture(self) -> None:
+    def _captured(self, name: str, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
+        pool = next((other.pool() for other in self._graphs.values() if other is not None), None)
         try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-                self.function()
-        except torch.OutOfMemoryError:
-            raise
+            with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
+                function()
         except RuntimeError as error:
-            self.eager = True
+            if memory := _out_of_memory(error):
+                raise torch.OutOfMemoryError(str(memory)) from error
             self.say(f"no CUDA graph ({' '.join(str(error).split())[:200]}); going on without, slower")
-            return
-        self.graph = graph
+            self.say(f"{name}: {traceback.format_exc()}")
+            return None
+        return graph
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """What said that the memory ended, among an error and those during whose handling it was raised.
+
+    A capture that is cut off raises an error of its own when it ends, and hides the one that cut it off.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from fdl.core.console import Say
 from fdl.core.randomness import absorb, derive, permutation
 from fdl.evaluation.diversity import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper
+from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import feature_distance
 from fdl.methods.own import errors_named
 from fdl.methods.registry import METHODS
@@ -28,10 +29,12 @@ from fdl.models.layers import set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.augment import augment
 from fdl.training.batchnorm import evaluation_statistics
-from fdl.training.checkpoint import Checkpoint
 from fdl.training.progress import Pace, progress_line
 from fdl.training.selection import Selector
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, Images, State, Trained
+
+if TYPE_CHECKING:
+    from fdl.training.checkpoint import Checkpoint
 
 
 def build_members(settings: CellSettings, num_classes: int, device: str) -> list[nn.Module]:
@@ -115,7 +118,7 @@ def train(
     *,
     device: str,
     progress: Say = print,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: "Checkpoint | None" = None,
 ) -> Trained:
     """Train one cell, from its checkpoint if there is one.
 
@@ -270,15 +273,19 @@ def predict(
     keeper: Keeper | None = None,
 ) -> Tensor:
     """Logits (M, N, C) in float32 of nets in evaluation mode; the meter and the keeper see the feature maps."""
-    logits = []
-    for part in pixels.split(EVALUATION_BATCH):
+
+    def outputs_of(part: Tensor) -> tuple[Tensor, list[Tensor]]:
         inputs = to_input(part)
         with autocast(settings, inputs):
             outputs = [net(inputs) for net in nets]
-        logits.append(torch.stack([output[0].float() for output in outputs]))
+        return torch.stack([output[0].float() for output in outputs]), [output[1] for output in outputs]
+
+    logits = []
+    for of_part, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
+        logits.append(of_part)
         for watcher in (meter, keeper):
             if watcher:
-                watcher.add([output[1] for output in outputs])
+                watcher.add(maps)
     return torch.cat(logits, dim=1)
 
 

@@ -11,7 +11,7 @@ So far this has run on CPUs only: what a GPU makes of it (graphs, memory, speed)
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, cast
@@ -29,7 +29,8 @@ from fdl.models.fused import FusedNets, Pass
 from fdl.models.layers import MOMENTUM
 from fdl.training import engine
 from fdl.training.adam import FlatAdam
-from fdl.training.cuda_graph import Replay
+from fdl.training.cuda_graph import Replays
+from fdl.training.extent import count, evaluated_at_once, gpu_memory
 from fdl.training.progress import Pace, fused_line
 from fdl.training.selection import Selector
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverged, State, Trained
@@ -87,15 +88,8 @@ class Program:
         self.seconds = 0.0  # that all epochs took, those before a restart included
         self._place_images()
         self._place_losses()
-        self._full_step = Replay(self._step, device, self.say)
-        # The last chunk may be short. The runs of one seed meet it in the same step; others in different ones.
-        short = len(self.data.train) % self._index.shape[1]
-        self._short_step = Replay(
-            partial(self._step, images=short) if len(self.sources) == 1 else partial(self._step, self._real),
-            device,
-            self.say,
-        )
-        self._evaluations: dict[int, Replay] = {}
+        self._replay = Replays(device, self.say)
+        self._own_stream: torch.cuda.Stream | None = None
 
     def train(
         self,
@@ -192,10 +186,11 @@ class Program:
         key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
         assert isinstance(key, Tensor)
         self._dropout, self._member = key, torch.arange(self.members, device=device)
-        # As many images of a net as keep the memory of an evaluation where it is for one ensemble in the loop. On a
-        # CPU nets are narrow, and no number may depend on how many runs there are.
-        alike = 1 if device == "cpu" else len(self.runs)
-        self._evaluated = max(1, EVALUATION_BATCH // alike)
+        # On a CPU no number may depend on how many runs there are.
+        self._evaluated = EVALUATION_BATCH
+        if device == "cuda":
+            of_one = count(self.nets.template, self.settings.image_size)
+            self._evaluated = evaluated_at_once(of_one, self.nets.count, len(self.data.validation), gpu_memory())
         self._seen = self.data.validation.pixels[: self._evaluated].clone()
         self._truth = self.data.validation.labels[: self._evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
@@ -217,14 +212,20 @@ class Program:
         self._sums = torch.zeros(len(self.runs), 3 + self.members, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(self.nets.count, dtype=torch.int64, device=self.device)
 
-    def stream(self) -> AbstractContextManager[object]:
-        """A stream of its own: CUDA captures no graph on the default one."""
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """A stream of its own: CUDA captures no graph on the default one. Each waits for what the other has begun."""
         if self.device == "cpu":
-            return nullcontext()
-        if not hasattr(self, "_own_stream"):
-            self._own_stream = torch.cuda.Stream()
-            self._own_stream.wait_stream(torch.cuda.current_stream())
-        return torch.cuda.stream(self._own_stream)
+            yield
+            return
+        outside = torch.cuda.current_stream()
+        self._own_stream = self._own_stream or torch.cuda.Stream()
+        self._own_stream.wait_stream(outside)
+        try:
+            with torch.cuda.stream(self._own_stream):
+                yield
+        finally:
+            outside.wait_stream(self._own_stream)
 
     def train_epoch(self, epoch: int) -> list[dict[str, float]]:
         """One pass over the training images; a row of the history for every run."""
@@ -244,7 +245,7 @@ class Program:
             self._index.copy_(index[step])
             self._real.copy_(real[step])
             self._keys.copy_(keys[step])
-            (self._short_step if is_short else self._full_step)()
+            self._replay(*(("short step", self._step_of_short_batch) if is_short else ("step", self._step)))
         numbers = torch.cat(
             [self._sums / len(short), self._correct.double().view(len(self.runs), -1) / images], dim=1
         ).tolist()
@@ -290,6 +291,13 @@ class Program:
             self._sums += torch.cat([torch.stack([losses, *terms], dim=1), cross_entropies], dim=1)
             right = logits.argmax(dim=2) == labels
             self._correct += (right if real is None else right & real).sum(dim=1)
+
+    def _step_of_short_batch(self) -> None:
+        """The last chunk may be short. The runs of one seed meet it in the same step; others in different ones."""
+        if len(self.sources) == 1:
+            self._step(images=len(self.data.train) % self._index.shape[1])
+        else:
+            self._step(self._real)
 
     def _finish(self, rows: list[dict[str, float]], epoch: int) -> None:
         """What follows an epoch: failures, validation, selection. The rows get their validation columns."""
@@ -346,9 +354,7 @@ class Program:
             size = len(labels)
             self._seen[:size].copy_(pixels)
             self._truth[:size].copy_(labels)
-            if size not in self._evaluations:
-                self._evaluations[size] = Replay(partial(self._evaluate, size), self.device, self.say)
-            self._evaluations[size]()
+            self._replay(f"evaluation of {size} images", partial(self._evaluate, size))
             result.append(self._right[:, :size].clone())
         return torch.cat(result, dim=1)
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
 from fdl.core.randomness import derive, permutation
+from fdl.evaluation.parts import in_parts
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
@@ -170,7 +171,7 @@ class _HeadRun:
             learning_rate=self.settings.tuning_learning_rate,
             representations=lambda: (
                 self._representations(self.plain) if self.cell.bn_statistics == "reestimate" else [],
-                self._representations(self.data.validation.pixels.split(EVALUATION_BATCH)),
+                self._validation(),
             ),
             test=lambda: self._of_images(self.data.test.pixels),
         )
@@ -250,9 +251,13 @@ class _HeadRun:
     def _representations(self, parts: Sequence[Tensor]) -> list[Tensor]:
         return [self._represent(to_input(part)) for part in parts]
 
+    @torch.no_grad()
+    def _validation(self) -> list[Tensor]:
+        return list(self._of_images(self.data.validation.pixels))
+
     def _of_images(self, pixels: Tensor) -> Iterator[Tensor]:
         """What the members say of many images (N, 3, H, W), some at a time, each when it is asked for."""
-        return (self._represent(to_input(part)) for part in pixels.split(EVALUATION_BATCH))
+        return in_parts(lambda part: self._represent(to_input(part)), pixels, EVALUATION_BATCH)
 
     def _frozen(self, split: str) -> Iterator[Tensor]:
         """What the members said of validation or test images before any of them was tuned."""

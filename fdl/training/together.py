@@ -4,7 +4,6 @@ Every cell's training is left where the loop would leave it, in its folder below
 program in training is kept in the folder of its first cell.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,9 @@ from fdl.core.console import Say
 from fdl.core.errors import InputError
 from fdl.core.fused_methods import NARROW
 from fdl.core.settings import digest
+from fdl.evaluation.parts import release_gpu_memory
 from fdl.training.checkpoint import Checkpoint
+from fdl.training.extent import extent, gpu_memory, runs_at_once
 from fdl.training.fused import Program, Run, distance_weights
 from fdl.training.progress import runs_name
 from fdl.training.state import CellSettings, Diverged, Trained
@@ -38,14 +39,21 @@ def can_be_fused(settings: CellSettings) -> bool:
 
 
 def is_fused(settings: CellSettings, device: str) -> bool:
-    """Whether a cell shares a program on this device: on a CPU only narrow nets gain by it."""
-    return can_be_fused(settings) and (device == "cuda" or settings.width <= NARROW)
+    """Whether a cell shares a program on this device: on a CPU only narrow nets gain by it, on a GPU all that fit."""
+    return can_be_fused(settings) and (_runs_at_once(settings) > 0 if device == "cuda" else settings.width <= NARROW)
+
+
+def _runs_at_once(settings: CellSettings) -> int:
+    net = extent(settings.backbone, settings.dataset, settings.image_size, settings.width)
+    bytes_each = 2 if settings.autocast else 4
+    return runs_at_once(net, settings.members, settings.batch_size, bytes_each=bytes_each, memory=gpu_memory())
 
 
 def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
     """Cells that differ in nothing but seed and method, those of a seed side by side; on a CPU only in method.
 
-    There more runs at once gain nothing, and so a cell's numbers depend neither on other seeds nor on a restart.
+    There more runs at once gain nothing, and so a cell's numbers depend neither on other seeds nor on a restart. On a
+    GPU a group is as large as may be: see `fdl.training.extent`.
     """
     alike: dict[Any, list[Waiting]] = {}
     for one in waiting:
@@ -53,7 +61,14 @@ def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
         seed = settings.seed if device == "cpu" else 0
         rest = repr(replace(settings, method="", method_params={}, seed=seed))
         alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(one)
-    return [sorted(group, key=lambda one: one.run.settings.seed) for group in alike.values()]
+    whole = [sorted(group, key=lambda one: one.run.settings.seed) for group in alike.values()]
+    return whole if device == "cpu" else [part for group in whole for part in _parts(group)]
+
+
+def _parts(group: list[Waiting]) -> list[list[Waiting]]:
+    if len(group) <= max(1, _runs_at_once(group[0].run.settings)):
+        return [group]
+    return [part for half in _halves(group) for part in _parts(half)]
 
 
 def train_together(
@@ -91,6 +106,7 @@ def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: b
     results, seconds = None, 0.0
     if not keeper.has(f"{stage}-halved"):
         results, seconds = _attempt(group, device, say, progress)
+        release_gpu_memory()  # of the program, for its halves or for what comes after the trainings
         if results is None:
             _halve(group, say)
     if results is None:
@@ -141,9 +157,6 @@ def _attempt(
 
 def _halve(group: list[Waiting], say: Say) -> None:
     """Part what is kept of a group among its halves."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
     keeper, stage = group[0].checkpoint, _stage(group)
     halves = _halves(group)
     sizes = " and ".join(str(len(half)) for half in halves)

@@ -1,46 +1,122 @@
 """Where CUDA graphs cannot be captured, every call is a plain one; graphs themselves need a GPU."""
 
+import traceback
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
 import torch
 
-from fdl.training.cuda_graph import WARM_UP, Replay
+from fdl.training.cuda_graph import WARM_UP, Replays
+
+CALLS = WARM_UP + 5
+
+
+class Graph:
+    """A graph of a GPU that is not there: it remembers its pool and how often it was replayed."""
+
+    made: list["Graph"]
+
+    def __init__(self):
+        self.used, self.replays = None, 0
+        Graph.made.append(self)
+
+    def pool(self):
+        """That of the graph it shares one with, or its own."""
+        return self.used or f"pool of {Graph.made.index(self)}"
+
+    def replay(self):
+        self.replays += 1
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every attempt to capture a graph, all of which fail."""
-    attempts: list[object] = []
+def graphs(monkeypatch):
+    """All graphs, with what their captures were given; a capture runs the function."""
+    Graph.made = []
 
-    def fail(graph: object, **_: object) -> None:
-        attempts.append(graph)
-        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+    @contextmanager
+    def capture(graph, *, pool, stream):
+        graph.used = pool
+        yield
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", fail)
-    return attempts
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    return Graph.made
 
 
-def test_a_graph_that_fails_is_tried_once_and_costs_no_call(tried: list[object]) -> None:
-    calls: list[int] = []
-    said: list[str] = []
-    say = cache(said.append)  # as a program has it for all of its graphs
-    replays = [Replay(lambda: calls.append(1), "cuda", say) for _ in range(3)]
-    for _ in range(WARM_UP + 5):
-        for replay in replays:
-            replay()
-    assert len(calls) == 3 * (WARM_UP + 5)
-    assert len(tried) == 3
-    assert said == ["no CUDA graph (operation not permitted when stream is capturing); going on without, slower"]
+def cut_off(monkeypatch):
+    """Captures that end as CUDA ends one during which something failed: with an error of its own."""
+
+    @contextmanager
+    def capture(graph, **_):
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error\nduring capture")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
 
 
-def test_graphs_can_be_switched_off(tried: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_are_captured_after_some_calls_and_all_graphs_share_a_pool(graphs):
+    calls = []
+    replays = Replays("cuda", print)
+    for _ in range(CALLS):
+        for name in ("step", "short step", "evaluation"):
+            replays(name, lambda name=name: calls.append(name))
+    assert len(calls) == 3 * (WARM_UP + 1), "the warm-up and the capture"
+    assert [graph.replays for graph in graphs] == [CALLS - WARM_UP] * 3
+    assert [graph.used for graph in graphs] == [None, "pool of 0", "pool of 0"]
+
+
+def test_a_graph_that_fails_is_tried_once_costs_no_call_and_leaves_its_traceback(graphs, monkeypatch):
+    cut_off(monkeypatch)
+    calls, said = [], []
+    replays = Replays("cuda", cache(said.append))  # as a program has it
+
+    def a_step_that_synchronises():
+        calls.append(1)
+        if len(calls) == WARM_UP + 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    for _ in range(CALLS):
+        replays("step", a_step_that_synchronises)
+    assert len(graphs) == 1
+    assert len(calls) == CALLS + 1
+    line, log = said
+    assert line == "no CUDA graph (operation failed due to a previous error during capture); going on without, slower"
+    assert "operation not permitted" in log
+    assert "in a_step_that_synchronises" in log
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("Tried to allocate"), RuntimeError("CUDA error: out of memory")]
+)
+def test_memory_that_ends_during_a_capture_is_no_failed_graph(graphs, monkeypatch, error):
+    """The program is parted; without a graph it would need as much memory, and more."""
+    cut_off(monkeypatch)
+    said = []
+    replays = Replays("cuda", said.append)
+    calls = []
+
+    def large():
+        calls.append(1)
+        if len(calls) > WARM_UP:
+            raise error
+
+    for _ in range(WARM_UP):
+        replays("step", large)
+    with pytest.raises(torch.OutOfMemoryError, match=str(error)) as failure:
+        replays("step", large)
+    assert "in large" in "".join(traceback.format_exception(failure.value))
+    assert not said
+
+
+def test_graphs_can_be_switched_off(graphs, monkeypatch):
     monkeypatch.setenv("FDL_EAGER", "1")
-    calls: list[int] = []
-    replay = Replay(lambda: calls.append(1), "cuda", print)
-    for _ in range(WARM_UP + 5):
-        replay()
-    assert len(calls) == WARM_UP + 5
-    assert not tried
+    calls = []
+    replays = Replays("cuda", print)
+    for _ in range(CALLS):
+        replays("step", lambda: calls.append(1))
+    assert len(calls) == CALLS
+    assert not graphs

@@ -1,6 +1,9 @@
 """Runs trained as one network have the numbers that the loop gives each of them alone."""
 
+import gc
 import math
+import weakref
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import pytest
@@ -237,3 +240,46 @@ def test_on_a_cpu_no_bit_depends_on_the_other_methods_of_the_seed(backbone, memb
     assert same_bits(pair[1], alone)
     assert same_bits(together[1], alone)
     assert same_bits(together[0], pair[0])
+
+
+def test_nothing_of_a_program_is_alive_after_its_training():
+    """The memory of its graphs is for what comes next; it does not wait for the garbage collection."""
+    runs = [run(method, seed, evaluate_every=1) for seed in (0, 1) for method in ("classical", "fdl")]
+    states = []
+    gc.collect()
+    gc.disable()
+    try:
+        program = Program(runs, "cpu", quiet)
+        alive = [weakref.ref(part) for part in (program, program.nets, program.nets.flat, program.adam.first)]
+        results = program.train(progress=quiet, epoch_end=lambda: states.append(len(alive[0]().state())))
+        del program
+        assert [part() for part in alive] == [None] * 4
+    finally:
+        gc.enable()
+    assert len(results) == 4
+    assert len(states) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_stream_waits_for_what_the_other_has_begun(monkeypatch, fails):
+    """What reads the weights between two epochs does so on the default stream."""
+    done = []
+
+    class Stream:
+        def __init__(self, name="own"):
+            self.name = name
+
+        def wait_stream(self, other):
+            done.append(f"{self.name} waits for {other.name}")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("default"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    program = Program([run()], "cpu", quiet)
+    program.device = "cuda"
+    for _ in range(2):
+        with suppress(ZeroDivisionError), program.stream():
+            done.append("work")
+            if fails:
+                raise ZeroDivisionError
+    assert done == ["own waits for default", "work", "default waits for own"] * 2

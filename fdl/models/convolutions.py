@@ -1,0 +1,62 @@
+"""The convolution of many nets, in forms that differ in speed and in nothing else but rounding.
+
+Which is the fastest depends on the card, its libraries and the layer. Measured by `python -m benchmarks.gpu`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Arguments of each: images (B, groups · C, H, W), channels last; weights (G, O, C, h, w) and biases (G, O) of G nets,
+# of which G / groups, side by side, see the same images; the layer of a single net. Result: (B, G · O, H', W').
+BackEnd = Callable[[Tensor, Tensor, Tensor, nn.Conv2d], Tensor]
+
+
+def grouped(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """One convolution with groups."""
+    padding = _padding(layer)
+    groups = x.shape[1] // layer.in_channels
+    return functional.conv2d(x, weight.flatten(0, 1), bias.flatten(), layer.stride, padding, layer.dilation, groups)
+
+
+def grouped_channels_first(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """The same on memory in which the channels come first."""
+    first = grouped(x.contiguous(), weight.contiguous(), bias, layer)
+    return first.contiguous(memory_format=torch.channels_last)
+
+
+def loop(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A plain convolution per group."""
+    groups = x.shape[1] // layer.in_channels
+    parts = zip(x.chunk(groups, dim=1), weight.chunk(groups), bias.chunk(groups), strict=True)
+    return torch.cat([grouped(*part, layer) for part in parts], dim=1)
+
+
+def unfolded(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A batched product of matrices: every window of an image is a row."""
+    groups, (height, width) = x.shape[1] // layer.in_channels, layer.kernel_size
+    vertical, horizontal = _padding(layer)
+    padded = functional.pad(x, (horizontal, horizontal, vertical, vertical)).unflatten(1, (groups, -1))
+    windows = padded.unfold(3, height, layer.stride[0]).unfold(4, width, layer.stride[1])  # (B, S, C, H', W', h, w)
+    batch, _, _, rows, columns, _, _ = windows.shape
+    # In the order in which weights and images lie in the memory.
+    matrix = windows.permute(1, 0, 3, 4, 5, 6, 2).flatten(1, 3).flatten(2)  # (S, B · H' · W', h · w · C)
+    of_groups = weight.permute(0, 1, 3, 4, 2).reshape(groups, -1, matrix.shape[2])
+    product = torch.baddbmm(bias.view(groups, 1, -1), matrix, of_groups.mT)
+    return product.view(groups, batch, rows, columns, -1).permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+BACK_ENDS: dict[str, BackEnd] = {
+    "grouped": grouped,
+    "grouped, channels first": grouped_channels_first,
+    "loop": loop,
+    "unfolded": unfolded,
+}
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    assert not isinstance(layer.padding, str)
+    assert layer.dilation == (1, 1)
+    return layer.padding[0], layer.padding[1]

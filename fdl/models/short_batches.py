@@ -1,0 +1,61 @@
+"""Batch norm where some images do not count: a short batch that is filled up to the size of the others."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, share: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise with the statistics of the images that count.
+
+    For the way back it keeps its input and nothing else of that size, as torch's own does: in bfloat16, a copy in
+    float32 of every layer would be twice the memory of a step.
+
+    Args:
+        x: (B, C, H, W).
+        weight, bias: (C,).
+        share: (B, C), of one cell of an image in the mean of a channel: 0 for the images that do not count.
+        eps: added to the variance.
+
+    Returns:
+        All images normalised, in the type of `x`; mean and biased variance (C,), in float32 at least and without a
+        gradient of their own.
+    """
+    normalised, mean, var = _BatchNorm.apply(x, weight, bias, share, eps)
+    return normalised, mean, var
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, share: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean = (x.sum(dim=(2, 3), dtype=share.dtype) * share).sum(dim=0)
+        var = (_centred(x, mean).square_().sum(dim=(2, 3)) * share).sum(dim=0)
+        normalised = functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        ctx.save_for_backward(x, weight, share, mean, torch.rsqrt(var + eps))
+        ctx.mark_non_differentiable(mean, var)
+        return normalised, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, share, mean, inverse = ctx.saved_tensors
+        gradient, scale = gradients[0], weight * inverse
+        of_bias = gradient.sum(dim=(2, 3), dtype=share.dtype).sum(dim=0)
+        of_scale = _centred(x, mean).mul_(gradient).sum(dim=(2, 3)).sum(dim=0)
+        # Through the variance, the image itself, and the mean.
+        of_x = _centred(x, mean).mul_(_spread(-share * scale * inverse.square() * of_scale))
+        of_x.addcmul_(gradient, _spread(scale[None]))
+        of_x -= _spread(share * scale * of_bias)
+        return of_x.to(x.dtype), of_scale * inverse, of_bias, None, None
+
+
+def _centred(x: Tensor, mean: Tensor) -> Tensor:
+    return x - _spread(mean[None])
+
+
+def _spread(values: Tensor) -> Tensor:
+    """(B, C) → (B, C, 1, 1)."""
+    return values[..., None, None]
