@@ -147,7 +147,8 @@ def export(
     configfile: ConfigfileOption = None,
     set_: SetOption = None,
     output: Annotated[
-        Path | None, typer.Option(help="The archive, .tar.gz; none: reports/<preset>/records.tar.gz.")
+        Path | None,
+        typer.Option(help="The archive, .tar.gz, or a folder for one per net; none: reports/<preset>/records.tar.gz."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an archive that git tracks.")] = False,
 ) -> None:

@@ -253,8 +253,9 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
 
 def _published(params: Params) -> str:
     """What to do where the preset's records lie packed beside its report; empty where they do not."""
-    archive = layout.report_folder(params) / "records.tar.gz"
-    if not archive.is_file():
+    folder = layout.report_folder(params)
+    archive = next((path for path in (folder / "records.tar.gz", folder / "records") if path.exists()), None)
+    if archive is None:
         return ""
     preset = f"--preset {params.preset}"
     return (

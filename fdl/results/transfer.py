@@ -51,37 +51,42 @@ class Exported:
 
 
 def export_records(params: Params, target: Path, *, force: bool = False) -> Exported:
-    """Write the records of a grid into one archive; equal records make equal bytes.
+    """Write the records of a grid into one archive, or one for each dataset and backbone; equal records, equal bytes.
 
     Args:
         params: the settings; records of others are left out.
-        target: the archive, .tar.gz.
+        target: the archive, .tar.gz; or a folder for an archive of each dataset and backbone, of which git then keeps
+            only those anew that have changed.
         force: write over an archive that git tracks.
 
     Raises:
         InputError: there is nothing to pack, a record is damaged, the name is that of another kind of file, or an
             archive that git tracks would become another one.
     """
-    if not target.name.endswith(".tar.gz"):
-        raise InputError(f"{target}: the archive is a .tar.gz file; give it such a name")
-    entries: dict[str, bytes] = {}
+    whole = target.name.endswith(".tar.gz")
+    if not whole and (target.suffix or target.is_file()):
+        raise InputError(f"{target}: the archive is a .tar.gz file, or a folder of them; give it such a name")
+    parts: dict[Path, dict[str, bytes]] = {}
     cells = sorted(params.cells(), key=lambda cell: cell.key)
     packed = 0
     for state in Judge(params).states(cells):
         if content := _small_part(params, state):
             packed += 1
-            folder = layout.record_folder(params, state.cell)
-            entries |= {str(folder / name): data for name, data in content.items()}
+            cell, folder = state.cell, layout.record_folder(params, state.cell)
+            archive = target if whole else target / f"{cell.dataset}-{cell.backbone}.tar.gz"
+            parts.setdefault(archive, {}).update({str(folder / name): data for name, data in content.items()})
     if not packed:
         raise InputError(f"{layout.results_folder(params)}: no finished records of these settings; nothing to export")
-    archive = _archive(entries)
-    if not force and _tracked(target) and target.read_bytes() != archive:
-        raise InputError(
-            f"{target}: git tracks this archive, and these records are not those in it; name another with --output, "
-            "or write over it with --force"
-        )
-    files.write_atomically(target, archive)
-    return Exported(packed, len(cells) - packed, target.stat().st_size)
+    archives = {path: _archive(entries) for path, entries in parts.items()}
+    for path, packed_bytes in archives.items():
+        if not force and _tracked(path) and path.read_bytes() != packed_bytes:
+            raise InputError(
+                f"{path}: git tracks this archive, and these records are not those in it; name another with --output, "
+                "or write over it with --force"
+            )
+    for path, packed_bytes in archives.items():
+        files.write_atomically(path, packed_bytes)
+    return Exported(packed, len(cells) - packed, sum(map(len, archives.values())))
 
 
 def _tracked(path: Path) -> bool:
@@ -164,7 +169,8 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
 
     Args:
         params: the settings.
-        source: a folder `results/<preset>` or any above or in it, or an archive of one (.tar, .tar.gz, .zip).
+        source: a folder `results/<preset>` or any above or in it, an archive of one (.tar, .tar.gz, .zip), or a folder
+            of such archives.
         dry_run: only say what would be done.
         say: takes a line for each record that is left out for a reason worth reading.
 
@@ -206,13 +212,18 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
 
 @contextmanager
 def _opened(source: Path) -> Iterator[Path]:
-    """The folder, or that into which the archive was extracted, for the time of the block."""
-    if source.is_dir():
+    """The folder, or that into which its archives or the archive were extracted, for the time of the block."""
+    archives = [path for path in sorted(source.iterdir()) if is_archive(path)] if source.is_dir() else [source]
+    if source.is_dir() and not archives:
         yield source
-    elif is_archive(source):
+    elif source.is_dir() and any(source.rglob("run.json")):
+        raise InputError(f"{source}: holds records, and archives ({archives[0].name}); name one or the other")
+    elif all(map(is_archive, archives)):
         layout.SCRATCH.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="import-", dir=layout.SCRATCH) as folder:
-            extract(source, Path(folder))
+            for number, archive in enumerate(archives):
+                (part := Path(folder, str(number))).mkdir()
+                extract(archive, part)
             yield Path(folder)
     elif source.exists():
         raise InputError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")

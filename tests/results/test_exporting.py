@@ -98,6 +98,27 @@ def test_an_archive_that_git_tracks_is_not_written_over_unasked(trained):
     export_records(trained, ARCHIVE)  # the same records: nothing changes
 
 
+def test_a_folder_gets_an_archive_of_each_dataset_and_backbone(trained):
+    about = export_records(trained, Path("packed"))
+    assert [path.name for path in Path("packed").iterdir()] == ["bsd-alexnet.tar.gz"]
+    assert about.size == Path("packed/bsd-alexnet.tar.gz").stat().st_size
+    before = report(trained)
+    for method in ("classical", "fdl"):  # an archive of each, as of two nets
+        for folder in Path("results").rglob(f"3shot/{method}"):
+            shutil.rmtree(folder)
+        export_records(trained, Path(f"parts/without-{method}.tar.gz"))
+        import_records(trained, Path("packed"), say=said_nothing)
+    shutil.rmtree("results")
+    assert import_records(trained, Path("parts"), say=said_nothing).new == about.packed
+    assert report(trained) == before
+    Path("parts/seed0").mkdir()
+    Path("parts/seed0/run.json").touch()
+    with pytest.raises(InputError, match="holds records, and archives"):
+        import_records(trained, Path("parts"), say=said_nothing)
+    with pytest.raises(InputError, match=r"records.zip: the archive is a .tar.gz file, or a folder"):
+        export_records(trained, Path("records.zip"))
+
+
 def test_what_was_imported_can_be_exported_again(exported):
     before = ARCHIVE.read_bytes()
     bring(exported)
