@@ -1,17 +1,12 @@
-"""How far the members of an ensemble differ, in what they predict and in their feature maps.
+"""How far the members of an ensemble differ in what they predict; without torch, which takes seconds.
 
 A value that is not defined (one member has no pairs) is left out of the returned mapping.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fdl.evaluation.voting import softmax
-from fdl.methods.losses import feature_distance
 
 
 def diversity(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float]:
@@ -73,32 +68,3 @@ def _error_correlations(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDA
     spread = np.sqrt(first * (1 - first) * second * (1 - second))
     defined = spread > 0
     return np.asarray((both - first * second)[defined] / spread[defined])
-
-
-class FeatureDistanceMeter:
-    """The two terms of the distance loss over a split, added up batch by batch.
-
-    The terms are unweighted sums over pairs of members, as in the loss (docs/reference.md 2.1), and means
-    over images, whatever the sizes of the batches.
-    """
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._sums: Tensor | None = None  # of (cosine, Gaussian) over images, in float64, where the maps are
-
-    def add(self, maps: Sequence[Tensor]) -> None:
-        """Count a batch: M feature maps (B, C, H, W). Fewer than two have no distance and are not counted."""
-        if len(maps) < 2:
-            return
-        with torch.no_grad():
-            distance = feature_distance(maps, 0, 0)
-            sums = len(maps[0]) * torch.stack([distance.cosine, distance.gaussian]).double()
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._images += len(maps[0])
-
-    def values(self) -> dict[str, float]:
-        """`cosine_sum` and `gaussian_sum`; empty if nothing was counted."""
-        if self._sums is None:
-            return {}
-        cosine, gaussian = (self._sums / self._images).tolist()
-        return {"cosine_sum": cosine, "gaussian_sum": gaussian}

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fdl.core.console import Say
 from fdl.core.randomness import absorb, derive, permutation
-from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.evaluation.distance_meter import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import feature_distance

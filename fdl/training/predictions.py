@@ -13,7 +13,7 @@ from torch import nn
 from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
-from fdl.evaluation.diversity import FeatureDistanceMeter
+from fdl.evaluation.distance_meter import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper, known, rows
 from fdl.results.scoring import HEAD_COMBINERS, write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked

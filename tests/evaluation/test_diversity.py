@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
-from fdl.evaluation.diversity import FeatureDistanceMeter, diversity
+from fdl.evaluation.distance_meter import FeatureDistanceMeter
+from fdl.evaluation.diversity import diversity
 from fdl.methods.losses import feature_distance
 
 
