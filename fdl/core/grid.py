@@ -10,12 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from fdl.core import torchvision_nets
 from fdl.core.errors import InputError
-from fdl.core.protocol import DATASETS
+from fdl.core.protocol import DATASETS, HEADS
 
 if TYPE_CHECKING:  # it cannot read the names from there
     Dataset = str
+    HeadName = str
 else:
-    Dataset = Literal[*DATASETS]
+    Dataset, HeadName = Literal[*DATASETS], Literal[*HEADS]
 
 
 def _backbone(name: str) -> str:

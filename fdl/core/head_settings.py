@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from fdl.core.protocol import FUSION_EPOCHS, STACKING_LEARNING_RATE, STACKING_UNITS, TUNING_EPOCHS, TUNING_LEARNING_RATE
+from fdl.core.protocol import HEAD_EPOCHS, HEADS, TUNING_EPOCHS, TUNING_LEARNING_RATE
 from fdl.core.settings import Cell, Params, digest
 
 # Raised by hand whenever a change alters the numbers of a head.
@@ -40,24 +40,18 @@ def head_settings(params: Params, cell: Cell) -> HeadSettings | None:
     single net has no heads: there is nothing to combine.
     """
     protocol = params.protocol(cell.dataset)
-    heads = params.heads
-    if heads is None:
-        heads = ["fusion", "stacking"] if cell.dataset == "cifar10" else ["fusion"]
+    heads = list(protocol.heads) if params.heads is None else params.heads
     training = params.training_settings(cell)
     if not heads or training["members"] == 1:
         return None
     backbone = params.backbone_protocol(cell)
     rate, augment = params.head_learning_rate, params.head_augment
-    units = {"fusion": protocol.hidden_units, "stacking": STACKING_UNITS}
     return HeadSettings(
         heads=heads,
-        epochs=params.head_epochs or FUSION_EPOCHS,
+        epochs=params.head_epochs or HEAD_EPOCHS,
         tuning_epochs=TUNING_EPOCHS if params.tuning_epochs is None else params.tuning_epochs,
-        learning_rates={
-            head: rate or (backbone.fusion_learning_rate if head == "fusion" else STACKING_LEARNING_RATE)
-            for head in heads
-        },
+        learning_rates={head: rate or HEADS[head].learning_rate or backbone.fusion_learning_rate for head in heads},
         tuning_learning_rate=TUNING_LEARNING_RATE,
         augment=backbone.fusion_augmentation if augment is None else augment,
-        units={head: max(1, round(units[head] * params.width)) for head in heads},
+        units={head: max(1, round((HEADS[head].units or protocol.hidden_units) * params.width)) for head in heads},
     )

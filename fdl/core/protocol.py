@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 BACKBONES = ("alexnet", "vgg", "resnet")
 MEMBERS = 5
 BATCH_SIZE = 10
-FUSION_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5  # of the heads, stacking too
-STACKING_UNITS, STACKING_LEARNING_RATE = 128, 1e-3
+HEAD_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5
+
+
+@dataclass(frozen=True)
+class HeadProtocol:
+    """A head: the small net of a trained combiner, which `fdl.training.heads` builds."""
+
+    title: str
+    units: int | None = None  # of its hidden layer; None: the dataset's
+    learning_rate: float | None = None  # None: the `fusion_learning_rate` of backbone and dataset
+
+
+HEADS = {"fusion": HeadProtocol("fusion"), "stacking": HeadProtocol("stacking", 128, 1e-3)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class DatasetProtocol:
     test: tuple[int, ...]  # one number per class, or one for all
     first_k: bool  # the authors took the first k files instead of drawing at random
     backbones: dict[str, BackboneProtocol]
+    heads: tuple[str, ...] = ("fusion",)  # that the authors trained
 
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -72,6 +84,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-a", 1e-3, (1, 10), 1e-3, False, pool=3750),
             "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-3, False, pool=3750),
         },
+        heads=("fusion", "stacking"),
     ),
     "cifar100": DatasetProtocol(
         "CIFAR-100", _CIFAR100, 32, 512, 1, 300, "sum", 400, 20, (100,), False,

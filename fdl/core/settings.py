@@ -31,6 +31,7 @@ from fdl.core.grid import (
     DatasetItem,
     DatasetName,
     GridBlock,
+    HeadName,
     MethodName,
     Name,
     OwnDataset,
@@ -46,7 +47,6 @@ from fdl.core.settings_file import STRUCTURE, dump, read
 __all__ = ["Bundle", "Cell", "OwnDataset", "Params", "digest", "json_schema", "load", "resolve"]
 
 Source = Literal["synthetic", "local", "official"]
-Head = Literal["fusion", "stacking"]
 Selection = Literal["sum", "sum3", "own", "last", "sum-small", "authors"]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -102,7 +102,7 @@ class Params(Strict):
     bn_statistics: Literal["moving", "reestimate"]
     precision: Literal["float32", "tf32", "bfloat16", "auto"]
     keep_weights: bool
-    heads: list[Head] | None = Field(description="trained combiners; null: the authors', []: none")
+    heads: list[HeadName] | None = Field(description="trained combiners; null: the authors', []: none")
     head_epochs: Count | None
     tuning_epochs: Annotated[int, Field(ge=0)] | None
     head_learning_rate: Rate | None

@@ -18,18 +18,6 @@ _METHODS = {
     "tuned": "classical, tuned rate",
 }
 _BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
-_METRICS = {"accuracy": "accuracy", "accuracy_balanced": "balanced accuracy", "f1_macro": "macro F1"}
-COMBINERS = {  # in the order of tables
-    "mean": "mean of the members",
-    "best": "member best on validation",
-    "hard": "hard vote",
-    "hard-probability": "hard vote, ties by probability",
-    "soft": "soft vote",
-    "fusion": "fusion",
-    "fusion-tuned": "fusion, tuned",
-    "stacking": "stacking",
-    "stacking-tuned": "stacking, tuned",
-}
 
 SYNTHETIC = "Synthetic images: the numbers say nothing about the method."
 
@@ -60,13 +48,3 @@ def backbone_title(backbone: str) -> str:
 def method_title(method: str) -> str:
     """A method's printed name; plug-ins keep the name that they are registered by."""
     return _METHODS.get(method, method)
-
-
-def metric_title(metric: str) -> str:
-    """A metric's printed name."""
-    return _METRICS.get(metric, metric)
-
-
-def combiner_title(combiner: str) -> str:
-    """A combiner's printed name."""
-    return COMBINERS.get(combiner, combiner)

@@ -1,9 +1,63 @@
-"""Metrics of predicted classes and of probabilities, in plain numpy: torchmetrics costs 10 s to import."""
+"""Metrics of predicted classes and of probabilities, in plain numpy: torchmetrics costs 10 s to import.
+
+A new metric is a function and its entry in `METRICS`: scores, checks, tables, MLflow and docs/report.md read it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 ECE_BINS = 15
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a record holds, and all that is known of it."""
+
+    title: str
+    # Its value, a float; None where it is not defined: no row.
+    function: Callable[..., Any]
+    # What it is given: predicted classes (N,) or probabilities (N, C) of every combiner, with the labels (N,);
+    # the members' logits (M, N, C) with the labels; the terms of the distance loss (2,); a `cam.npz`.
+    of: Literal["classes", "probabilities", "members", "distance", "maps"]
+    limits: tuple[float, float]  # the values that are possible; a share is printed in percent
+    better: Literal["higher", "lower", ""] = ""  # "": neither is
+    unit: str = ""
+    meaning: str = ""  # what a table says of it
+    remark: str | None = None  # the same with the measure beside it; "": that one says it
+    table: Literal["always", "own images", ""] = ""  # whether it has a table in the paper's layout
+    chance: bool = False  # guessing all classes equally often scores 1 / classes
+    splits: tuple[str, ...] = ("test",)  # that have a column in the table of diversity
+    kept_empty: bool = False  # its column stands even where no record has a value
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is printed in percent."""
+        return self.limits == SHARE
+
+    @property
+    def explained(self) -> str:
+        """A sentence for the table that it stands in; empty where the name says all."""
+        if self.remark is not None:
+            return self.remark
+        unit = f", in {self.unit}" if self.unit else ""
+        return f"{sentence(self.title)}{unit}: {self.meaning}." if self.meaning else ""
+
+
+def defined(measures: Mapping[str, Metric], *given: Any) -> dict[str, float]:
+    """The values of those that are defined."""
+    values = {name: measure.function(*given) for name, measure in measures.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def sentence(text: str) -> str:
+    """A title as the head of a column."""
+    return text[0].upper() + text[1:]
 
 
 def accuracy(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
@@ -94,12 +148,47 @@ def brier(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> f
     return float(np.square(probabilities - truth).sum(axis=1).mean())
 
 
-# Of predicted classes (N,) and labels (N,).
-METRICS = {
-    "accuracy": accuracy,
-    "accuracy_balanced": accuracy_balanced,
-    "f1_macro": f1_macro,
-    "f1_weighted": f1_weighted,
+METRICS: dict[str, Metric] = {  # in the order of tables
+    "accuracy": Metric("accuracy", accuracy, "classes", SHARE, better="higher", table="always", chance=True),
+    "accuracy_balanced": Metric(
+        "balanced accuracy",
+        accuracy_balanced,
+        "classes",
+        SHARE,
+        better="higher",
+        meaning="mean over the classes of the share of their images that are right",
+        table="own images",  # whose classes may be unequal
+        chance=True,
+    ),
+    "f1_macro": Metric(
+        "macro F1", f1_macro, "classes", SHARE, better="higher", meaning="mean F1 over the classes", table="always"
+    ),
+    "f1_weighted": Metric(
+        "weighted F1", f1_weighted, "classes", SHARE, better="higher", meaning="the same, classes weighted by images"
+    ),
+    "nll": Metric(
+        "negative log-likelihood",
+        nll,
+        "probabilities",
+        (0, inf),
+        better="lower",
+        unit="nats",
+        meaning="mean negative logarithm of the true class's probability",
+    ),
+    "ece": Metric(
+        "calibration error",
+        ece,
+        "probabilities",
+        SHARE,
+        better="lower",
+        meaning=f"mean distance of confidence and accuracy, over {ECE_BINS} bins of equal width",
+    ),
+    "brier": Metric(
+        "Brier score",
+        brier,
+        "probabilities",
+        (0, 2),
+        better="lower",
+        meaning="squared error of the probabilities, summed over classes",
+    ),
 }
-# Of probabilities (N, C) and labels (N,).
-PROBABILITY_METRICS = {"nll": nll, "ece": ece, "brier": brier}

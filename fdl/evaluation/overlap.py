@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdl.evaluation.metrics import SHARE, Metric
 
-def empty_maps(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+Maps = Mapping[str, NDArray[Any]]  # a `cam.npz`
+
+
+def empty_maps(record: Maps) -> NDArray[np.bool_]:
     """Which maps (M, N) of a `cam.npz` are empty: the map of the true class has no positive place."""
     return np.unpackbits(record["empty"], axis=-1, count=record["cosines"].shape[1]).astype(bool)
 
 
-def left_out(record: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+def left_out(record: Maps) -> NDArray[np.bool_]:
     """The pairs (P, N) of a `cam.npz` in which a map is empty; their cosine means nothing."""
     empty = empty_maps(record)
     first, second = np.triu_indices(len(empty), k=1)
     return np.asarray(empty[first] | empty[second])
 
 
-def on_same_images(records: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+def on_same_images(records: Sequence[Maps]) -> list[dict[str, NDArray[Any]]]:
     """Narrow the `cosines` and `empty` of several `cam.npz` of one dataset to the test images that all of them hold.
 
     Newer records hold the images of `signed_positions` (`fdl.evaluation.cam.compared_positions`), older ones all
@@ -92,3 +96,71 @@ def signed_bounds(
 def _filled(correlations: NDArray[np.floating], value: float) -> NDArray[np.float64]:
     """Mean over the pairs of each image, with a value in place of those that are not defined."""
     return np.asarray(np.nan_to_num(correlations.astype(np.float64), nan=value).mean(axis=0))
+
+
+def _overlap(cam: Maps) -> float | None:
+    mean, pairs, _ = overlap(cam["cosines"], left_out(cam))
+    return float(mean[pairs > 0].mean()) if pairs.any() else None
+
+
+def _left_out(cam: Maps) -> float:
+    return overlap(cam["cosines"], left_out(cam))[2]
+
+
+def _empty(cam: Maps) -> float:
+    return float(empty_maps(cam).mean())
+
+
+# Records made before there were signed maps have none.
+def _signed(cam: Maps) -> float | None:
+    return signed_overlap(cam["signed_correlations"])[0] if "signed_correlations" in cam else None
+
+
+def _signed_left_out(cam: Maps) -> float | None:
+    return signed_overlap(cam["signed_correlations"])[1] if "signed_correlations" in cam else None
+
+
+OVERLAP: dict[str, Metric] = {  # in the order of columns; all of test images
+    "cam_overlap": Metric(
+        "overlap of maps",
+        _overlap,
+        "maps",
+        (-1, 1),
+        meaning="mean cosine of two members' class activation maps of the true class, of pairs without an empty one",
+        remark="Overlap of maps: mean cosine of two members' class activation maps of the true class, without pairs of "
+        "which one is empty (pairs left out: % of them). They are left out ensemble by ensemble: claim C4 compares methods.",
+        kept_empty=True,
+    ),
+    "cam_left_out": Metric(
+        "pairs left out",
+        _left_out,
+        "maps",
+        SHARE,
+        meaning="% of the pairs of maps of which one is empty",
+        remark="",
+        kept_empty=True,
+    ),
+    "cam_empty": Metric(
+        "empty maps",
+        _empty,
+        "maps",
+        SHARE,
+        meaning="% of the members' maps of the true class that have no positive place",
+    ),
+    "cam_signed_correlation": Metric(
+        "correlation of signed maps",
+        _signed,
+        "maps",
+        (-1, 1),
+        meaning="of the logit of the class that each member predicts, on at most 1,000 test images, mean over pairs, "
+        "without those of which one map is the same everywhere (signed pairs left out: % of them)",
+    ),
+    "cam_signed_left_out": Metric(
+        "signed pairs left out",
+        _signed_left_out,
+        "maps",
+        SHARE,
+        meaning="% of the pairs of signed maps of which one is the same everywhere",
+        remark="",
+    ),
+}

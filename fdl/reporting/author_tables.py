@@ -9,8 +9,10 @@ from pathlib import Path
 
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.core.titles import SYNTHETIC, backbone_title, combiner_title, dataset_title, method_title
+from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.evaluation.metrics import METRICS
 from fdl.evaluation.statistics import t_quantile
+from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, spread
 from fdl.results.collect import DatasetFacts
@@ -187,7 +189,7 @@ def _measure(run: StoredRun, combiner: str, metric: str) -> str:
         return _SUMS[metric]
     if run.single:
         return "single net"
-    return combiner_title(combiner) + (", macro F1" if metric == "f1_macro" else "")
+    return COMBINERS[combiner].title + (f", {METRICS[metric].title}" if metric != "accuracy" else "")
 
 
 def _differs(results: Results, run: StoredRun, cells: list[Cell]) -> list[str]:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.settings import Bundle, Cell, Params, digest
-from fdl.core.titles import BASELINE, METHOD, backbone_title, combiner_title, dataset_title, method_title
+from fdl.core.titles import BASELINE, METHOD, backbone_title, dataset_title, method_title
 from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
 from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
+from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.results import Results, read_arrays, read_record
 from fdl.results.collect import CellState
 
@@ -147,9 +148,8 @@ def slices(frozen: Frozen) -> list[tuple[str, str, list[Cell]]]:
     """C2: every combiner and, by soft vote, every dataset, backbone and number of shots; title, combiner, cells."""
     cells = frozen.of(METHOD, BASELINE)
     names = dict.fromkeys(name for correct in frozen.correct.values() for name in correct)
-    # These two are members, and the other rule for ties is no combiner of its own.
-    combiners = [name for name in names if name not in ("mean", "best", "hard-probability")]
-    family = [(combiner_title(name), name, cells) for name in combiners]
+    combiners = [name for name in names if name in COMBINERS and COMBINERS[name].combines]
+    family = [(COMBINERS[name].title, name, cells) for name in combiners]
     for key, title in (("dataset", dataset_title), ("backbone", backbone_title), ("shots", "{} per class".format)):
         for value in sorted({getattr(cell, key) for cell in cells}):
             family.append((title(value), COMBINER, [cell for cell in cells if getattr(cell, key) == value]))

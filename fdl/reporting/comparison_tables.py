@@ -1,21 +1,25 @@
 """Methods and combiners beside each other: a row per bundle and method, mean ± standard deviation over seeds."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fdl.core.settings import Bundle, Cell
 from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
     backbone_title,
-    combiner_title,
     dataset_title,
     method_title,
     signed_interval,
 )
+from fdl.evaluation.diversity import DISTANCE, DIVERSITY
+from fdl.evaluation.metrics import METRICS, Metric, sentence
+from fdl.evaluation.overlap import OVERLAP
+from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
 from fdl.results.collect import CELL_COLUMNS
+from fdl.results.measures import ENSEMBLE
 
 _DIFFERENCE = ("difference_mean", "difference_std", "difference_low", "difference_high")
 _KEYS = ("dataset", "backbone", "shots", "method")
@@ -74,7 +78,7 @@ def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, exp
 
 def combiner_table(results: Results) -> Listing:
     """Test accuracy of every combiner that any cell has, beside that of the members."""
-    combiners = [name for name in results.combiners if name != "hard-probability"]
+    combiners = [name for name in results.combiners if COMBINERS[name].shown]
     values = {name: results.values(name, "accuracy") for name in combiners}
     lines = []
     for bundle, method, cells in _groups(results):
@@ -90,83 +94,89 @@ def combiner_table(results: Results) -> Listing:
         f"Combiners, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
         f"Test accuracy in % of {results.params.members} members by combiner, mean ± standard deviation over seeds.",
-        (*_HEADINGS, *(Column(_sentence(combiner_title(name)), number=True) for name in combiners)),
+        (*_HEADINGS, *(Column(sentence(COMBINERS[name].title), number=True) for name in combiners)),
         (*_KEYS, *parts),
         lines,
         _remarks(results),
     )
 
 
-# Measures of diversity by column: heading, split, metric.
-_DIVERSITY = (
-    ("Disagreement, train", "train", "disagreement"),
-    ("Disagreement", "test", "disagreement"),
-    ("Oracle accuracy", "test", "oracle_accuracy"),
-    ("Mutual information", "test", "mutual_information"),
-    ("Q", "test", "q_statistic"),
-    ("Error correlation", "test", "error_correlation"),
-    ("Cosine sum", "test", "cosine_sum"),
-    ("Gaussian sum", "test", "gaussian_sum"),
-    ("Overlap of maps", "test", "cam_overlap"),
-    ("Pairs left out", "test", "cam_left_out"),
-    ("Empty maps", "test", "cam_empty"),
-    ("Correlation of signed maps", "test", "cam_signed_correlation"),
-    ("Signed pairs left out", "test", "cam_signed_left_out"),
-)
-_SHARES = ("disagreement", "oracle_accuracy", "cam_left_out", "cam_empty", "cam_signed_left_out")  # in percent
-# Records of older versions have none of these: a column where no record at all has a value is left out.
-_LATER = ("error_correlation", "cam_empty", "cam_signed_correlation", "cam_signed_left_out")
-
-
 def diversity_table(results: Results) -> Listing:
     """How far the members differ, in predictions, feature maps and activation maps: what the distance loss is for."""
-    values = {(split, metric): results.values("ensemble", metric, split) for _, split, metric in _DIVERSITY}
-    measures = [row for row in _DIVERSITY if row[2] not in _LATER or values[row[1:]]]
+    columns = {
+        f"{split}_{name}": (measure, split, results.values(ENSEMBLE, name, split))
+        for name, measure in (DIVERSITY | DISTANCE | OVERLAP).items()
+        for split in measure.splits
+    }
+    # Records of older versions lack what was added since.
+    columns = {name: column for name, column in columns.items() if column[0].kept_empty or column[2]}
+    shown = dict.fromkeys(measure for measure, _, _ in columns.values())
+    return _measured(
+        results,
+        "diversity",
+        "Diversity of the members",
+        "How far the members of an ensemble differ, on test images unless stated otherwise, mean ± standard deviation "
+        "over seeds.",
+        columns,
+        *(_explained(measure for measure in shown if measure.kept_empty is kept) for kept in (True, False)),
+        *_without_train(results, columns["train_disagreement"][2]),
+    )
+
+
+def metric_table(results: Results) -> Listing:
+    """The soft vote by every metric."""
+    columns = {name: (metric, "test", results.values("soft", name)) for name, metric in METRICS.items()}
+    columns = {name: column for name, column in columns.items() if column[2]}
+    shown = [metric for metric, _, _ in columns.values()]
+    lower = ", ".join(metric.title for metric in shown if metric.better == "lower")
+    return _measured(
+        results,
+        "metrics",
+        "Metrics of the soft vote",
+        f"Soft vote of {results.params.members} members by every metric, test images, shares in %, mean ± standard "
+        "deviation over seeds.",
+        columns,
+        _explained(shown),
+        f"Lower is better: {lower}." if lower else "",
+    )
+
+
+def _measured(
+    results: Results,
+    name: str,
+    title: str,
+    caption: str,
+    columns: Mapping[str, tuple[Metric, str, Mapping[Cell, float]]],
+    *remarks: str,
+) -> Listing:
+    """A column per measure and split: mean and standard deviation of its values, shares in percent."""
     lines = []
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
         raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
         texts = list(labels)
-        for _, split, metric in measures:
-            found = [values[split, metric][cell] for cell in cells if cell in values[split, metric]]
-            measured = spread([100 * value for value in found] if metric in _SHARES else found)
-            raw |= {f"{split}_{metric}_{part}": getattr(measured, part) for part in ("mean", "std", "n")}
-            texts.append(_score(measured, expected=len(cells), digits=1 if metric in _SHARES else 2))
+        for column, (measure, _, values) in columns.items():
+            found = [values[cell] for cell in cells if cell in values]
+            score = spread([100 * value for value in found] if measure.percent else found)
+            raw |= {f"{column}_{part}": getattr(score, part) for part in ("mean", "std", "n")}
+            texts.append(_score(score, expected=len(cells), digits=1 if measure.percent else 2))
         lines.append(Line(texts, raw))
-    parts = [f"{split}_{metric}_{part}" for _, split, metric in measures for part in ("mean", "std", "n")]
+    headings = [sentence(measure.title) + f", {split}" * (split != "test") for measure, split, _ in columns.values()]
     return Listing(
-        "diversity",
-        f"Diversity of the members, preset {results.params.preset}",
+        name,
+        f"{title}, preset {results.params.preset}",
         SYNTHETIC if results.collected.synthetic else "",
-        "How far the members of an ensemble differ, on test images unless stated otherwise, mean ± standard deviation "
-        "over seeds.",
-        (*_HEADINGS, *(Column(heading, number=True) for heading, _, _ in measures)),
-        (*_KEYS, *parts),
+        caption,
+        (*_HEADINGS, *(Column(heading, number=True) for heading in headings)),
+        (*_KEYS, *(f"{column}_{part}" for column in columns for part in ("mean", "std", "n"))),
         lines,
-        _remarks(
-            results,
-            "Disagreement: % of images on which two members predict different classes, mean over pairs; train: on the "
-            "training images, not augmented. Oracle accuracy: % of images that at least one member gets right. Mutual "
-            "information, in nats: 0 if all members say the same. Q: Yule's, 1 if they are right on the same images, 0 "
-            "if independently. Cosine and Gaussian sum: what the distance loss drives down, over all pairs. Overlap of "
-            "maps: mean cosine of two members' class activation maps of the true class, without pairs of which one is "
-            "empty (pairs left out: % of them). They are left out ensemble by ensemble: claim C4 compares methods.",
-            *_later(measures),
-            *_without_train(results, values["train", "disagreement"]),
-        ),
+        _remarks(results, *filter(None, remarks)),
     )
 
 
-def _later(measures: Sequence[tuple[str, str, str]]) -> list[str]:
-    """What the columns of `_LATER` are, where they are shown."""
-    if not any(metric in _LATER for _, _, metric in measures):
-        return []
-    return [
-        "Error correlation: of two members being right, mean over pairs. Empty maps: % of the members' maps of the "
-        "true class that have no positive place. Correlation of signed maps: of the logit of the class that each "
-        "member predicts, on at most 1,000 test images, mean over pairs, without those of which one map is the same "
-        "everywhere (signed pairs left out: % of them)."
-    ]
+def _explained(measures: Iterable[Metric]) -> str:
+    """What the columns of these measures hold."""
+    return " ".join(filter(None, (measure.explained for measure in measures)))
 
 
 def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str]:
@@ -294,7 +304,3 @@ def _remarks(results: Results, *first: str) -> list[str]:
     if without:
         remarks.append(f"–: no value. Partial: {without} of {len(collected.cells)} cells have none.")
     return remarks
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -6,7 +6,8 @@ from math import log2
 from typing import TYPE_CHECKING
 
 from fdl.core.settings import Cell, Params
-from fdl.core.titles import combiner_title, method_title
+from fdl.core.titles import method_title
+from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.drawing import (
     caption,
     facets,
@@ -54,7 +55,7 @@ def accuracy_over_shots_caption(params: Params, collected: Collected, *, combine
     several = "mean over seeds, bars: ± standard deviation, faint marks: the single seeds"
     return caption(
         collected,
-        f"Test accuracy of {params.members} members by {combiner_title(combiner)} over training images per class "
+        f"Test accuracy of {params.members} members by {COMBINERS[combiner].title} over training images per class "
         f"(logarithmic axis); {several if seeds > 1 else 'one seed'}; n = {seeds} per point"
         + (" at most" if len(collected.of("done")) < len(collected.cells) else "")
         + "; methods are shifted sideways to keep them apart; dotted: chance, guessing all classes equally often.",

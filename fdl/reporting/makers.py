@@ -61,6 +61,7 @@ def make_figure(results: Results, target: Target) -> "tuple[Drawn, str]":
 
 _LISTINGS: dict[str, Callable[[Results], Listing]] = {
     "combiners": comparison_tables.combiner_table,
+    "metrics": comparison_tables.metric_table,
     "ablation": comparison_tables.ablation_table,
     "diversity": comparison_tables.diversity_table,
     "selections": comparison_tables.selection_table,

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.core.titles import BASELINE, COMBINERS, METHOD
+from fdl.core.titles import BASELINE, METHOD
 from fdl.evaluation.statistics import t_interval
+from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
 from fdl.results.collect import CELL_COLUMNS, CellState, Collected, of_headline_rule, read_collected, read_runs
 

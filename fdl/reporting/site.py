@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdl.core import layout
-from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title, metric_title
+from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
 from fdl.data.sources import SOURCES
+from fdl.evaluation.metrics import METRICS
 from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_tables import Claim
@@ -82,7 +83,7 @@ def read_parts(results: Results) -> Parts:
         details,
         gallery=render("gallery.html", gallery=maps),
         without_images=", ".join(dict.fromkeys(show.dataset for show in maps.exhibits if not show.photographs)),
-        cells=render("cells.html", cells=cells, metric=metric_title("accuracy")),
+        cells=render("cells.html", cells=cells, metric=METRICS["accuracy"].title),
     )
 
 
@@ -124,7 +125,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         common=details.common,
         data=[_data_texts(name, facts) for name, facts in collected.datasets.items()],
         files=[_relative(results, path) for path in report_files(params)["all"] if not path.endswith("index.html")],
-        metric=metric_title("accuracy"),
+        metric=METRICS["accuracy"].title,
     )
     banner = SYNTHETIC if collected.synthetic else None
     return render("page.html", title=f"{title} fdl, preset {params.preset}", banner=banner, sections=[section])

@@ -14,17 +14,16 @@ from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
     backbone_title,
-    combiner_title,
     dataset_title,
     method_title,
-    metric_title,
     signed_interval,
 )
+from fdl.evaluation.metrics import METRICS
 from fdl.evaluation.statistics import t_interval
+from fdl.evaluation.voting import COMBINERS
 from fdl.results.collect import CellState, Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
-_CHANCE_METRICS = ("accuracy", "accuracy_balanced")  # guessing all classes equally often scores 1 / classes
 _NAMED = 5  # failed cells that a table's remarks name
 DIFFERENCES = (
     "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
@@ -170,14 +169,14 @@ def results_table(
         )
     return Table(
         name,
-        f"Test {metric_title(metric)}, {combiner_title(combiner)}, preset {params.preset}",
+        f"Test {METRICS[metric].title}, {COMBINERS[combiner].title}, preset {params.preset}",
         SYNTHETIC if collected.synthetic else "",
         _caption(params, collected, combiner=combiner, metric=metric),
         columns,
         rows,
         notes,
         _remarks(params, collected, rows, metric=metric),
-        has_chance=metric in _CHANCE_METRICS,
+        has_chance=METRICS[metric].chance,
     )
 
 
@@ -236,7 +235,7 @@ def _caption(params: Params, collected: Collected, *, combiner: str, metric: str
     seeds = sorted({state.cell.seed for state in collected.cells})
     spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "one seed"
     return (
-        f"Test {metric_title(metric)} in %, {combiner_title(combiner)} of {params.members} members; {spread} "
+        f"Test {METRICS[metric].title} in %, {COMBINERS[combiner].title} of {params.members} members; {spread} "
         f"({_listed(seeds)}); rows: dataset and backbone, columns: training images per class and method."
     )
 
@@ -252,8 +251,8 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
             "Controls, with the images and the loss of classical, not all its batches or weights: "
             f"{'; '.join(controls)}."
         )
-    if metric in _CHANCE_METRICS:
-        remarks.append(f"Chance: {metric_title(metric)} of guessing all classes equally often.")
+    if METRICS[metric].chance:
+        remarks.append(f"Chance: {METRICS[metric].title} of guessing all classes equally often.")
     failed = collected.of("failed")
     if failed:
         named = "; ".join(f"{state.cell.key}, epoch {state.epoch} ({state.reason})" for state in failed[:_NAMED])

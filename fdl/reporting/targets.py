@@ -11,7 +11,9 @@ from fdl.core import layout
 from fdl.core.errors import InputError, did_you_mean
 from fdl.core.head_settings import head_settings
 from fdl.core.settings import Params
-from fdl.core.titles import COMBINERS, backbone_title, combiner_title, dataset_title
+from fdl.core.titles import backbone_title, dataset_title
+from fdl.evaluation.metrics import METRICS, sentence
+from fdl.evaluation.voting import COMBINERS
 
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 FIGURE_FORMATS = ("png", "pdf")
@@ -68,22 +70,24 @@ def head_combiners(params: Params) -> list[str]:
 def _tables(params: Params) -> list[Target]:
     own = any(params.own(bundle.dataset) for bundle in params.bundles())
     several = any(len(params.selections_of(bundle.dataset)) > 1 for bundle in params.bundles())
-    # With the user's own images, whose classes may be unequal, one more.
-    metrics = ["accuracy", *["accuracy_balanced"] * own, "f1_macro"]
-    titles = {"accuracy": "Accuracy", "accuracy_balanced": "Balanced accuracy", "f1_macro": "Macro F1"}
-    tables = [Target(metric, "table", "results", titles[metric], ("soft", metric)) for metric in metrics]
+    tables = [
+        Target(name, "table", "results", sentence(metric.title), ("soft", name))
+        for name, metric in METRICS.items()
+        if metric.table == "always" or (metric.table and own)
+    ]
     tables += [
         Target(
             f"accuracy_{combiner.replace('-', '_')}",
             "table",
             "results",
-            f"Accuracy, {combiner_title(combiner)}",
+            f"Accuracy, {COMBINERS[combiner].title}",
             (combiner, "accuracy"),
         )
-        for combiner in ("hard", *head_combiners(params))
+        for combiner in [*(name for name, about in COMBINERS.items() if about.table), *head_combiners(params)]
     ]
     others = {
         "combiners": "Combiners",
+        "metrics": "Metrics of the soft vote",
         "ablation": "Methods",
         "diversity": "Diversity of the members",
         **({"selections": "Selection of the epoch"} if several else {}),

@@ -6,41 +6,27 @@ A wrong number is worse than a missing one.
 import json
 import re
 from collections.abc import Mapping
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS
+from fdl.evaluation.diversity import DISTANCE, DIVERSITY
+from fdl.evaluation.metrics import METRICS, Metric
+from fdl.evaluation.overlap import OVERLAP
+from fdl.evaluation.voting import COMBINERS
 
-_SHARE = (0.0, 1.0)
-# Metrics and between what they lie; one of `fdl.evaluation.metrics` that is not named here is only finite.
+ENSEMBLE = "ensemble"  # what stands as combiner in the rows of what measures all members together
 # A sum of float32 probabilities may be off in its last places.
-RANGES: dict[str, tuple[float, float]] = {
-    "accuracy": _SHARE,
-    "accuracy_balanced": _SHARE,
-    "f1_macro": _SHARE,
-    "f1_weighted": _SHARE,
-    "ece": _SHARE,
-    "brier": (0.0, 2.0),
-    "nll": (0.0, inf),
-    "oracle_accuracy": _SHARE,
-    "disagreement": _SHARE,
-    "mutual_information": (0.0, inf),
-    "q_statistic": (-1.0, 1.0),
-    "error_correlation": (-1.0, 1.0),
-    "cosine_sum": (-inf, inf),
-    "gaussian_sum": (0.0, inf),
-    "cam_overlap": (-1.0, 1.0),
-    "cam_left_out": _SHARE,
-    "cam_empty": _SHARE,
-    "cam_signed_correlation": (-1.0, 1.0),
-    "cam_signed_left_out": _SHARE,
-}
 _ROUNDING = 1e-6
 _SPLITS = ("train", "validation", "test")
-_COMBINER = re.compile(r"member\d{1,2}|mean|best|ensemble|hard|hard-probability|soft|(fusion|stacking)(-tuned)?")
+_MEMBER = re.compile(r"member\d{1,2}")
 _SELECTION = re.compile(r"sum|sum3|own|last|sum-small")
 _KEYS = {"selection", "split", "combiner", "metric", "value"}
+
+
+def measures() -> dict[str, Metric]:
+    """All that a record may hold, by name."""
+    return METRICS | DIVERSITY | DISTANCE | OVERLAP
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -80,14 +66,15 @@ def _checked(row: Any) -> tuple[str, str, str, str]:
     if not all(isinstance(name, str) for name in key):
         raise ValueError("a row whose names are not text")
     selection, split, combiner, metric = key
-    if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not _COMBINER.fullmatch(combiner):
+    known = combiner in (*COMBINERS, ENSEMBLE) or _MEMBER.fullmatch(combiner)
+    if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not known:
         raise ValueError(f"no such selection, split or combiner: {_shown(key)}")
-    if metric not in RANGES and metric not in METRICS | PROBABILITY_METRICS:
+    if metric not in measures():
         raise ValueError(f"no such metric: {_shown(key)}")
     value = row["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{' '.join(key)} is {_shown(value)}, not a number")
-    low, high = RANGES.get(metric, (-inf, inf))
+    low, high = measures()[metric].limits
     if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         raise ValueError(f"{' '.join(key)} is {value}")
     return selection, split, combiner, metric

@@ -1,6 +1,8 @@
 """Every member and every combiner of a cell, scored; also anew, from the predictions of its record."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,16 @@ from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Params
-from fdl.evaluation.diversity import diversity
-from fdl.evaluation.metrics import METRICS, PROBABILITY_METRICS, accuracy, confidence_bins
-from fdl.evaluation.overlap import empty_maps, left_out, overlap, signed_overlap
-from fdl.evaluation.voting import VOTES, softmax
+from fdl.evaluation.diversity import DISTANCE, DIVERSITY
+from fdl.evaluation.metrics import METRICS, Metric, accuracy, confidence_bins, defined
+from fdl.evaluation.overlap import OVERLAP
+from fdl.evaluation.voting import COMBINERS, mean_probabilities, softmax
 from fdl.results import records
 from fdl.results.locks import bundle_lock, holder_of
+from fdl.results.measures import ENSEMBLE
 from fdl.results.receipts import write_receipt
 from fdl.results.state import CellStatus, Judge, has_predictions
 
-# The trained combiners, in the order of tables (fdl.training.heads).
-HEAD_COMBINERS = ("fusion", "fusion-tuned", "stacking", "stacking-tuned")
 # (split, predicted by) → logits (M, N, C); labels (N,) by split
 Logits = dict[str, NDArray[np.float32]]
 
@@ -49,25 +50,22 @@ def score(
     for split in ("validation", "test"):
         truth, members = labels[split], range(len(logits[split]))
         predicted = {f"member{m}": logits[split][m].argmax(-1) for m in members}
-        predicted |= {name: vote(logits[split]) for name, vote in VOTES.items()}
-        trained = {name: by_split[split] for name, by_split in (heads or {}).items()}
-        predicted |= {name: values.argmax(-1) for name, values in trained.items()}
-        each = softmax(logits[split])
-        # A hard vote has no probabilities.
-        probabilities = {f"member{m}": each[m] for m in members} | {"soft": each.mean(axis=0)}
-        probabilities |= {name: softmax(values) for name, values in trained.items()}
-        scores = {
-            metric: {name: function(classes, truth) for name, classes in predicted.items()}
-            for metric, function in METRICS.items()
-        } | {
-            metric: {name: function(values, truth) for name, values in probabilities.items()}
-            for metric, function in PROBABILITY_METRICS.items()
-        }
-        for metric, values in scores.items():
+        probabilities = {f"member{m}": values for m, values in enumerate(softmax(logits[split]))}
+        for name, combiner in COMBINERS.items():
+            if combiner.vote:  # it has no probabilities
+                predicted[name] = combiner.vote(logits[split])
+            elif combiner.probabilities:
+                probabilities[name] = combiner.probabilities(logits[split])
+                predicted[name] = probabilities[name].argmax(-1)
+        for name, by_split in (heads or {}).items():
+            predicted[name], probabilities[name] = by_split[split].argmax(-1), softmax(by_split[split])
+        for metric, entry in METRICS.items():
+            outputs = predicted if entry.of == "classes" else probabilities
+            values = {name: entry.function(output, truth) for name, output in outputs.items()}
             values["mean"] = float(np.mean([values[f"member{m}"] for m in members]))
             values["best"] = values[f"member{best}"]
             rows += [_row(split, name, metric, value) for name, value in values.items()]
-        rows += [_row(split, "ensemble", name, value) for name, value in diversity(logits[split], truth).items()]
+        rows += _ensemble_rows(DIVERSITY, split, logits[split], truth)
         if split == "test":
             correct = {name: classes == truth for name, classes in predicted.items()}
             correct["best"] = correct[f"member{best}"]
@@ -76,6 +74,11 @@ def score(
 
 def _row(split: str, combiner: str, metric: str, value: float) -> dict[str, Any]:
     return {"split": split, "combiner": combiner, "metric": metric, "value": value}
+
+
+def _ensemble_rows(measures: Mapping[str, Metric], split: str, *given: Any) -> list[dict[str, Any]]:
+    """What measures all members together."""
+    return [_row(split, ENSEMBLE, name, value) for name, value in defined(measures, *given).items()]
 
 
 def write_scores(folder: Path, source: Path) -> None:
@@ -99,45 +102,23 @@ def write_scores(folder: Path, source: Path) -> None:
     for rule in rules:
         heads = {
             name: {split: stored[f"{rule}/{split}/{name}"] for split in labels}
-            for name in HEAD_COMBINERS
-            if f"{rule}/test/{name}" in stored
+            for name, combiner in COMBINERS.items()
+            if combiner.trained and f"{rule}/test/{name}" in stored
         }
         rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
         if "train" in splits:
-            known = diversity(stored[f"{rule}/train/logits"], stored["train/labels"])
-            rows += [_row("train", "ensemble", metric, value) for metric, value in known.items()]
+            rows += _ensemble_rows(DIVERSITY, "train", stored[f"{rule}/train/logits"], stored["train/labels"])
         for split in splits:
-            # Empty for a single net: no value, no row.
-            distance = zip(("cosine_sum", "gaussian_sum"), stored[f"{rule}/{split}/distance"].tolist(), strict=False)
-            rows += [_row(split, "ensemble", metric, value) for metric, value in distance]
+            rows += _ensemble_rows(DISTANCE, split, stored[f"{rule}/{split}/distance"])
         metrics += [{"selection": rule, **row} for row in rows]
         correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
-        vote = softmax(stored[f"{rule}/test/logits"]).mean(axis=0)
+        vote = mean_probabilities(stored[f"{rule}/test/logits"])
         correct[f"reliability/{rule}"] = confidence_bins(vote, labels["test"])
-    metrics += [{"selection": rules[0], **row} for row in _overlap_rows(source / "cam.npz")]
+    with np.load(source / "cam.npz", allow_pickle=False) as cam:
+        if len(cam["cosines"]):  # a single net has no pairs and no rows
+            metrics += [{"selection": rules[0], **row} for row in _ensemble_rows(OVERLAP, "test", cam)]
     np.savez(folder / "correct.npz", allow_pickle=False, **correct)
     (folder / "metrics.json").write_bytes(files.to_json(metrics))
-
-
-def _overlap_rows(path: Path) -> list[dict[str, Any]]:
-    """Mean overlap of the members' maps on test, the share of pairs left out of it, and that of maps that are empty.
-
-    Where the record has signed maps: their mean correlation, and the share of it that is not defined. A single net
-    has no pairs and no rows.
-    """
-    with np.load(path, allow_pickle=False) as cam:
-        if len(cam["cosines"]) == 0:
-            return []
-        mean, pairs, share = overlap(cam["cosines"], left_out(cam))
-        measures = {"cam_left_out": share, "cam_empty": float(empty_maps(cam).mean())}
-        if pairs.any():
-            measures["cam_overlap"] = float(mean[pairs > 0].mean())
-        # Records made before there were signed maps have none.
-        if "signed_correlations" in cam:
-            correlation, measures["cam_signed_left_out"] = signed_overlap(cam["signed_correlations"])
-            if correlation is not None:
-                measures["cam_signed_correlation"] = correlation
-    return [_row("test", "ensemble", name, value) for name, value in measures.items()]
 
 
 def rescore(params: Params) -> dict[str, int]:
@@ -204,7 +185,8 @@ def rescore_record(folder: Path, run: dict[str, Any], *, always: bool = False) -
         )
     temporary = records.fresh_folder(folder)
     write_scores(temporary, folder)
-    same = (temporary / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    before, now = (json.loads((place / "metrics.json").read_bytes()) for place in (folder, temporary))
+    same = {frozenset(row.items()) for row in before} == {frozenset(row.items()) for row in now}
     if same and run["digests"].get("scores") == SCORES_VERSION:
         shutil.rmtree(temporary)
         return False

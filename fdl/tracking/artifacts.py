@@ -43,13 +43,13 @@ def _write_curves(record: Record, path: Path) -> None:
 
 
 def _write_confusion(record: Record, path: Path) -> None:
-    from fdl.evaluation.voting import soft_vote
+    from fdl.evaluation.voting import mean_probabilities
 
     names = record.run["data"]["classes"]
     with np.load(checked(record, "predictions.npz"), allow_pickle=False) as stored:
         labels, logits = stored["test/labels"], stored[f"{headline(record)}/test/logits"]
     counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (labels, soft_vote(logits)), 1)
+    np.add.at(counts, (labels, mean_probabilities(logits).argmax(axis=-1)), 1)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["class \\ predicted", *names])

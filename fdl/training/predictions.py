@@ -15,7 +15,8 @@ from fdl.core.head_settings import HeadSettings
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
 from fdl.evaluation.distance_meter import FeatureDistanceMeter
 from fdl.evaluation.known import Keeper, known, rows
-from fdl.results.scoring import HEAD_COMBINERS, write_scores
+from fdl.evaluation.voting import COMBINERS
+from fdl.results.scoring import write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import load_members, predict, to_input
 from fdl.training.heads import Outputs, TrainedHead, train_head
@@ -102,7 +103,7 @@ def replace_heads(
         if path.name not in ("run.json", "heads.parquet"):
             shutil.copyfile(path, folder / path.name)
     with np.load(record / "predictions.npz", allow_pickle=False) as stored:
-        predictions = {name: stored[name] for name in stored if name.rpartition("/")[2] not in HEAD_COMBINERS}
+        predictions = {name: stored[name] for name in stored if name.rpartition("/")[2] not in COMBINERS}
     rule = settings.selections[0]
     nets = load_members(settings, read_weights(record / weights_file(rule)), data.num_classes, device)
     block = _add_heads(folder, predictions, rule, settings, heads, nets, data, checkpoint, say)

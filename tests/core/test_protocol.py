@@ -18,10 +18,9 @@ from fdl.core.protocol import (
     BACKBONES,
     BATCH_SIZE,
     DATASETS,
-    FUSION_EPOCHS,
+    HEAD_EPOCHS,
+    HEADS,
     MEMBERS,
-    STACKING_LEARNING_RATE,
-    STACKING_UNITS,
     TUNING_EPOCHS,
     TUNING_LEARNING_RATE,
 )
@@ -120,15 +119,16 @@ def test_heads_are_the_authors(dataset: str, backbone: str) -> None:
     row, protocol = AUTHORS[dataset, backbone], DATASETS[dataset].backbones[backbone]
     assert float(row["fusion_lr"]) == protocol.fusion_learning_rate
     assert row["fusion_augmentation"] == str(protocol.fusion_augmentation)
-    assert int(row["fusion_epochs"]) == FUSION_EPOCHS
+    assert int(row["fusion_epochs"]) == HEAD_EPOCHS
     assert (int(row["finetune_epochs"]), float(row["finetune_lr"])) == (TUNING_EPOCHS, TUNING_LEARNING_RATE)
     used = head_settings(authors_preset(), Cell(dataset, backbone, 3, "fdl", 0))
     assert used is not None
     assert used.heads == (["fusion", "stacking"] if row["has_stacking"] == "1" else ["fusion"])
     assert used.units["fusion"] == int(row["fusion_dense_units"])
     if row["has_stacking"] == "1":
-        assert (int(row["stacking_dense_units"]), float(row["stacking_lr"])) == (STACKING_UNITS, STACKING_LEARNING_RATE)
-        assert (int(row["stacking_epochs"]), int(row["stacking_ft_epochs"])) == (FUSION_EPOCHS, TUNING_EPOCHS)
+        assert int(row["stacking_dense_units"]) == HEADS["stacking"].units
+        assert float(row["stacking_lr"]) == HEADS["stacking"].learning_rate
+        assert (int(row["stacking_epochs"]), int(row["stacking_ft_epochs"])) == (HEAD_EPOCHS, TUNING_EPOCHS)
         assert float(row["stacking_ft_lr"]) == TUNING_LEARNING_RATE
         assert used.learning_rates["stacking"] == float(row["stacking_lr"])
         assert used.units["stacking"] == int(row["stacking_dense_units"])

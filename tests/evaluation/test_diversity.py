@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
 from fdl.evaluation.distance_meter import FeatureDistanceMeter
-from fdl.evaluation.diversity import diversity
+from fdl.evaluation.diversity import DIVERSITY
+from fdl.evaluation.metrics import defined
 from fdl.methods.losses import feature_distance
 
 
@@ -26,7 +27,7 @@ def test_values_by_hand():
     classes = [[0, 1, 2, 1],  # 0, 1, 2
                [0, 1, 0, 2],  # 0, 1
                [1, 2, 2, 1]]  # 2  # fmt: skip
-    values = diversity(sure(classes), labels)
+    values = defined(DIVERSITY, sure(classes), labels)
     # Pairs differ on (2, 3), (0, 1), (0, 1, 2, 3) of four images.
     assert values["disagreement"] == pytest.approx((2 + 2 + 4) / 12)
     # Both right, both wrong, one right: (2, 1 | 1, 0) → Q 1; (1, 1 | 2, 0) → 1; (0, 1 | 2, 1) → -1.
@@ -42,25 +43,25 @@ def test_mutual_information_is_that_of_the_prediction_and_the_member():
     # Both members are unsure; scikit-learn's of the joint table of 1,000 fictitious answers.
     probabilities = np.array([[[0.7, 0.2, 0.1]], [[0.1, 0.5, 0.4]]])
     member, answer = np.repeat([0, 1], 10), [0] * 7 + [1] * 2 + [2] + [0] + [1] * 5 + [2] * 4
-    values = diversity(np.log(probabilities), np.array([0]))
+    values = defined(DIVERSITY, np.log(probabilities), np.array([0]))
     assert values["mutual_information"] == pytest.approx(mutual_info_score(member, answer))
 
 
 def test_members_that_agree():
     # All right, so that Q is 0/0; unsure, so that rounding could make the information negative.
     logits = np.random.default_rng(9).normal(size=(1, 50, 7)).repeat(5, axis=0)
-    values = diversity(logits, logits[0].argmax(-1))
+    values = defined(DIVERSITY, logits, logits[0].argmax(-1))
     assert values == {"oracle_accuracy": 1, "disagreement": 0, "mutual_information": pytest.approx(0, abs=1e-12)}
     assert values["mutual_information"] >= 0
 
 
 def test_one_member_has_no_pairs():
-    assert diversity(sure([[0, 1, 2]]), np.array([0, 1, 1])) == {"oracle_accuracy": pytest.approx(2 / 3)}
+    assert defined(DIVERSITY, sure([[0, 1, 2]]), np.array([0, 1, 1])) == {"oracle_accuracy": pytest.approx(2 / 3)}
 
 
 def test_pairs_without_a_q_statistic_do_not_count():
     # Members 0 and 1 are right on the same image; member 2 always: 0/0 with either.
-    values = diversity(sure([[0, 1], [0, 1], [0, 0]]), np.array([0, 0]))
+    values = defined(DIVERSITY, sure([[0, 1], [0, 1], [0, 0]]), np.array([0, 0]))
     assert values["q_statistic"] == 1
 
 
@@ -71,8 +72,8 @@ def test_error_correlation_is_pearsons_of_the_pairs_that_have_one():
     logits[3] = 9 * np.eye(3)[labels]  # always right: no correlation with any other
     correct = logits.argmax(-1) == labels
     pairs = [np.corrcoef(correct[a], correct[b])[0, 1] for a, b in combinations(range(3), 2)]
-    assert diversity(logits, labels)["error_correlation"] == pytest.approx(np.mean(pairs))
-    assert "error_correlation" not in diversity(logits[[3, 3]], labels)
+    assert defined(DIVERSITY, logits, labels)["error_correlation"] == pytest.approx(np.mean(pairs))
+    assert "error_correlation" not in defined(DIVERSITY, logits[[3, 3]], labels)
 
 
 @settings(deadline=None, max_examples=50)
@@ -80,7 +81,7 @@ def test_error_correlation_is_pearsons_of_the_pairs_that_have_one():
 def test_every_value_is_within_its_bounds(members, images, classes, seed, scale):
     generator = np.random.default_rng(seed)
     logits = scale * generator.normal(size=(members, images, classes)).astype(np.float32)
-    values = diversity(logits, generator.integers(0, classes, images))
+    values = defined(DIVERSITY, logits, generator.integers(0, classes, images))
     low = {"q_statistic": -1.0, "error_correlation": -1 - 1e-9}
     high = {"mutual_information": log(members) + 1e-9, "error_correlation": 1 + 1e-9}
     assert all(low.get(name, 0) <= value <= high.get(name, 1) for name, value in values.items())
@@ -129,7 +130,7 @@ def test_the_meter_keeps_no_graph():
 def test_q_statistic_of_a_table_by_hand():
     # Both right on 4 images, both wrong on 2, the first alone right on 3, the second alone on 1: (4·2 − 3·1) / (8 + 3).
     classes = [[0] * 4 + [1] * 2 + [0] * 3 + [1], [0] * 4 + [2] * 2 + [1] * 3 + [0]]
-    assert diversity(sure(classes), np.zeros(10, int))["q_statistic"] == pytest.approx(5 / 11)
+    assert defined(DIVERSITY, sure(classes), np.zeros(10, int))["q_statistic"] == pytest.approx(5 / 11)
 
 
 def test_the_distance_of_two_members_is_that_of_their_pair():

@@ -1,6 +1,7 @@
 """A bundle's cells on disk: trained once, put in place at once, never mixed up."""
 
 import json
+import math
 import os
 import signal
 
@@ -14,8 +15,8 @@ from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Bundle, Cell
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
-from fdl.evaluation.diversity import diversity
-from fdl.evaluation.metrics import METRICS
+from fdl.evaluation.diversity import DIVERSITY
+from fdl.evaluation.metrics import METRICS, Metric, defined
 from fdl.results import records
 from fdl.results.locks import bundle_lock
 from fdl.results.scoring import rescore, score
@@ -99,7 +100,7 @@ def test_every_cell_is_trained_once_and_scored(ready):
     metrics = json.loads((path / "metrics.json").read_bytes())
     assert metrics[: len(rows)] == [{"selection": "last", **row} for row in rows]
     beside = {(row["split"], row["combiner"], row["metric"]): row["value"] for row in metrics[len(rows) :]}
-    known = diversity(stored["last/train/logits"], stored["train/labels"])
+    known = defined(DIVERSITY, stored["last/train/logits"], stored["train/labels"])
     assert beside.keys() == {
         *(("train", "ensemble", metric) for metric in known),
         *((split, "ensemble", f"{term}_sum") for split in ("train", *logits) for term in ("cosine", "gaussian")),
@@ -283,7 +284,8 @@ def test_a_new_metric_needs_no_training(ready, monkeypatch):
     none = {"missing": 0, "without predictions": 0, "stale": 0, "in training": 0}
     assert rescore(ready) == {"rescored": 0, "same": 4, **none}
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    monkeypatch.setitem(METRICS, "errors", lambda predicted, labels: float((predicted != labels).sum()))
+    errors = Metric("errors", lambda predicted, labels: float((predicted != labels).sum()), "classes", (0, math.inf))
+    monkeypatch.setitem(METRICS, "errors", errors)
     assert rescore(tiny(gaussian_weight=2.0)) == {"rescored": 2, "same": 0, **none, "stale": 2}
     with bundle_lock(ready.preset, BUNDLE.key):
         assert rescore(ready) == {"rescored": 0, "same": 0, **none, "in training": 4}
