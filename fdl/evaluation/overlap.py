@@ -128,7 +128,8 @@ OVERLAP: dict[str, Metric] = {  # in the order of columns; all of test images
         (-1, 1),
         meaning="mean cosine of two members' class activation maps of the true class, of pairs without an empty one",
         remark="Overlap of maps: mean cosine of two members' class activation maps of the true class, without pairs of "
-        "which one is empty (pairs left out: % of them). They are left out ensemble by ensemble: claim C4 compares methods.",
+        "which one is empty (pairs left out: % of them). They are left out ensemble by ensemble: claim C4 compares "
+        "methods.",
         kept_empty=True,
     ),
     "cam_left_out": Metric(

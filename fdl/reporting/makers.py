@@ -11,7 +11,7 @@ from fdl.reporting import (
     cost_figures,
     cost_tables,
     figures,
-    forest,
+    forest_figures,
     listings,
     pair_figures,
     record_figures,
@@ -100,7 +100,7 @@ def _whole(
 
 _FIGURES: "dict[str, Callable[..., tuple[Drawn, str]]]" = {
     "accuracy_over_shots": _accuracy,
-    "forest": _whole(forest.forest, forest.forest_caption),
+    "forest": _whole(forest_figures.forest, forest_figures.forest_caption),
     "gain_over_shots": _whole(pair_figures.gain_over_shots, pair_figures.gain_over_shots_caption),
     "paired_differences": _whole(pair_figures.paired_differences, pair_figures.paired_differences_caption),
     "diversity_and_gain": _whole(pair_figures.diversity_and_gain, pair_figures.diversity_and_gain_caption),

@@ -7,7 +7,7 @@ import pytest
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
 from fdl.reporting.answer import answer, first_sentence, gains, question
-from fdl.reporting.forest import forest, forest_caption
+from fdl.reporting.forest_figures import forest, forest_caption
 from fdl.reporting.report import shown_table, write_one
 from fdl.reporting.results import Results, read_results
 from fdl.results.collect import collect
