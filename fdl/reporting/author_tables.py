@@ -13,6 +13,7 @@ from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_tit
 from fdl.evaluation.metrics import METRICS
 from fdl.evaluation.statistics import t_quantile
 from fdl.evaluation.voting import COMBINERS
+from fdl.reporting.entries import Entry
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, spread
 from fdl.results.collect import DatasetFacts
@@ -238,3 +239,17 @@ def _weights(run: StoredRun, method_params: Mapping[str, float]) -> list[str]:
 def _precisions(results: Results, cells: list[Cell]) -> list[str]:
     """Precisions that finished cells were trained in."""
     return sorted({results.precisions[cell] for cell in cells if cell in results.precisions})
+
+
+ENTRIES = [
+    Entry(
+        "table",
+        "authors",
+        "The authors' stored runs",
+        "Test results that the authors' notebooks store, one run each, beside ours: mean and standard "
+        "deviation over seeds, the 95 % prediction interval for one new run of ours, its width, whether "
+        "theirs is inside it, and what differs.",
+        author_table,
+        order=70,
+    ),
+]

@@ -4,6 +4,7 @@ One figure of each per dataset and backbone, method above method, from the `cam.
 (`fdl.evaluation.cam`).
 """
 
+from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from fdl.core.titles import SYNTHETIC, method_title
 from fdl.evaluation.overlap import left_out, on_same_images, overlap
-from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, which_images
+from fdl.reporting.entries import Entry, per_net
+from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, read_rows, which_images
+from fdl.reporting.results import Results
 from fdl.results.collect import Collected
 
 _NOTHING = "No finished cells with maps to compare."
@@ -127,3 +130,45 @@ def descriptor_caption(collected: Collected, rows: Rows | None) -> str:
 
 def _synthetic(collected: Collected, rows: Rows) -> str:
     return f"{SYNTHETIC} " if collected.datasets[rows.cells[0].dataset].synthetic else ""
+
+
+def _drawn(
+    draw: Callable[[Collected, str, str, Rows | None], Sheet], caption: Callable[[Collected, Rows | None], str]
+) -> Callable[[Results, str, str], tuple[Sheet, str]]:
+    def make(results: Results, dataset: str, backbone: str) -> tuple[Sheet, str]:
+        rows = read_rows(results, dataset, backbone)
+        return draw(results.collected, dataset, backbone, rows), caption(results.collected, rows)
+
+    return make
+
+
+# They stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
+ENTRIES = [
+    Entry(
+        "figure",
+        "cam",
+        "Class activation maps",
+        "Grad-CAM maps of the class that each member predicts. Members are side by side, classical above "
+        "FDL, on the same test images: one of each of the first classes, the first of a few that both "
+        "soft votes get right, or else the first.",
+        _drawn(cam_figure, cam_caption),
+        order=110,
+        each=per_net("cam", "Class activation maps"),
+        written="cam_DATASET_BACKBONE",
+        endings=("png",),
+        linked=True,
+    ),
+    Entry(
+        "figure",
+        "descriptors",
+        "Descriptors",
+        "Channel means of the members' feature maps, whole and as the distance loss masks them, on the "
+        "same test images.",
+        _drawn(descriptor_figure, descriptor_caption),
+        order=120,
+        each=per_net("descriptors", "Descriptors"),
+        written="descriptors_DATASET_BACKBONE",
+        endings=("png",),
+        linked=True,
+    ),
+]

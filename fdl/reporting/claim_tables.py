@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from fdl.core.titles import dataset_title
+from fdl.reporting.entries import Entry
 from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import markdown_text
@@ -178,3 +179,16 @@ def html_fragment(claims: Sequence[Claim], caption: str) -> str:
 def to_html(claims: Sequence[Claim], caption: str, *, banner: str | None) -> str:
     """The table as a page that stands alone."""
     return render("page.html", title="Claims", banner=banner, sections=[html_fragment(claims, caption)])
+
+
+ENTRIES = [
+    Entry(
+        "table",
+        "claims",
+        "Claims",
+        "A verdict for each claim of the paper, on the grid that the preset fixed beforehand. The tests "
+        "were fixed before the runs (docs/claims.md).",
+        None,
+        order=90,
+    ),
+]

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from fdl.core.settings import Bundle, Cell
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
@@ -16,6 +16,7 @@ from fdl.evaluation.diversity import DISTANCE, DIVERSITY
 from fdl.evaluation.metrics import METRICS, Metric, sentence
 from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
+from fdl.reporting.entries import Entry, Named
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results, Spread, differences, spread
 from fdl.results.collect import CELL_COLUMNS
@@ -304,3 +305,55 @@ def _remarks(results: Results, *first: str) -> list[str]:
     if without:
         remarks.append(f"–: no value. Partial: {without} of {len(collected.cells)} cells have none.")
     return remarks
+
+
+def _with_several_rules(params: Params) -> list[Named]:
+    several = any(len(params.selections_of(bundle.dataset)) > 1 for bundle in params.bundles())
+    return [("selections", "Selection of the epoch", ())] if several else []
+
+
+ENTRIES = [
+    Entry(
+        "table",
+        "combiners",
+        "Combiners",
+        "Test accuracy in % of every combiner, beside that of the members: mean and standard deviation over seeds.",
+        combiner_table,
+        order=30,
+    ),
+    Entry(
+        "table",
+        "metrics",
+        "Metrics of the soft vote",
+        "Every metric of the soft vote on the test images: mean and standard deviation over seeds, shares in %.",
+        metric_table,
+        order=35,
+    ),
+    Entry(
+        "table",
+        "ablation",
+        "Methods",
+        "Test accuracy in % of the soft vote by method, and its difference from the classical ensemble, "
+        "paired by seed. The last rows are the means over all bundles.",
+        ablation_table,
+        order=40,
+    ),
+    Entry(
+        "table",
+        "diversity",
+        "Diversity of the members",
+        "How far the members of an ensemble differ in what they predict, in their feature maps and in "
+        "their class activation maps: mean and standard deviation over seeds.",
+        diversity_table,
+        order=50,
+    ),
+    Entry(
+        "table",
+        "selections",
+        "Selection of the epoch",
+        "Test accuracy by the rule that picks the epoch.",
+        selection_table,
+        order=60,
+        each=_with_several_rules,
+    ),
+]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from fdl.core.titles import backbone_title, dataset_title, method_title
 from fdl.reporting.cost_tables import grouped_costs
 from fdl.reporting.drawing import caption, house_style, label_axes, legend_below, looks, say_nothing_there, warn
+from fdl.reporting.entries import Entry, drawn
 from fdl.reporting.results import Results
 
 if TYPE_CHECKING:
@@ -71,3 +72,15 @@ def seconds_per_cell_caption(results: Results) -> str:
         f"and seeds, lines: minimum to maximum; n = {n} cells on {devices}. Times of different devices or loads of a "
         "machine are not comparable.",
     )
+
+
+ENTRIES = [
+    Entry(
+        "figure",
+        "seconds_per_cell",
+        "Seconds per cell",
+        "Seconds of a cell, logarithmic axis; marks: median over shots and seeds, lines: minimum to maximum.",
+        drawn(seconds_per_cell, seconds_per_cell_caption),
+        order=80,
+    ),
+]

@@ -5,6 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.reporting.entries import Entry
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results
 
@@ -97,3 +98,16 @@ def _line(results: Results, costs: Costs) -> Line:
 def _failed(results: Results) -> list[str]:
     without = len(results.collected.cells) - len(results.collected.of("done"))
     return [f"Partial: {without} of {len(results.collected.cells)} cells have no result."] if without else []
+
+
+ENTRIES = [
+    Entry(
+        "table",
+        "costs",
+        "Costs",
+        "Parameters of a member, seconds and peak memory of a cell. Times are comparable only on the same "
+        "device under the same load.",
+        cost_table,
+        order=80,
+    ),
+]

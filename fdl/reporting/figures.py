@@ -19,6 +19,8 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
+from fdl.reporting.entries import Entry
+from fdl.reporting.results import Results
 from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
@@ -132,3 +134,21 @@ def _facet(
     axes.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
     axes.set_xticks(shots, labels=[str(count) for count in shots])
     axes.minorticks_off()
+
+
+def _of_soft_vote(results: Results) -> "tuple[Figure, str]":
+    figure = accuracy_over_shots(results.params, results.collected, results.accuracy)
+    return figure, accuracy_over_shots_caption(results.params, results.collected, combiner="soft")
+
+
+ENTRIES = [
+    Entry(
+        "figure",
+        "accuracy_over_shots",
+        "Accuracy over images per class",
+        "Test accuracy of the soft vote over training images per class; one panel per dataset and "
+        "backbone. Bars: standard deviation over seeds; dotted: chance.",
+        _of_soft_vote,
+        order=20,
+    ),
+]

@@ -26,6 +26,7 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
+from fdl.reporting.entries import Entry, drawn
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, spread
 
 if TYPE_CHECKING:
@@ -317,3 +318,36 @@ def diversity_and_gain_caption(results: Results) -> str:
         f"cells, all numbers of shots, n = {n}. Worse members disagree more, so neither a "
         "falling nor a rising cloud proves anything about diversity; claim C5 compares what members predict.",
     )
+
+
+ENTRIES = [
+    Entry(
+        "figure",
+        "gain_over_shots",
+        "Gain over images per class",
+        "Test accuracy minus that of the classical ensemble of the same seed, over training images per "
+        "class. Marks: mean over seeds; lines: 95 % t intervals over seeds, none below three seeds; "
+        "shaded: ± 2 points. All facets have the same scale.",
+        drawn(gain_over_shots, gain_over_shots_caption),
+        order=30,
+    ),
+    Entry(
+        "figure",
+        "paired_differences",
+        "Differences from classical",
+        "Test accuracy of every method minus that of the classical ensemble of the same seed. Large "
+        "marks: mean over seeds; lines: 95 % t interval over seeds; strokes: the single seeds; shaded: ± "
+        "2 points. All facets have the same scale.",
+        drawn(paired_differences, paired_differences_caption),
+        order=40,
+    ),
+    Entry(
+        "figure",
+        "diversity_and_gain",
+        "Diversity and gain",
+        "Difference in accuracy over difference in the members' disagreement, both from the classical "
+        "ensemble of the same seed; one mark per pair of ensembles.",
+        drawn(diversity_and_gain, diversity_and_gain_caption),
+        order=50,
+    ),
+]

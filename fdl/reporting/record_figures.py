@@ -30,6 +30,7 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
+from fdl.reporting.entries import Entry, drawn, per_dataset
 from fdl.reporting.results import Results, read_arrays
 
 if TYPE_CHECKING:
@@ -239,3 +240,36 @@ def _seeds(results: Results, nets: Sequence[Net]) -> str:
         return "No finished cells to show."
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"At the largest number of images per class with finished pairs (in the titles); n = {n} seeds."
+
+
+ENTRIES = [
+    Entry(
+        "figure",
+        "reliability",
+        "Reliability",
+        "Accuracy of the soft vote over its confidence, for the test images of all seeds together, in "
+        "fifteen bins of equal width.",
+        drawn(reliability, reliability_caption),
+        order=60,
+    ),
+    Entry(
+        "figure",
+        "cam_overlap",
+        "Overlap of the members' maps",
+        "Cumulative share of test images by the mean overlap of two members' class activation maps of the "
+        "true class (cosine, mean over pairs of members).",
+        drawn(cam_overlap, cam_overlap_caption),
+        order=70,
+    ),
+    Entry(
+        "figure",
+        "training",
+        "Training",
+        "Cross-entropy of the members and both terms of the distance loss over epochs: mean over seeds, "
+        "bands from minimum to maximum.",
+        drawn(training_curves, training_curves_caption),
+        order=90,
+        each=per_dataset("training", "Training"),
+        written="training_DATASET",
+    ),
+]

@@ -23,7 +23,7 @@ from fdl.core.settings import Cell, Params
 from fdl.core.titles import SYNTHETIC, signed
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
-from fdl.reporting.targets import Target, target_named, targets
+from fdl.reporting.targets import Target, entries, target_named, targets
 from fdl.results.collect import Collected, headline_values, read_collected, read_runs
 
 if TYPE_CHECKING:
@@ -182,17 +182,25 @@ def shown_table(params: Params, name: str) -> str:
 
 def _write(results: "Results", target: Target) -> "Written":
     """The files of a target, and what the page shows of it: a table itself, of a figure the caption."""
-    from fdl.reporting import drawing, makers
+    from fdl.reporting import drawing, listings, table_formats
     from fdl.reporting.panels import Sheet
     from fdl.reporting.site import Shown
+    from fdl.reporting.tables import Table
 
+    make = entries()[target.maker].make
+    assert make, f"{target.name} is written with the verdicts"
+    made = make(results, *target.subject)
     if target.kind == "table":
-        table = makers.make_table(results, target)
-        paths = [Path(target.path(results.params, ending)) for ending in table.texts]
-        for path, text in zip(paths, table.texts.values(), strict=True):
-            files.write_atomically(path, text.encode())
-        return paths, Shown(target, table.fragment)
-    figure, caption = makers.make_figure(results, target)
+        formats, fragment = (
+            (table_formats.FORMATS, table_formats.html_fragment)
+            if isinstance(made, Table)
+            else (listings.FORMATS, listings.to_fragment)
+        )
+        paths = [Path(target.path(results.params, ending)) for ending in target.endings]
+        for path, ending in zip(paths, target.endings, strict=True):
+            files.write_atomically(path, formats[ending](made).encode())
+        return paths, Shown(target, fragment(made))
+    figure, caption = made
     stem = Path(target.path(results.params, "png")).with_suffix("")
     if isinstance(figure, Sheet):
         return drawing.save_picture(figure.picture(), stem), Shown(target, caption)

@@ -17,11 +17,9 @@ from fdl.reporting.drawing import DPI
 from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
-from fdl.reporting.targets import Target, report_files, target_named
+from fdl.reporting.targets import Target, entries, report_files, target_named
 from fdl.results.collect import DatasetFacts
 
-# Figures of maps stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
-_LINKED = ("cam", "descriptors")
 ANSWER = "forest"  # the figure that stands first
 PAPER = (
     "Schlagenhauf, Lin & Noack: Discriminative feature learning through feature distance loss. Machine Vision and "
@@ -161,7 +159,7 @@ def _figure_section(results: Results, shown: Shown) -> FigureSection:
     content = Path(target.path(results.params, "png")).read_bytes()
     width = int.from_bytes(content[16:20]) / DPI  # PNG's header
     data = "data:image/png;base64," + base64.b64encode(content).decode()
-    address = None if target.maker in _LINKED else data
+    address = None if entries()[target.maker].linked else data
     return FigureSection(target.name, target.title, address, width, shown.content, _downloads(results, target))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from fdl.core.controls import CONTROLS
+from fdl.core.head_settings import head_settings
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import (
     BASELINE,
@@ -18,9 +19,12 @@ from fdl.core.titles import (
     method_title,
     signed_interval,
 )
-from fdl.evaluation.metrics import METRICS
+from fdl.evaluation.metrics import METRICS, sentence
 from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
+from fdl.reporting import entries
+from fdl.reporting.entries import Named
+from fdl.reporting.results import Results
 from fdl.results.collect import CellState, Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -305,3 +309,73 @@ def _by_dataset(datasets: list[str], value_of: Callable[[str], str]) -> str:
 
 def _listed(numbers: list[int]) -> str:
     return ", ".join(str(number) for number in numbers)
+
+
+def _of_measure(results: Results, combiner: str, metric: str) -> Table:
+    values = results.values(combiner, metric)
+    return results_table(
+        results.params, results.collected, values, name=_name(combiner, metric), combiner=combiner, metric=metric
+    )
+
+
+def _name(combiner: str, metric: str) -> str:
+    return metric if combiner == "soft" else f"{metric}_{combiner.replace('-', '_')}"
+
+
+def _metrics(table: str) -> Callable[[Params], list[Named]]:
+    """The soft vote's tables of the metrics that have one."""
+    return lambda params: [
+        (name, sentence(metric.title), ("soft", name))
+        for name, metric in METRICS.items()
+        if metric.table == table and (table == "always" or any(params.own(b.dataset) for b in params.bundles()))
+    ]
+
+
+def _combiners(params: Params) -> list[Named]:
+    """Accuracy of other combiners: of trained ones, those that any cell is asked to have."""
+    asked = set()
+    for bundle in params.bundles().values():
+        heads = head_settings(params, bundle[0])
+        for head in heads.heads if heads else ():
+            asked |= {head, f"{head}-tuned"} if heads and heads.tuning_epochs else {head}
+    return [
+        (_name(name, "accuracy"), f"Accuracy, {combiner.title}", (name, "accuracy"))
+        for name, combiner in COMBINERS.items()
+        if combiner.table or name in asked
+    ]
+
+
+ENTRIES = [
+    entries.Entry(
+        "table",
+        "results",
+        "Soft vote",
+        "The paper's layout: a row per dataset and backbone, columns by training images per class and "
+        "method, mean and standard deviation over seeds, in %. Δ is the mean over seeds of the difference "
+        "from the classical ensemble, paired by seed.",
+        _of_measure,
+        order=10,
+        each=_metrics("always"),
+        written=", ".join(name for name, metric in METRICS.items() if metric.table == "always"),
+    ),
+    entries.Entry(
+        "table",
+        "results_own_images",
+        "Soft vote, own images",
+        "The same, only for images of your own, whose classes may be unequal.",
+        _of_measure,
+        order=11,
+        each=_metrics("own images"),
+        written=", ".join(name for name, metric in METRICS.items() if metric.table == "own images"),
+    ),
+    entries.Entry(
+        "table",
+        "results_by_combiner",
+        "Other combiners",
+        "Accuracy of the other combiners in the same layout, as far as the preset has them.",
+        _of_measure,
+        order=20,
+        each=_combiners,
+        written=", ".join(_name(name, "accuracy") for name, about in COMBINERS.items() if about.table or about.trained),
+    ),
+]

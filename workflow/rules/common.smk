@@ -17,7 +17,7 @@ from fdl.core import layout
 from fdl.core import settings as fdl_params
 from fdl.data.own_images import receipt
 from fdl.core.errors import InputError
-from fdl.reporting.targets import report_files, targets
+from fdl.reporting.targets import report_files, targets, write_captions
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
 from fdl.core.settings_file import Laid, lay
@@ -93,6 +93,8 @@ SHOWN = {
     target.path(PARAMS, "html" if target.kind == "table" else "png"): target
     for target in targets(PARAMS)
 }
+CAPTIONS = (layout.SNAKEMAKE / "captions").absolute()
+write_captions(CAPTIONS)
 # Beside the report and not the records, because a stage's folder must not change after the stage (DVC).
 TRACKED = f"{layout.report_folder(PARAMS)}/tracked.json"
 
@@ -158,7 +160,7 @@ def shown_in_report(path):
         return path
     return report(
         path,
-        caption=f"../report/{target.maker}.rst",
+        caption=str(CAPTIONS / f"{target.maker}.rst"),
         category=f"{target.kind.capitalize()}s",
         labels={"name": target.title},
     )
