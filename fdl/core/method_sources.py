@@ -25,6 +25,21 @@ class MethodSource:
     digest: str  # of the function and of all that it uses, see `method_digest`; prose does not count
     parameters: tuple[str, ...]  # keyword parameters besides `epoch`
     required: frozenset[str]  # those without a default
+    strength: float | None = None  # default of the parameter of this name, of a method of the package
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A method of the package, as its entry in the registry says."""
+
+    function: str
+    title: str
+    strength: float | None = None
+
+
+def registered() -> dict[str, Registered]:
+    """The methods of the package by name."""
+    return _registry(_METHODS, stamp_of(_METHODS))
 
 
 def method_source(name: str) -> MethodSource:
@@ -35,30 +50,33 @@ def method_source(name: str) -> MethodSource:
     """
     if "." in name:
         module, _, function = name.rpartition(".")
+        strength = None
         file = module_file(module)
     else:
         module, file = "fdl.methods.registry", _METHODS
-        registry = _registry(file, stamp_of(file))
+        registry = registered()
         if name not in registry:
             raise InputError(f"methods: unknown {name!r}; {did_you_mean(name, registry)}")
-        function = registry[name]
+        function, strength = registry[name].function, registry[name].strength
     try:
         parameters, required = _signature(file, stamp_of(file), function)
-        return MethodSource(file, method_digest(file, module, function), parameters, required)
+        return MethodSource(file, method_digest(file, module, function), parameters, required, strength)
     except InputError as error:
         raise InputError(f"methods: {name}: {error}") from None
 
 
 @lru_cache
-def _registry(file: Path, stamp: Stamp) -> dict[str, str]:
-    """Method → function, as the dictionary `METHODS` of the registry says."""
-    [assignment] = read_module(file).definitions["METHODS"]
+def _registry(file: Path, stamp: Stamp) -> dict[str, Registered]:
+    [assignment] = read_module(file).definitions["ENTRIES"]
     methods = next(node for node in ast.walk(assignment) if isinstance(node, ast.Dict))
-    return {
-        ast.literal_eval(key): ast.unparse(value)
-        for key, value in zip(methods.keys, methods.values, strict=True)
-        if key is not None
-    }
+    entries = {}
+    for key, value in zip(methods.keys, methods.values, strict=True):
+        assert key is not None
+        assert isinstance(value, ast.Call)
+        function, *others = value.args
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in value.keywords if keyword.arg}
+        entries[ast.literal_eval(key)] = Registered(ast.unparse(function), *map(ast.literal_eval, others), **named)
+    return entries
 
 
 @lru_cache

@@ -1,22 +1,11 @@
 """How things are written in tables, figures and pages."""
 
 from fdl.core import torchvision_nets
+from fdl.core.method_sources import registered
 from fdl.core.protocol import DATASETS
 
 BASELINE, METHOD = "classical", "fdl"
 
-_METHODS = {
-    "classical": "classical",
-    "fdl": "FDL",
-    "fdl-cosine": "FDL, cosine term",
-    "fdl-gaussian": "FDL, Gaussian term",
-    "gncl": "GNCL",
-    "cka": "CKA",
-    "smd": "SMD",
-    "deep-ensemble": "deep ensemble",
-    "wide": "one wide net",
-    "tuned": "classical, tuned rate",
-}
 _BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
 
 SYNTHETIC = "Synthetic images: the numbers say nothing about the method."
@@ -47,4 +36,5 @@ def backbone_title(backbone: str) -> str:
 
 def method_title(method: str) -> str:
     """A method's printed name; plug-ins keep the name that they are registered by."""
-    return _METHODS.get(method, method)
+    entry = registered().get(method)
+    return entry.title if entry else method

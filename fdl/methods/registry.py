@@ -10,6 +10,7 @@ trained again when the function changes, or what it uses of its own module; not 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -160,6 +161,15 @@ def smd(
     return strength * len(maps) * cosines.logsumexp(dim=0).mean()
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A method of the package, and all that is known of it besides its function's docstring."""
+
+    function: Method
+    title: str  # as tables and figures print it
+    strength: float | None = None  # default of its parameter of this name
+
+
 class _Methods(dict[str, Method]):
     """The registered methods by name; a name with a dot is a user's own and imported when asked for."""
 
@@ -167,18 +177,25 @@ class _Methods(dict[str, Method]):
         return load_own(name)
 
 
-METHODS = _Methods(
-    {
-        "classical": classical,
-        "fdl": fdl,
-        "fdl-cosine": fdl_cosine,
-        "fdl-gaussian": fdl_gaussian,
-        "gncl": gncl,
-        "cka": cka,
-        "smd": smd,
-        # The controls (`fdl/core/controls.py`): what differs is how they are trained.
-        "deep-ensemble": classical,
-        "wide": classical,
-        "tuned": classical,
-    }
-)
+# `fdl.core.method_sources` reads this without running it: names of functions and plain values alone.
+#
+# The strength of a neighbour is its weight beside the *mean* cross-entropy of the members, as its source weights it.
+# None is tuned on the benchmark.
+ENTRIES = {
+    "classical": Entry(classical, "classical"),
+    "fdl": Entry(fdl, "FDL"),
+    "fdl-cosine": Entry(fdl_cosine, "FDL, cosine term"),
+    "fdl-gaussian": Entry(fdl_gaussian, "FDL, Gaussian term"),
+    # λ of 0 … 1. Inside the authors' sweep 0, 0.1 … 0.9 (sbuschjaeger/gncl, CIFAR100/run.py), which names no best.
+    "gncl": Entry(gncl, "GNCL", strength=0.5),
+    # λ of the similarity term. No source: the text of 2307.02516 with its value was not available. Untuned.
+    "cka": Entry(cka, "CKA", strength=1.0),
+    # λ of SDDE's own runs on CIFAR-10 and CIFAR-100 (corl-team/sdde, scripts/uni/gradcam), there on the mean of
+    # the same cosines. SMD's own value was not available. Untuned.
+    "smd": Entry(smd, "SMD", strength=0.005),
+    # The controls (`fdl/core/controls.py`): what differs is how they are trained.
+    "deep-ensemble": Entry(classical, "deep ensemble"),
+    "wide": Entry(classical, "one wide net"),
+    "tuned": Entry(classical, "classical, tuned rate"),
+}
+METHODS = _Methods({name: entry.function for name, entry in ENTRIES.items()})

@@ -125,7 +125,7 @@ def test_settings_are_read_without_the_heavy_libraries(project):
     """36 bundles and 24 draws start a process each: torch costs them seconds, MLflow and pandas too."""
     code = (
         "import sys; import fdl.cli.main, fdl.core.settings, fdl.data.splits; "
-        "import fdl.reporting.targets, fdl.tracking.mirror; "
+        "import fdl.reporting.targets, fdl.tracking.mirror; fdl.reporting.targets.entries(); "
         "print([name for name in ('torch', 'pandas', 'mlflow', 'matplotlib', 'pyarrow') if name in sys.modules])"
     )
     assert python("-c", code, cwd=project).stdout == "[]\n"

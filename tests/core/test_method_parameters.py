@@ -3,7 +3,7 @@
 import pytest
 
 from fdl.core.errors import InputError
-from fdl.core.method_parameters import STRENGTHS
+from fdl.core.method_sources import registered
 from fdl.core.settings import Cell
 from tests.projects import tiny
 
@@ -11,6 +11,8 @@ OWN = """
 def pull(maps, logits, inputs, labels, *, epoch, cosine_weight, strength, power=2):
     return maps[0].mean()
 """
+
+STRENGTHS = {name: entry.strength for name, entry in registered().items() if entry.strength is not None}
 
 
 def params_of(method, **overrides):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fdl.core.method_parameters import STRENGTHS, method_params
-from fdl.core.method_sources import method_source
+from fdl.core.method_parameters import method_params
+from fdl.core.method_sources import method_source, registered
 from fdl.methods.losses import feature_distance
 from fdl.methods.registry import METHODS
 from fdl.training.engine import train
@@ -16,6 +16,7 @@ from tests.training import cells
 
 WEIGHTS = {"cosine_weight": 0.5, "gaussian_weight": 0.3}
 LABELS = torch.tensor([0, 2])
+STRENGTHS = {name: entry.strength for name, entry in registered().items() if entry.strength is not None}
 
 
 def parameters(method):

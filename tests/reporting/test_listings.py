@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from fdl.core.settings import Cell, Params, load
+from fdl.core.settings import Cell, Params
 from fdl.evaluation.metrics import confidence_bins
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
 from fdl.reporting.comparison_tables import ablation_table, combiner_table
@@ -24,9 +24,8 @@ from fdl.reporting.pair_figures import (
 )
 from fdl.reporting.record_figures import image_overlaps
 from fdl.reporting.results import Results, Spread, read_results, spread
-from fdl.reporting.targets import targets
 from fdl.results.collect import collect
-from tests.reporting.fabricate import PARAMS_FILE, fabricate, small_grid
+from tests.reporting.fabricate import fabricate, small_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,14 +199,3 @@ def test_the_gallery_shows_the_first_seed_with_both_methods_of_every_bundle(proj
     assert second == "FDL"
     assert [panel.empty for panel in panels] == [False, True, True, True, True]
     assert [panel.right for panel in panels] == [True, False, False, False, False]
-
-
-@pytest.mark.parametrize("preset", ["demo", "lite", "authors", "paper"])
-def test_the_documentation_lists_every_table_and_figure(preset: str) -> None:
-    listed = (PARAMS_FILE.parent / "docs" / "report.md").read_text()
-    for target in targets(load(PARAMS_FILE, preset=preset)):
-        general = {"training": "training_DATASET"} | {
-            name: f"{name}_DATASET_BACKBONE" for name in ("cam", "descriptors")
-        }
-        assert f"`{general.get(target.maker, target.name)}`" in listed
-        assert (PARAMS_FILE.parent / "workflow" / "report" / f"{target.maker}.rst").is_file()
