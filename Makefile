@@ -16,7 +16,7 @@ help:
 	@echo "make test-latex  compile the LaTeX tables (needs pdflatex and siunitx)"
 	@echo "make ui          browse the runs in MLflow on this machine; another port: make ui PORT=5001"
 	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
-	@echo "make format      format the code"
+	@echo "make format      format the code; write the schema of the settings and the lists in docs/report.md"
 	@echo "make setup       only the virtual environment $(VENV)"
 	@echo "make test-slurm  the workflow on a Slurm of this one machine (root; apt-get install slurm-wlm munge)"
 	@echo "make kills       20 kills of a bundle in training: its records must be the same bits (some minutes)"
@@ -59,6 +59,8 @@ format: $(READY)
 	ruff check --fix .
 	ruff format .
 	snakefmt workflow
+	python -c "import json; from fdl.core.settings import json_schema; print(json.dumps(json_schema(), indent=1))" > workflow/schemas/params.schema.json
+	python -m fdl.reporting.documentation docs/report.md
 
 PORT ?= 5000
 ui: $(READY)

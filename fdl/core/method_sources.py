@@ -25,6 +25,7 @@ class MethodSource:
     digest: str  # of the function and of all that it uses, see `method_digest`; prose does not count
     parameters: tuple[str, ...]  # keyword parameters besides `epoch`
     required: frozenset[str]  # those without a default
+    summary: str  # first line of its docstring
     strength: float | None = None  # default of the parameter of this name, of a method of the package
 
 
@@ -59,8 +60,8 @@ def method_source(name: str) -> MethodSource:
             raise InputError(f"methods: unknown {name!r}; {did_you_mean(name, registry)}")
         function, strength = registry[name].function, registry[name].strength
     try:
-        parameters, required = _signature(file, stamp_of(file), function)
-        return MethodSource(file, method_digest(file, module, function), parameters, required, strength)
+        parameters, required, summary = _signature(file, stamp_of(file), function)
+        return MethodSource(file, method_digest(file, module, function), parameters, required, summary, strength)
     except InputError as error:
         raise InputError(f"methods: {name}: {error}") from None
 
@@ -80,8 +81,8 @@ def _registry(file: Path, stamp: Stamp) -> dict[str, Registered]:
 
 
 @lru_cache
-def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The keyword parameters of a method's function besides `epoch`, and those without a default."""
+def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...], frozenset[str], str]:
+    """The keyword parameters of a method's function besides `epoch`, those without a default, and its summary."""
     definitions = read_module(file).definitions
     node = definitions.get(function, [None])[-1]
     if not isinstance(node, ast.FunctionDef):
@@ -97,4 +98,5 @@ def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...]
     ):
         raise InputError(f"{file.name}, line {node.lineno}: write it as def {function}{_SIGNATURE}")
     required = {name for name, default in zip(keywords, arguments.kw_defaults, strict=True) if default is None}
-    return tuple(name for name in keywords if name != "epoch"), frozenset(required - {"epoch"})
+    summary = (ast.get_docstring(node) or "").partition("\n")[0]
+    return tuple(name for name in keywords if name != "epoch"), frozenset(required - {"epoch"}), summary
