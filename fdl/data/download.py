@@ -28,10 +28,10 @@ from fdl.core import files, layout
 from fdl.core.addresses import masked
 from fdl.core.console import Say, plain
 from fdl.core.errors import InputError
+from fdl.core.places import File, Place
 from fdl.core.protocol import DATASETS
 from fdl.data import recognise, sources, transfer
 from fdl.data.folder_lock import folder_lock
-from fdl.data.places import File, Place
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
 LISTING = "files.json"  # on a mirror: the list of a dataset's files, as their host gives it

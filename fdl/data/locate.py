@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fdl.core import layout
 from fdl.core.errors import InputError
+from fdl.core.places import Entry
 from fdl.core.settings import Params
 from fdl.data.download import fetch
 from fdl.data.folder_lock import folder_lock
 from fdl.data.formats import Expected
-from fdl.data.places import Entry
 from fdl.data.sources import SOURCES
 
 

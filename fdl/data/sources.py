@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from fdl.core.errors import InputError
+from fdl.core.places import Entry, File, Place
 from fdl.core.protocol import DATASETS
 from fdl.data.formats import Record
-from fdl.data.places import Entry, File, Place
 
 # Of the archives: as torchvision and Keras have them; NEU's from one source only.
 _CIFAR10 = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fdl.core.console import Say
 from fdl.core.errors import InputError
+from fdl.core.places import File
 from fdl.data import recognise
-from fdl.data.places import File
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

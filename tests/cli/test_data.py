@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fdl.cli import main
+from fdl.core.places import File, Place
 from fdl.data import transfer
-from fdl.data.places import File, Place
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
 from tests.data.fetching import CONTENT

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from fdl.core.places import File, Place
 from fdl.data import transfer
-from fdl.data.places import File, Place
 from fdl.data.sources import SOURCES
 from tests.data.fetching import CONTENT, SHA256
 from tests.data.server import serve

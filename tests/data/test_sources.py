@@ -10,10 +10,10 @@ import pytest
 
 from fdl.core import layout
 from fdl.core.errors import InputError
+from fdl.core.places import File
 from fdl.core.protocol import DATASETS
 from fdl.data import sources
 from fdl.data.locate import Located, locate
-from fdl.data.places import File
 from fdl.data.prepare import load, prepare
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin

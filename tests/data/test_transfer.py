@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fdl.core.places import File, Place
 from fdl.data import transfer
-from fdl.data.places import File, Place
 from tests.data import server
 from tests.data.fetching import CONTENT, MD5, NEU, OTHER, SHA256, fetch, refused
 
@@ -253,7 +253,7 @@ CHILD = """
 import os, signal, sys
 from dataclasses import replace
 from fdl.data import download
-from fdl.data.places import File, Place
+from fdl.core.places import File, Place
 from fdl.data.sources import SOURCES
 address, size, hash_, behaviour = sys.argv[1:]
 place = Place("web", address, (File("neu.zip", int(size), hash_),))
