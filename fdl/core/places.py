@@ -1,4 +1,4 @@
-"""What an entry of `fdl.data.sources` says: terms, counts, names, and the hosts that a dataset is published at."""
+"""Where a dataset is published: terms, counts, names, and the hosts."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -71,10 +71,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset as its publishers license, name and count it (docs/datasets.md).
-
-    Title, classes in label order and image size are the protocol's (`fdl.core.protocol.DATASETS`).
-    """
+    """One dataset as its publishers license, name and count it (docs/datasets.md); a part of its protocol."""
 
     citation: str
     licence: str  # in a few words
@@ -90,6 +87,8 @@ class Entry:
     class_names: dict[str, str] = field(default_factory=dict)  # what files call a class: what the protocol calls it
     sorted_names: bool = False  # labels are the files' own class names in sorted order
     numbered: bool = False  # the number in a file's name decides its pool and its place
+    parted_by_class: bool = False  # the files hold other classes each: their images are pooled
+    validation_in_test: bool = False  # the authors cut validation from the first images of the test file
     rotated_copies: bool = False  # "name_.png" is a rotated copy of "name.png"
     note: str = ""  # always said
     folder_notes: dict[str, str] = field(default_factory=dict)  # said when this local folder is read

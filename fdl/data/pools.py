@@ -48,9 +48,9 @@ def assign(
     - CIFAR-10 and CIFAR-100 with their complete training file: the published pool and validation images
       (`fdl/data/published_splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
       VGG and ResNet alone.
-    - TEX: validation is cut from the test file, its first 2,400 of 6,000 images per class, of which the
-      authors' 400 are drawn; the test set is the rest of that file.
-    - miniImageNet, published by class: the images of all files are pooled.
+    - TEX (`validation_in_test`): validation is cut from the test file, its first 2,400 of 6,000 images per
+      class, of which the authors' 400 are drawn; the test set is the rest of that file.
+    - miniImageNet, published by class (`parted_by_class`): the images of all files are pooled.
     - One set of files, or files pooled: a fifth per class, at most the authors' number, is the test set,
       then a fifth of the rest, at most the authors' number, is the validation set; drawn, or for BSD the
       last in file order, as theirs were. What exceeds the authors' training pool is not used.
@@ -91,7 +91,7 @@ def assign(
             f"file of {dataset}; set cifar10_pools: shared, and all backbones draw from one pool"
         )
     notes = []
-    if dataset == "miniimagenet" and _parted_by_class(pools, labels):
+    if entry and entry.parted_by_class and _parted_by_class(pools, labels):
         pools[:] = TRAIN
         present = {"all"}
     if "all" in present:
@@ -102,7 +102,7 @@ def assign(
         notes.append(f"validation and test sets are {how} the one set of files")
         if entry and protocol.pool:
             _leave_out(pools, TRAIN, protocol.pool, labels)
-    elif "validation" not in present and dataset == "tex":
+    elif "validation" not in present and entry and entry.validation_in_test:
         _first_of_test_file(pools, labels)
         _leave_out(pools, VALIDATION, protocol.validation, labels)
         notes.append(

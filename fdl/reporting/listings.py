@@ -22,7 +22,7 @@ class Column:
     heading: str
     width: float | None = None  # of running text, as a part of the LaTeX text width; None: a number or a name
     number: bool = False  # aligned to the right
-    label: bool = False  # says what the row is; such columns come first
+    label: bool = False  # says what the row is; such columns come first; of none the first is it
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def to_latex(listing: Listing) -> str:
     ]
     hidden = len(listing.lines) - len(lines)
     left_out = [f"{hidden} rows outside the grid are left out here; they are in {listing.name}.csv."] * bool(hidden)
-    labels = sum(column.label for column in listing.columns)
+    labels = sum(column.label for column in listing.columns) or 1
     return latex_table(
         listing.name.replace("_", "-"),
         listing.caption,

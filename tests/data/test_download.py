@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdl.core import places
 from fdl.core.errors import InputError
 from fdl.core.places import File, Place
-from fdl.data import download, formats, places
+from fdl.data import download, formats
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
 from tests.data import server
