@@ -79,7 +79,8 @@ ENTRIES = [
         "figure",
         "seconds_per_cell",
         "Seconds per cell",
-        "Seconds of a cell, logarithmic axis; marks: median over shots and seeds, lines: minimum to maximum.",
+        "Seconds per trained ensemble on a logarithmic axis. Marks: median over shots and seeds; lines: minimum to "
+        "maximum.",
         drawn(seconds_per_cell, seconds_per_cell_caption),
         order=80,
     ),
