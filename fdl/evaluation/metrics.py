@@ -149,7 +149,16 @@ def brier(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> f
 
 
 METRICS: dict[str, Metric] = {  # in the order of tables
-    "accuracy": Metric("accuracy", accuracy, "classes", SHARE, better="higher", table="always", chance=True),
+    "accuracy": Metric(
+        "accuracy",
+        accuracy,
+        "classes",
+        SHARE,
+        better="higher",
+        meaning="share of the images that are right",
+        table="always",
+        chance=True,
+    ),
     "accuracy_balanced": Metric(
         "balanced accuracy",
         accuracy_balanced,
