@@ -56,6 +56,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/data/pools.py": ("tests/data/test_pools.py",),
     "fdl/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
     "fdl/evaluation/diversity.py": ("tests/evaluation/test_diversity.py",),
+    "fdl/evaluation/distance_meter.py": ("tests/evaluation/test_diversity.py",),
     "fdl/evaluation/overlap.py": ("tests/evaluation/test_cam.py",),
     "fdl/evaluation/cam.py": ("tests/evaluation/test_cam.py",),
     "fdl/evaluation/statistics.py": ("tests/evaluation/test_statistics.py",),

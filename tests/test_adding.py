@@ -185,6 +185,9 @@ def test_a_combiner(project, rows, page, listed, mlflow) -> None:
     assert "| `certain` | most certain member |" in listed
     assert "`accuracy_certain`" in listed
     assert mlflow.execute("SELECT count(*) FROM metrics WHERE key = 'test.certain.accuracy'").fetchone() == (4,)
+    views = mlflow.execute("SELECT value FROM experiment_tags WHERE key LIKE '%sharedViewState%'").fetchall()
+    assert len(views) == 2
+    assert all("certain.accuracy" in view for (view,) in views)
 
 
 def test_a_table(project, page, listed) -> None:

@@ -45,7 +45,9 @@ def entries() -> dict[str, Entry]:
         if module.name.endswith(("tables", "figures")):
             found += import_module(f"fdl.reporting.{module.name}").ENTRIES
     found.sort(key=lambda entry: (entry.kind != "table", entry.order))
-    return {entry.name: entry for entry in found}
+    by_name = {entry.name: entry for entry in found}
+    assert len(by_name) == len(found), "two tables or figures have one name"
+    return by_name
 
 
 def targets(params: Params) -> list[Target]:

@@ -10,6 +10,7 @@ from typing import Any
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params, digest
+from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
 from fdl.results.state import CellStatus
 
@@ -194,9 +195,10 @@ def experiment_tags(params: Params, made: int) -> dict[str, str]:
         made: when the experiment was created, ms since the epoch.
     """
     identity = [f"params.`{name}`" for name in ("dataset", "backbone", "shots", "method", "seed")]
-    final = [f"metrics.`test.{combiner}.accuracy`" for combiner in ("soft", "hard", "mean", "best")]
+    shown = sorted((name for name, about in COMBINERS.items() if about.shown and not about.trained), key="soft".__ne__)
+    final = [f"metrics.`test.{combiner}.accuracy`" for combiner in shown]
     methods = dict.fromkeys(cell.method for cell in params.cells())
-    means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in ("soft", "hard", "mean") for m in methods]
+    means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in shown for m in methods]
     views = {
         "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
         # The run's name says which cell it is: its parts, to sort and group by, come last.
