@@ -12,7 +12,7 @@ from fdl.results.digests import training_digest
 from tests.projects import ROOT
 
 PRESETS = {
-    "demo": "be2ee8e2ba2a718b",
+    "demo": "2b195daeab13fdf0",
     "small": "d216297818da5267",
     "small-cosine": "c19eaa6662914d62",
     "small-neu-weights": "a1869dfe9f9b2ee1",

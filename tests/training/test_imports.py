@@ -9,8 +9,8 @@ from tests.projects import ROOT, write_images, write_params
 SLOW = ("torch._dynamo", "torch._inductor", "sympy", "pandas", "matplotlib", "mlflow", "snakemake", "torchvision")
 CODE = f"""
 import sys
-from fdl.training import room
-room._PLENTY = 2**70  # so little room that it is counted what the bundle needs
+from fdl.training import disk_space
+disk_space._PLENTY = 2**70  # so little room that it is counted what the bundle needs
 from fdl.cli.main import app
 app(["run"], standalone_mode=False)
 print("imported:", [name for name in {SLOW!r} if name in sys.modules])
