@@ -30,7 +30,7 @@ class Replays:
         self.device, self.say = device, say
         self.eager = device == "cpu" or os.environ.get("FDL_EAGER") == "1"
         self._calls: dict[str, int] = {}
-        self._graphs: dict[str, torch.cuda.CUDAGraph | None] = {}  # None: its capture failed
+        self.graphs: dict[str, torch.cuda.CUDAGraph | None] = {}  # None: its capture failed
 
     def __call__(self, name: str, function: Callable[[], None]) -> None:
         """Do what the function does.
@@ -43,9 +43,9 @@ class Replays:
             torch.OutOfMemoryError: also where the memory ends during a capture.
         """
         self._calls[name] = self._calls.get(name, 0) + 1
-        if not self.eager and self._calls[name] > WARM_UP and name not in self._graphs:
-            self._graphs[name] = self._captured(name, function)
-        graph = self._graphs.get(name)
+        if not self.eager and self._calls[name] > WARM_UP and name not in self.graphs:
+            self.graphs[name] = self._captured(name, function)
+        graph = self.graphs.get(name)
         if graph is None:
             function()
         else:
@@ -53,7 +53,7 @@ class Replays:
 
     def _captured(self, name: str, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
-        pool = next((other.pool() for other in self._graphs.values() if other is not None), None)
+        pool = next((other.pool() for other in self.graphs.values() if other is not None), None)
         try:
             with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
                 function()

@@ -88,7 +88,7 @@ class Program:
         self.seconds = 0.0  # that all epochs took, those before a restart included
         self._place_images()
         self._place_losses()
-        self._replay = Replays(device, self.say)
+        self.replays = Replays(device, self.say)
         self._own_stream: torch.cuda.Stream | None = None
 
     def train(
@@ -187,12 +187,12 @@ class Program:
         assert isinstance(key, Tensor)
         self._dropout, self._member = key, torch.arange(self.members, device=device)
         # On a CPU no number may depend on how many runs there are.
-        self._evaluated = EVALUATION_BATCH
+        self.evaluated = EVALUATION_BATCH
         if device == "cuda":
             of_one = count(self.nets.template, self.settings.image_size)
-            self._evaluated = evaluated_at_once(of_one, self.nets.count, len(self.data.validation), gpu_memory())
-        self._seen = self.data.validation.pixels[: self._evaluated].clone()
-        self._truth = self.data.validation.labels[: self._evaluated].clone()
+            self.evaluated = evaluated_at_once(of_one, self.nets.count, len(self.data.validation), gpu_memory())
+        self._seen = self.data.validation.pixels[: self.evaluated].clone()
+        self._truth = self.data.validation.labels[: self.evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
 
     def _place_losses(self) -> None:
@@ -245,7 +245,7 @@ class Program:
             self._index.copy_(index[step])
             self._real.copy_(real[step])
             self._keys.copy_(keys[step])
-            self._replay(*(("short step", self._step_of_short_batch) if is_short else ("step", self._step)))
+            self.replays(*(("short step", self._step_of_short_batch) if is_short else ("step", self._step)))
         numbers = torch.cat(
             [self._sums / len(short), self._correct.double().view(len(self.runs), -1) / images], dim=1
         ).tolist()
@@ -349,12 +349,12 @@ class Program:
         """Which validation images each net gets right, (G, N)."""
         validation, result = self.data.validation, []
         for pixels, labels in zip(
-            validation.pixels.split(self._evaluated), validation.labels.split(self._evaluated), strict=True
+            validation.pixels.split(self.evaluated), validation.labels.split(self.evaluated), strict=True
         ):
             size = len(labels)
             self._seen[:size].copy_(pixels)
             self._truth[:size].copy_(labels)
-            self._replay(f"evaluation of {size} images", partial(self._evaluate, size))
+            self.replays(f"evaluation of {size} images", partial(self._evaluate, size))
             result.append(self._right[:, :size].clone())
         return torch.cat(result, dim=1)
 

@@ -1,0 +1,563 @@
+"""The items of `benchmarks.gpu`: each measures something, and says so case by case."""
+
+import gc
+import io
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.naive import naive, naive_evaluation, naive_step
+from benchmarks.timing import machine
+from fdl.core.protocol import DATASETS
+from fdl.models import build
+from fdl.models.convolutions import BACK_ENDS
+from fdl.training import engine
+from fdl.training.cuda_graph import WARM_UP
+from fdl.training.fused import Program, Run
+from fdl.training.state import CellData, CellSettings, Images
+
+Finding = dict[str, Any]
+Note = Callable[..., None]  # takes the case, and its numbers by name
+BACKBONES = ("alexnet", "vgg", "resnet")
+SIZES = {32: "cifar10", 84: "miniimagenet", 200: "neu"}
+METHODS = {"classical": {}, "fdl": {"cosine_weight": 0.5, "gaussian_weight": 0.05}}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where it runs, and whether on small nets, to try the items themselves."""
+
+    device: str
+    small: bool
+
+    def of(self, whole: Any, small: Any) -> Any:
+        """One or the other."""
+        return small if self.small else whole
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is measured, and in how many seconds at most."""
+
+    run: Callable[[Scale, set[str], Note], None]
+    seconds: float
+
+
+# --- What is trained -------------------------------------------------------------------------------------------------
+
+
+def images(number: int, size: int, classes: int, device: str) -> Images:
+    """Random images, without equal neighbours: in which of them a pool finds its maximum would be left to rounding."""
+    generator = torch.Generator().manual_seed(number)
+    pixels = torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(number) % classes
+    return Images(pixels.to(device), labels.to(device))
+
+
+def runs(
+    scale: Scale, backbone: str, dataset: str, *, train: int, validation: int = 20, seeds: int = 2, **changes: Any
+) -> list[Run]:
+    """`classical` and `fdl` with so many seeds, on the same random images."""
+    size = changes.pop("image_size", None) or DATASETS[dataset].image_size
+    classes = len(DATASETS[dataset].classes)
+    trained, validated, tested = (images(number, size, classes, scale.device) for number in (train, validation, 10))
+    data = CellData(trained, validated, tested, torch.arange(1, device=scale.device), classes)
+    values: dict[str, Any] = {
+        "width": scale.of(1.0, 0.0625), "epochs": 1, "batch_size": 10, "learning_rate": 1e-4, "augment": True,
+        "selections": ["last"], "evaluate_every": None, "bn_statistics": "moving", "members": scale.of(5, 2),
+    }  # fmt: skip
+    values |= {"backbone": backbone, "dataset": dataset, "image_size": size} | changes
+    return [
+        Run(CellSettings(method=method, method_params=params, seed=seed, **values), data)
+        for seed in range(seeds)
+        for method, params in METHODS.items()
+    ]
+
+
+def program(made: Sequence[Run], scale: Scale, *, eager: bool = False, alike: bool = False) -> Program:
+    """A program; it prints what it has to say, which a failed item shows.
+
+    Args:
+        made, scale: its runs, and where.
+        eager: without graphs.
+        alike: all nets have the same weights, for where only time and memory count: to draw those of fifty large
+            nets takes longer than to train them.
+    """
+    os.environ["FDL_EAGER"] = "1" if eager else "0"
+    say = partial(print, flush=True)
+    if not alike:
+        return Program(made, scale.device, say)
+    (net,) = engine.build_members(replace(made[0].settings, members=1), made[0].data.num_classes, scale.device)
+    with patch.object(engine, "build_members", lambda settings, *_: [net] * settings.members):
+        return Program(made, scale.device, say)
+
+
+def set_precision(precision: str) -> None:
+    """As `fdl.training.device.set_up_torch` does: float32, tf32, or bfloat16 by autocast."""
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def wait(scale: Scale) -> None:
+    """Until the GPU has done what it was told."""
+    if scale.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], scale: Scale, *, most: float = 1.0, repeats: int = 10) -> float:
+    """Median seconds of a call after a first one; fewer repeats of what takes long."""
+    times: list[float] = []
+    end = time.perf_counter() + scale.of(most, 0.01)
+    for turn in range(scale.of(repeats + 1, 1)):
+        wait(scale)
+        start = time.perf_counter()
+        work()
+        wait(scale)
+        if turn or scale.small:
+            times.append(time.perf_counter() - start)
+        if times and time.perf_counter() > end:
+            break
+    return sorted(times)[len(times) // 2]
+
+
+def gib(size: float) -> float:
+    """Bytes as GiB."""
+    return round(size / 2**30, 2)
+
+
+def reset_peak(scale: Scale) -> None:
+    """Count the peak of the memory anew."""
+    if scale.device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def memory(scale: Scale) -> dict[str, float]:
+    """GiB of the GPU: at the peak, reserved at the peak, and held now."""
+    if scale.device == "cpu":
+        return {}
+    peak, reserved, now = (
+        torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), torch.cuda.memory_allocated()
+    )  # fmt: skip
+    return {"peak GiB": gib(peak), "reserved GiB": gib(reserved), "held GiB": gib(now)}
+
+
+def apart(first: Tensor, second: Tensor) -> float:
+    """Norm of the difference, relative to that of the second."""
+    second = second.double().cpu()
+    return float((first.double().cpu() - second).norm() / second.norm())
+
+
+# --- (1) Is it right? ------------------------------------------------------------------------------------------------
+
+
+def versions(scale: Scale, known: set[str], note: Note) -> None:
+    """The machine. Where this fails, CUDA does not start."""
+    numbers: dict[str, Any] = {**machine(), "device": scale.device, "python": platform.python_version()}
+    if scale.device == "cuda":
+        card = torch.cuda.get_device_properties()
+        torch.zeros(1, device="cuda").item()
+        numbers |= {
+            "gpu": card.name, "GiB": gib(card.total_memory), "multiprocessors": card.multi_processor_count,
+            "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+        }  # fmt: skip
+    note("machine", **numbers)
+
+
+def peaks(scale: Scale, known: set[str], note: Note) -> None:
+    """What this card reaches with large matrices, and how fast it copies."""
+    side = scale.of(8192, 128)
+    for precision in ("float32", "tf32", "bfloat16"):
+        set_precision(precision)
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        a, b = (torch.randn(side, side, device=scale.device, dtype=dtype) for _ in range(2))
+        note(precision, tflops=2 * side**3 / seconds(partial(torch.matmul, a, b), scale) / 1e12)
+    source, target = (torch.empty(scale.of(2**31, 2**16), dtype=torch.uint8, device=scale.device) for _ in range(2))
+    note("copy", gb_per_second=2 * len(source) / seconds(lambda: target.copy_(source), scale) / 1e9)
+
+
+def gradients(scale: Scale, known: set[str], note: Note) -> None:
+    """The first step of a fused program on the device, against the same in float64 on the CPU.
+
+    A batch that is whole, and one that is short for one of two seeds; narrow nets.
+    """
+    for backbone in BACKBONES:
+        for case, train in (("whole batches", 20), ("short batches", 18)):
+            # Augmented pixels agree to rounding only.
+            made = runs(scale, backbone, "cifar10", train=train, width=scale.of(0.125, 0.0625), augment=False)
+            expected = _first_gradient(made, Scale("cpu", scale.small), torch.float64)
+            for precision in ("float32", "tf32", "bfloat16"):
+                set_precision(precision)
+                autocast = precision == "bfloat16"
+                own = [replace(run, settings=replace(run.settings, autocast=autocast)) for run in made]
+                pairs = zip(_first_gradient(own, scale, torch.float32), expected, strict=True)
+                errors = sorted(apart(*pair) for pair in pairs)
+                # Where rounding decides which cells the mask or a pool keeps, a net is off by more.
+                note(f"{backbone}, {case}, {precision}", median=errors[len(errors) // 2], worst=errors[-1])
+
+
+def _first_gradient(made: Sequence[Run], scale: Scale, dtype: torch.dtype) -> Tensor:
+    """The gradient of every net after the first step, (nets, parameters)."""
+    build_members, to_input = engine.build_members, engine.to_input
+    made = [replace(run, data=_moved(run.data, scale.device)) for run in made]
+    with (
+        patch.object(engine, "build_members", lambda *given: [net.to(dtype) for net in build_members(*given)]),
+        patch.object(engine, "to_input", lambda pixels: to_input(pixels).to(dtype)),
+    ):
+        trained = program(made, scale, eager=True)
+        steps: list[Tensor] = []
+        step = trained.adam.step
+
+        def first() -> None:
+            if not steps:
+                parts = trained.nets.parted(trained.nets.gradient).values()
+                steps.append(torch.cat([part.flatten(1) for part in parts], dim=1))
+            step()
+
+        with patch.object(trained.adam, "step", first), trained.stream():
+            trained.train_epoch(0)
+    return steps[0]
+
+
+def _moved(data: CellData, device: str) -> CellData:
+    train, validation, test = (
+        Images(part.pixels.to(device), part.labels.to(device)) for part in (data.train, data.validation, data.test)
+    )
+    return CellData(train, validation, test, data.small.to(device), data.num_classes)
+
+
+def graphs(scale: Scale, known: set[str], note: Note) -> None:
+    """Eager steps against replayed ones, and replayed ones twice: weights after some epochs."""
+    for backbone in BACKBONES:
+        for precision in scale.of(("float32", "bfloat16"), ("float32",)):
+            set_precision(precision)
+            # Ten whole steps and as many short ones, and an evaluation after every epoch.
+            made = runs(
+                scale, backbone, "cifar10", train=18, width=scale.of(0.125, 0.0625), epochs=scale.of(10, 2),
+                evaluate_every=1, autocast=precision == "bfloat16",
+            )  # fmt: skip
+            weights, captured = {}, 0
+            for name, eager in (("eager", True), ("graph", False), ("again", False)):
+                trained = program(made, scale, eager=eager)
+                trained.train(progress=lambda line: None)
+                captured += _captured(trained)
+                weights[name] = trained.nets.flat.clone()
+                del trained
+            note(
+                f"{backbone}, {precision}",
+                captured=captured,
+                same_bits_twice=torch.equal(weights["graph"], weights["again"]),
+                same_bits_as_eager=torch.equal(weights["graph"], weights["eager"]),
+                from_eager=apart(weights["graph"], weights["eager"]),
+            )
+
+
+def _captured(trained: Program) -> int:
+    return sum(graph is not None for graph in trained.replays.graphs.values())
+
+
+class _Stop(Exception):
+    """In the middle of a training."""
+
+
+def resume(scale: Scale, known: set[str], note: Note) -> None:
+    """A training that goes on from a file, against one that was never stopped: all bits."""
+    for backbone in BACKBONES:
+        set_precision("float32")
+        epochs = scale.of(12, 4)
+        made = runs(
+            scale, backbone, "cifar10", train=18, width=scale.of(0.125, 0.0625), epochs=epochs, evaluate_every=1
+        )
+        undisturbed = program(made, scale)
+        undisturbed.train(progress=lambda line: None)
+        stopped, file = program(made, scale), io.BytesIO()
+
+        def stop(stopped: Program = stopped, file: io.BytesIO = file, middle: int = epochs // 2) -> None:
+            if stopped.epoch == middle:
+                torch.save(stopped.state(), file)
+                raise _Stop
+
+        try:
+            stopped.train(progress=lambda line: None, epoch_end=stop)
+        except _Stop:
+            file.seek(0)
+        resumed = program(made, scale)
+        resumed.restore(torch.load(file, map_location="cpu", weights_only=True))
+        resumed.train(progress=lambda line: None)
+        same = torch.equal(resumed.nets.flat, undisturbed.nets.flat)
+        note(backbone, same_bits=same, same_history=_histories(resumed) == _histories(undisturbed))
+
+
+def _histories(trained: Program) -> list[list[dict[str, float]]]:
+    return [result.history for result in trained.results]
+
+
+def halves(scale: Scale, known: set[str], note: Note) -> None:
+    """A group that the memory does not hold is parted, also while a graph is captured, and goes on."""
+    try:
+        from fdl.training import together
+        from fdl.training.checkpoint import Checkpoint
+    except ImportError as error:
+        note("a group in too little memory", left_out=f"it needs pydantic and PyYAML ({error})")
+        return
+    import tempfile
+    from pathlib import Path
+
+    set_precision("float32")
+    made = runs(scale, "vgg", "miniimagenet", train=18, seeds=scale.of(4, 2), epochs=scale.of(6, 2), evaluate_every=1)
+    whole = program(made, scale)
+    reset_peak(scale)
+    whole.train(progress=lambda line: None)
+    needed = memory(scale)
+    del whole
+    reset_peak(scale)
+    said: list[str] = []
+    for share in scale.of((0.9, 0.6), (1.0,)):
+        if scale.device == "cuda":
+            card = torch.cuda.get_device_properties().total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share * needed["reserved GiB"] * 2**30 / card))
+        with tempfile.TemporaryDirectory() as folder:
+            group = [
+                together.Waiting(run, Checkpoint(Path(folder) / str(number), said.append), str(number))
+                for number, run in enumerate(made)
+            ]
+            together.train_together(group, device=scale.device, say=said.append, progress=lambda line: None)
+            layouts = [one.checkpoint.load("trained")["layout"] for one in group]  # type: ignore[index]
+        note(f"{share:.0%} of the memory that it needs", layouts=sorted(set(layouts)), said=said[:4], **needed)
+        said.clear()
+        reset_peak(scale)
+
+
+# --- (2) Does the largest fit? ---------------------------------------------------------------------------------------
+
+
+def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Note) -> None:
+    """Ten runs of NEU at 200 pixels: steps and an evaluation, eager and replayed, and what is left afterwards."""
+    for precision in ("bfloat16", "tf32"):
+        if precision in known:
+            continue
+        set_precision(precision)
+        train, validation = 6 * shots, scale.of(360, 12)
+        made = runs(
+            scale, backbone, "neu", train=train, validation=validation, seeds=scale.of(5, 2),
+            image_size=scale.of(200, 32), autocast=precision == "bfloat16",
+        )  # fmt: skip
+        reset_peak(scale)
+        trained = program(made, scale, alike=True)
+        numbers: dict[str, Any] = {"evaluated at once": trained.evaluated}
+        for name, times in (("eager", 1), ("graph", WARM_UP + 1)):
+            start = time.perf_counter()
+            for epoch in range(times):
+                with trained.stream(), torch.no_grad():
+                    with torch.enable_grad():
+                        trained.train_epoch(epoch)
+                    trained.validate()
+            wait(scale)
+            numbers[f"{name}: s an epoch"] = (time.perf_counter() - start) / times
+            numbers |= {f"{name}: {key}": value for key, value in memory(scale).items()}
+        numbers["captured"] = _captured(trained)
+        numbers["finite"] = bool(trained.nets.flat.isfinite().all())
+        del trained
+        reset_peak(scale)
+        note(precision, **numbers, **{f"afterwards: {key}": value for key, value in memory(scale).items()})
+
+
+# --- (3) Which form of the convolutions? -----------------------------------------------------------------------------
+
+# (backbone, dataset, place among the net's convolutions)
+LAYERS = [
+    ("alexnet", "cifar10", 0), ("alexnet", "cifar10", 1), ("alexnet", "cifar10", 4),
+    ("vgg", "cifar10", 1), ("vgg", "cifar10", -1), ("resnet", "miniimagenet", 1), ("resnet", "miniimagenet", -1),
+    ("alexnet", "neu", 1), ("vgg", "neu", 1), ("vgg", "neu", 4), ("resnet", "neu", 1), ("resnet", "neu", -1),
+]  # fmt: skip
+
+
+def convolution(backbone: str, dataset: str, place: int, scale: Scale) -> tuple[nn.Conv2d, tuple[int, int]]:
+    """A layer of a net, and the size of what it sees."""
+    side = scale.of(DATASETS[dataset].image_size, 32)
+    net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625)).to("meta").eval()
+    seen: list[tuple[nn.Conv2d, tuple[int, int]]] = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda layer, given, _: seen.append((layer, tuple(given[0].shape[-2:]))))
+    with torch.no_grad():
+        net(torch.empty(1, 3, side, side, device="meta"))
+    return seen[place]
+
+
+def convolutions(scale: Scale, known: set[str], note: Note) -> None:
+    """All forms on layers of the nets, ten runs, batches of ten: milliseconds forward, and with both gradients."""
+    nets, sources = scale.of((50, 5), (4, 2))
+    forms: dict[str, tuple[Any, bool]] = {name: (form, False) for name, form in BACK_ENDS.items()}
+    forms["grouped, benchmark"] = BACK_ENDS["grouped"], True
+    for backbone, dataset, place in LAYERS:
+        layer, size = convolution(backbone, dataset, place, scale)
+        groups = sources if layer.in_channels == 3 else nets
+        shape = (nets, layer.out_channels, *layer.kernel_size, layer.in_channels)
+        for precision in ("bfloat16", "tf32"):
+            case = f"{backbone} {dataset} {layer.in_channels}→{layer.out_channels} at {size[0]}, {precision}"
+            if case in known:
+                continue
+            set_precision(precision)
+            dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+            scale_of = layer.weight[0].numel() ** -0.5
+            weight = (torch.randn(shape, device=scale.device, dtype=dtype) * scale_of).permute(0, 1, 4, 2, 3)
+            bias = torch.randn(nets, layer.out_channels, device=scale.device, dtype=dtype)
+            x = torch.randn(10, groups * layer.in_channels, *size, device=scale.device, dtype=dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
+            numbers: dict[str, Any] = {}
+            expected = None
+            for name, (form, benchmark) in forms.items():
+                torch.backends.cudnn.benchmark = benchmark
+                try:
+                    numbers[name], output = _timed_convolution(form, x, weight, bias, layer, scale)
+                except RuntimeError as error:  # also where the memory ends
+                    numbers[name] = {"failed": str(error).splitlines()[0][:160]}
+                    reset_peak(scale)
+                    continue
+                expected = output if expected is None else expected
+                numbers[name]["apart"] = apart(output, expected)
+            note(case, **numbers)
+
+
+def _timed_convolution(
+    form: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d, scale: Scale
+) -> tuple[dict[str, float], Tensor]:
+    reset_peak(scale)
+    with torch.no_grad():
+        forward = seconds(lambda: form(x, weight, bias, layer), scale, most=0.2)
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, weight, bias)]
+    output = form(*leaves, layer)
+    gradient = torch.randn_like(output)
+    wanted = leaves[1:] if layer.in_channels == 3 else leaves  # images need none
+    backward = seconds(
+        lambda: torch.autograd.grad(output, wanted, gradient, retain_graph=True), scale, most=0.3
+    )  # fmt: skip
+    return {"forward ms": 1000 * forward, "backward ms": 1000 * backward, **memory(scale)}, output.detach()
+
+
+# --- (4) How fast is it? ---------------------------------------------------------------------------------------------
+
+
+def speed(backbone: str, size: int, scale: Scale, known: set[str], note: Note) -> None:
+    """Ten runs, eager and replayed: time of a step and of an image evaluated."""
+    dataset, steps, evaluated = SIZES[size], scale.of({32: 20, 84: 10, 200: 5}[size], 2), scale.of(400, 12)
+    side, seeds = scale.of(size, 32), scale.of(5, 1)
+    for precision in ("bfloat16", "tf32"):
+        set_precision(precision)
+        made = runs(
+            scale, backbone, dataset, train=10 * steps, validation=evaluated, seeds=seeds, image_size=side,
+            autocast=precision == "bfloat16",
+        )  # fmt: skip
+        for name in ("graph", "eager"):
+            if f"{precision}, {name}" not in known and (name == "graph" or precision == "bfloat16"):
+                _speed_of_program(made, f"{precision}, {name}", steps, evaluated, scale, note)
+
+
+def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
+    """What is compared with. In one process: torch's Adam imports the compiler, which takes seconds."""
+    set_precision("float32")
+    for size, dataset in SIZES.items():
+        for backbone in BACKBONES:
+            classes, side = len(DATASETS[dataset].classes), scale.of(size, 32)
+            nets, optimiser = naive(backbone, dataset, classes, side, scale.device, scale.of(5, 2))
+            few = images(20, side, classes, scale.device)
+            step = seconds(naive_step(nets, optimiser, few.pixels[:10], few.labels[:10]), scale)
+            evaluation = seconds(naive_evaluation(nets, few.pixels, few.labels), scale) / len(few)
+            note(f"{backbone} at {size}", **{"step ms": 1000 * step, "evaluated image µs": 1e6 * evaluation})
+
+
+def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int, scale: Scale, note: Note) -> None:
+    reset_peak(scale)
+    trained = program(made, scale, eager="eager" in case, alike=True)
+    count = len(made)
+    with trained.stream():
+        pixels = seconds(
+            lambda: [engine.epoch_pixels(run.settings, run.data.train, 0) for run in trained.sources], scale
+        )  # fmt: skip
+        if scale.device == "cuda":
+            for _ in range(WARM_UP // steps + 1):  # until the step is captured
+                trained.train_epoch(0)
+        epoch = seconds(lambda: trained.train_epoch(0), scale, repeats=5)
+        with torch.no_grad():
+            for _ in range(WARM_UP if scale.device == "cuda" else 0):
+                trained.validate()
+            evaluation = seconds(trained.validate, scale, repeats=3)
+        note(
+            case,
+            **{
+                "step ms": 1000 * (epoch - pixels) / steps / count, "augmentation ms": 1000 * pixels / steps / count,
+                "evaluated image µs": 1e6 * evaluation / evaluated / count, "captured": _captured(trained),
+                "runs": count, **memory(scale),
+            },
+        )  # fmt: skip
+
+
+def kernels(scale: Scale, known: set[str], note: Note) -> None:
+    """Of a replayed epoch of ten runs in bfloat16, the kernels that take most of the time."""
+    set_precision("bfloat16")
+    for size, dataset in SIZES.items():
+        for backbone in scale.of(BACKBONES, BACKBONES[:1]):
+            if f"{backbone} at {size}" in known:
+                continue
+            made = runs(
+                scale, backbone, dataset, train=40, seeds=scale.of(5, 1), image_size=scale.of(size, 32), autocast=True
+            )
+            trained = program(made, scale, alike=True)
+            with trained.stream():
+                for _ in range(scale.of(2, 1)):
+                    trained.train_epoch(0)
+                note(f"{backbone} at {size}", kernels=_longest(partial(trained.train_epoch, 0), scale))
+            del trained
+            reset_peak(scale)
+
+
+def _longest(work: Callable[[], object], scale: Scale, number: int = 10) -> list[tuple[str, float, int]]:
+    """The kernels that take most of the time: name, share of all, calls."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = scale.device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
+        work()
+        wait(scale)
+    times = [
+        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.key, event.count)
+        for event in profiled.key_averages()
+    ]
+    total = sum(spent for spent, _, _ in times) or 1
+    longest = sorted(times, reverse=True)[:number]
+    return [(name[:100], round(spent / total, 4), calls) for spent, name, calls in longest]
+
+
+def _speeds() -> Iterable[tuple[str, Item]]:
+    for size in SIZES:
+        for backbone in BACKBONES:
+            yield f"speed: {backbone} at {size}", Item(partial(speed, backbone, size), {32: 20, 84: 25, 200: 40}[size])
+
+
+ITEMS: dict[str, Item] = {
+    "versions": Item(versions, 60),
+    "gradients": Item(gradients, 45),
+    "graphs": Item(graphs, 60),
+    "resume": Item(resume, 45),
+    "extremes: NEU VGG": Item(partial(extremes, "vgg", 5), 40),
+    "extremes: NEU ResNet": Item(partial(extremes, "resnet", 5), 50),
+    "extremes: NEU ResNet, 3 shots": Item(partial(extremes, "resnet", 3), 50),
+    "peaks": Item(peaks, 20),
+    "convolutions": Item(convolutions, 120),
+    "naive loops": Item(naive_loops, 30),
+    **dict(_speeds()),
+    "kernels": Item(kernels, 90),
+    "halves": Item(halves, 60),
+}
