@@ -26,6 +26,7 @@ TINY = {
     "width": 0.0625,
     "epochs": 2,
     "heads": [],
+    "head_epochs": 3,
     "threads": 1,
     "device": "cpu",
 }
