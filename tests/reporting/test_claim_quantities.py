@@ -22,7 +22,7 @@ def test_c3_is_supported_where_the_gain_falls_with_shots(project: Path) -> None:
     assert c3.estimate < -0.3
     assert c3.verdict == "supported"
     assert c3.reason == "95 % interval below 0"
-    assert c3.beside.startswith("6 of 6 bundles")
+    assert c3.beside.startswith("6 of 6 settings")
 
 
 def test_c3_leaves_out_bundles_of_which_one_arm_is_near_chance(project: Path) -> None:
