@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from fdl.reporting.targets import entries, targets
 from fdl.results.state import Judge
 from tests.projects import ROOT, tiny, write_images, write_params
 
@@ -69,6 +71,18 @@ def test_from_images_to_the_table(project):
     }
 
     assert "Nothing to be done" in done()
+
+    # Snakemake's own report holds each table and figure that the rules mark, with its title and caption.
+    done("--report", "report.zip")
+    with ZipFile("report.zip") as packed:
+        page = packed.read("report/report.html").decode()
+        held = {Path(name).name for name in packed.namelist()}
+    for target in targets(tiny(seeds=[0])):
+        assert Path(target.path(tiny(seeds=[0]), "html" if target.kind == "table" else "png")).name in held
+        assert json.dumps(target.title) in page
+        caption = re.split("[`.<]", entries()[target.maker].shows)[0]  # up to what is markup in a page
+        assert len(caption) > 10
+        assert json.dumps(caption)[1:-1] in page
 
     # A new seed: its cells, and no other.
     write_params(project / "params.yaml", seeds=[0, 1])

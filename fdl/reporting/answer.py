@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fdl.reporting.drawing import net_title
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
 from fdl.results.collect import Collected
 
+AT_CHANCE = 2.0  # points: an ensemble less far above chance has learned nothing (docs/faq.md)
 _SAYS = {
     "supported": "Yes, on this grid",
     "contradicted": "No, on this grid",
@@ -74,6 +76,34 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     if collected.synthetic:
         return f"No answer: the images are synthetic ({text})."
     return f"No verdict, because this preset has no frozen grid: {text}."
+
+
+def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
+    """Which settings are no better than guessing without the loss, and what to try; empty where there is none.
+
+    Args:
+        collected: the grid.
+        scores: test accuracy of the soft vote by cell, in [0, 1]; the balanced one where classes are unequal.
+    """
+    values: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for cell, score in scores.items():
+        if cell.method == BASELINE:
+            values.setdefault((cell.dataset, cell.backbone), {}).setdefault(cell.shots, []).append(100 * score)
+    named = []
+    for net, by_shots in values.items():
+        chance = 100 * (collected.datasets[net[0]].chance or 0)
+        low = [shots for shots in sorted(by_shots) if chance and fmean(by_shots[shots]) < chance + AT_CHANCE]
+        if low:
+            counts = ", ".join(map(str, low))
+            mean = fmean(score for shots in low for score in by_shots[shots])
+            named.append(f"{net_title(collected, net)} with {counts} per class ({mean:.1f} %, chance {chance:.1f} %)")
+    if not named:
+        return ""
+    return (
+        f"Some classical ensembles do no better than guessing: {'; '.join(named)}. They have learned nothing, so no "
+        "comparison there says anything about the loss, and more seeds do not help. Try more epochs, the whole width, "
+        "larger images, more images per class, or an easier division of the images (docs/faq.md)."
+    )
 
 
 def gain_text(gain: Gain) -> str:

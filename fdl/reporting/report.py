@@ -214,12 +214,15 @@ def headline(params: Params) -> str:
         InputError: `collect` has not run for these settings, or a record that a verdict rests on was changed since.
     """
     from fdl.reporting import answer, claims
+    from fdl.reporting.results import Results
 
     collected = read_collected(params)
     accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
     table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
     lines = [to_text(table), _summary(collected, accuracy)]
     lines += [SYNTHETIC] if collected.synthetic else []
+    balanced = Results(params, collected, read_runs(params)).values(COMBINER, "accuracy_balanced")
+    lines += filter(None, [answer.at_chance(collected, {**accuracy, **balanced})])
     question = answer.question(answer.compared_method(collected))
     lines.append(f"{question} {answer.answer(collected, accuracy, claims.evaluate(params))}")
     if params.claims.grid:

@@ -11,6 +11,7 @@ from fdl.data.sources import SOURCES
 from fdl.evaluation.metrics import METRICS
 from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
+from fdl.reporting.claim_quantities import COMBINER
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
 from fdl.reporting.drawing import DPI
@@ -109,6 +110,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         more=more,
         answered=answered,
         check=check,
+        at_chance=answer.at_chance(collected, {**results.accuracy, **results.values(COMBINER, "accuracy_balanced")}),
         counts=_counts(results),
         no_images=parts.without_images,
         verdicts=[claim for claim in verdicts if claim.id not in _NOT_IN_SUMMARY],

@@ -1,14 +1,15 @@
 """The question of a report, and the sentence that answers it."""
 
+import html
 from pathlib import Path
 
 import pytest
 
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.reporting.answer import answer, first_sentence, gains, question
+from fdl.reporting.answer import answer, at_chance, first_sentence, gains, question
 from fdl.reporting.forest_figures import forest, forest_caption
-from fdl.reporting.report import shown_table, write_one
+from fdl.reporting.report import headline, shown_table, write_one, write_report
 from fdl.reporting.results import Results, read_results
 from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
@@ -46,6 +47,28 @@ def test_without_a_frozen_grid_the_answer_is_the_difference_and_no_verdict(proje
 def test_two_seeds_give_no_interval(project: Path) -> None:
     results = results_of(small_grid(source="local"), 3.0)
     assert "points (too few seeds for an interval) of" in answer(results.collected, results.accuracy, [])
+
+
+def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:
+    params = small_grid(source="local", backbones=["alexnet", "vgg"])
+    chance = 1 / 6
+    accuracy = {
+        cell: chance + (0.01 if (cell.backbone, cell.shots) == ("vgg", 3) else 0.03) - 0.02 * (cell.method == "fdl")
+        for cell in params.cells()
+    }
+    fabricate(params, accuracy=accuracy)
+    collect(params)
+    results = read_results(params)
+    # Of the classical ensembles only VGG's with 3 images are less than 2 points above chance; FDL's decide nothing.
+    advice = at_chance(results.collected, results.accuracy)
+    assert advice.startswith(
+        "Some classical ensembles do no better than guessing: NEU · VGG with 3 per class (17.7 %, chance 16.7 %). "
+    )
+    assert "more epochs" in advice
+    assert advice in headline(params).splitlines()
+    write_report(params)
+    assert advice in html.unescape(Path("reports/demo/index.html").read_text())
+    assert at_chance(results.collected, dict.fromkeys(params.cells(), 0.5)) == ""
 
 
 def test_synthetic_images_answer_nothing(project: Path) -> None:

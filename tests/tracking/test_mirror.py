@@ -223,7 +223,7 @@ def test_a_cell_carries_its_record_confusion_matrix_maps_and_whole_curves(uri, t
     def carried(cell: Cell) -> set[str]:
         return {file.path for file in store.client.list_artifacts(ids[cell.key])}
 
-    assert carried(FDL) == {"run.json", "metrics.json", "curves.csv", "confusion.csv", "maps.png"}
+    assert carried(FDL) == {"run.json", "metrics.json", "curves.csv", "confusion.csv", "confusion.png", "maps.png"}
     assert carried(CLASSICAL) == {"run.json", "curves.csv"}
     folder = Path(store.client.download_artifacts(ids[FDL.key], "", str(tmp_path)))
     assert (folder / "run.json").read_bytes() == (layout.record_folder(params, FDL) / "run.json").read_bytes()
@@ -231,6 +231,11 @@ def test_a_cell_carries_its_record_confusion_matrix_maps_and_whole_curves(uri, t
         _, *matrix = csv.reader(file)
     assert [[int(count) for count in row[1:3]] for row in matrix] == [[0, 3], [0, 3], [0, 0], [0, 0], [0, 0], [0, 0]]
     assert [row[0] for row in matrix] == list("abcdef")
+    drawn = np.asarray(Image.open(folder / "confusion.png"))
+    assert drawn.shape == (300, 300, 3)  # six classes of 50 pixels
+    dark = (drawn[25::50, 25::50] == (0, 52, 104)).all(axis=-1)
+    # All of the first two classes are taken for the second, the others for what they are.
+    assert np.argwhere(dark).tolist() == [[0, 1], *([place, place] for place in range(1, 6))]
     with (folder / "curves.csv").open() as file:
         assert len(list(csv.DictReader(file))) == EPOCHS
     picture = np.asarray(Image.open(folder / "maps.png"))
