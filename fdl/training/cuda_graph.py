@@ -10,6 +10,10 @@ from fdl.core.console import Say
 
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels and take their memory
 
+# Graphs whose capture CUDA cut off, for as long as the process lives: torch's allocator keeps asking such a graph
+# whether it takes memory, and were it freed, another at its place would answer, with memory that no one gives back.
+_cut_off: list[torch.cuda.CUDAGraph] = []
+
 
 class Replays:
     """Calls the functions of a program; on a GPU their kernels are captured after a few calls, and then replayed.
@@ -40,7 +44,7 @@ class Replays:
             function: reads and writes tensors that stay where they are; returns nothing.
 
         Raises:
-            torch.OutOfMemoryError: also where the memory ends during a capture.
+            torch.OutOfMemoryError: also where the memory ends during a capture, or for the graph itself.
         """
         self._calls[name] = self._calls.get(name, 0) + 1
         if not self.eager and self._calls[name] > WARM_UP and name not in self.graphs:
@@ -48,8 +52,12 @@ class Replays:
         graph = self.graphs.get(name)
         if graph is None:
             function()
-        else:
+            return
+        try:
             graph.replay()
+        except RuntimeError as error:
+            _raise_if_out_of_memory(error)
+            raise
 
     def _captured(self, name: str, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
@@ -58,21 +66,31 @@ class Replays:
             with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
                 function()
         except RuntimeError as error:
-            if memory := _out_of_memory(error):
-                raise torch.OutOfMemoryError(str(memory)) from error
+            if not _has_ended(graph):
+                _cut_off.append(graph)
+            _raise_if_out_of_memory(error)
             self.say(f"no CUDA graph ({' '.join(str(error).split())[:200]}); going on without, slower")
             self.say(f"{name}: {traceback.format_exc()}")
             return None
         return graph
 
 
-def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """What said that the memory ended, among an error and those during whose handling it was raised.
+def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether a capture came to its end, if only with an error of the function: the graph frees its memory itself."""
+    try:
+        graph.pool()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _raise_if_out_of_memory(error: RuntimeError) -> None:
+    """Say as torch's allocator does that the memory ended, if an error or one that it hides says so in another way.
 
     A capture that is cut off raises an error of its own when it ends, and hides the one that cut it off.
     """
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.OutOfMemoryError) or "out of memory" in str(cause):
+            raise torch.OutOfMemoryError(str(cause)) from error
+        cause = cause.__cause__ or cause.__context__

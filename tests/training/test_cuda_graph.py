@@ -1,6 +1,8 @@
 """Where CUDA graphs cannot be captured, every call is a plain one; graphs themselves need a GPU."""
 
+import gc
 import traceback
+import weakref
 from contextlib import contextmanager
 from functools import cache
 
@@ -18,11 +20,13 @@ class Graph:
     made: list["Graph"]
 
     def __init__(self):
-        self.used, self.replays = None, 0
+        self.used, self.replays, self.ended = None, 0, False
         Graph.made.append(self)
 
     def pool(self):
         """That of the graph it shares one with, or its own."""
+        if not self.ended:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
         return self.used or f"pool of {Graph.made.index(self)}"
 
     def replay(self):
@@ -37,7 +41,10 @@ def graphs(monkeypatch):
     @contextmanager
     def capture(graph, *, pool, stream):
         graph.used = pool
-        yield
+        try:
+            yield
+        finally:
+            graph.ended = True
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
@@ -110,6 +117,47 @@ def test_memory_that_ends_during_a_capture_is_no_failed_graph(graphs, monkeypatc
         replays("step", large)
     assert "in large" in "".join(traceback.format_exception(failure.value))
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"),
+    [("CUDA error: out of memory", torch.OutOfMemoryError), ("CUDA error: unknown error", RuntimeError)],
+)
+def test_memory_that_ends_when_a_graph_starts_is_told_from_other_errors(graphs, monkeypatch, message, raised):
+    replays = Replays("cuda", print)
+
+    def replay(graph):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Graph, "replay", replay)
+    for _ in range(WARM_UP):
+        replays("step", lambda: None)
+    with pytest.raises(RuntimeError, match=message) as failure:
+        replays("step", lambda: None)
+    assert failure.type is raised
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_only_a_graph_whose_capture_was_cut_off_is_never_freed(graphs, monkeypatch, ends):
+    """At its place in memory the next graph would be taken for it; any other keeps its memory as long as it lives."""
+    if not ends:
+        cut_off(monkeypatch)
+    replays = Replays("cuda", print)
+    calls = []
+
+    def large():
+        calls.append(1)
+        if len(calls) > WARM_UP:
+            raise torch.OutOfMemoryError("Tried to allocate")
+
+    for _ in range(WARM_UP):
+        replays("step", large)
+    with pytest.raises(torch.OutOfMemoryError):
+        replays("step", large)
+    graph = weakref.ref(graphs.pop())
+    del replays
+    gc.collect()
+    assert (graph() is None) is ends
 
 
 def test_graphs_can_be_switched_off(graphs, monkeypatch):
