@@ -187,8 +187,8 @@ def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str
 
 
 def say_nothing_there(axes: "Axes", text: str = "no results") -> None:
-    """Mark a facet without values."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#767676")
+    """Mark a facet without values; above the middle, where a line of no difference may lie."""
+    axes.text(0.5, 0.7, text, transform=axes.transAxes, ha="center", va="center", color="#767676")
 
 
 def warn(figure: "Figure", collected: Collected) -> None:
