@@ -16,8 +16,9 @@ import pandas as pd
 
 from fdl.core import files
 from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 from fdl.core.settings import load
-from fdl.core.titles import dataset_title, method_title
+from fdl.core.titles import method_title
 from fdl.reporting.drawing import house_style, legend_below, look, save
 from fdl.reporting.results import read_history, read_results
 from fdl.results.collect import collect
@@ -59,7 +60,7 @@ def table(frame: pd.DataFrame) -> str:
         at = {epoch: cells.loc[cells["epoch"] == epoch, "value"] for epoch in epochs}
         texts = [f"{values.mean():.1f} ± {values.std():.1f}" for values in at.values()]
         seeds = cells["seed"].nunique()
-        labels = f"{dataset_title(dataset)} | {shots} | {method_title(method)} | {statistics}"
+        labels = f"{DATASETS[dataset].title} | {shots} | {method_title(method)} | {statistics}"
         lines.append(f"| {labels} | {' | '.join(texts)} | {seeds} |")
     return "\n".join(lines) + "\n"
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from fdl.core import files, layout
 from fdl.core.errors import InputError
+from fdl.core.protocol import DATASETS
 from fdl.core.settings import Cell, Params, load
-from fdl.core.titles import dataset_title, method_title
+from fdl.core.titles import method_title
 from fdl.evaluation.statistics import MARGIN, Estimate, verdict
 
 HALF, FULL = "lite", "lite-float32"
@@ -96,7 +97,7 @@ def table(half: pd.DataFrame, full: pd.DataFrame) -> str:
         for name, title in QUANTITIES.items():
             values = [frame.loc[cells.index, name].droplevel(["dataset", "method"]) for frame in (half, full)]
             for shots, *pair in by_shots(*values):
-                lines.append(row([dataset_title(dataset), method_title(method), title, shots], *pair))
+                lines.append(row([DATASETS[dataset].title, method_title(method), title, shots], *pair))
     lines += ["", f"| Dataset | FDL − classical | Shots | Seeds | {head}", "|---|---|--:|--:|--:|--:|--:|---|"]
     effects = []
     for frame in (half, full):
@@ -105,7 +106,7 @@ def table(half: pd.DataFrame, full: pd.DataFrame) -> str:
     for dataset, of in effects[0].groupby("dataset"):
         values = [effect.loc[of.index].droplevel("dataset") for effect in effects]
         for shots, *pair in by_shots(*values):
-            lines.append(row([dataset_title(dataset), "soft vote", shots], *pair, sign="+"))
+            lines.append(row([DATASETS[dataset].title, "soft vote", shots], *pair, sign="+"))
     return "\n".join(lines) + "\n"
 
 

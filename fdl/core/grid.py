@@ -85,7 +85,10 @@ class Strict(BaseModel):
 class OwnDataset(Strict):
     """The user's own images: a folder of class folders, or of train, validation, test with class folders."""
 
-    name: DatasetName = Field(description="what the grid, the folders and the tables call it")
+    name: DatasetName = Field(description="what the grid and the folders call it")
+    title: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(
+        default=None, description="what tables, figures and pages call it; null: its name"
+    )
     folder: Annotated[str, Field(min_length=1)] = Field(
         description="relative to the working directory, or absolute; may begin with $FDL_DATA_DIR"
     )

@@ -68,6 +68,9 @@ class Params(Strict):
     datasets: list[DatasetItem] = Field(
         min_length=1, description="names, or mappings that describe the user's own images"
     )
+    absent: dict[Dataset, str] = Field(
+        default_factory=dict, description="published datasets without images at hand, and why: empty rows in tables"
+    )
     backbones: list[Backbone] = Field(min_length=1)
     shots: list[Count] = Field(min_length=1, description="training images per class")
     methods: list[MethodName] = Field(min_length=1, description="names, or module:function: your own in a module")
@@ -151,6 +154,8 @@ class Params(Strict):
         cells = self.cells()
         if len(set(cells)) < len(cells):
             raise ValueError("grid: two blocks name the same cell")
+        for dataset in {cell.dataset for cell in cells} & self.absent.keys():
+            raise ValueError(f"absent: {dataset!r} is in the grid; name it in one of the two")
         for cell in cells:
             if torchvision_nets.parse(cell.backbone) and self.control(cell).one_net:
                 raise ValueError(
@@ -203,7 +208,9 @@ class Params(Strict):
         own = self.own(dataset)
         if own is None:
             return DATASETS[dataset]
-        return replace(DATASETS[own.like], title=own.name, classes=(), image_size=own.image_size, first_k=False)
+        return replace(
+            DATASETS[own.like], title=own.title or own.name, classes=(), image_size=own.image_size, first_k=False
+        )
 
     def backbone_protocol(self, cell: Cell) -> BackboneProtocol:
         """How a cell's backbone is trained on its dataset: the authors' constants, or those of torchvision's nets."""

@@ -2,7 +2,6 @@
 
 from fdl.core import torchvision_nets
 from fdl.core.method_sources import registered
-from fdl.core.protocol import DATASETS
 
 BASELINE, METHOD = "classical", "fdl"
 
@@ -22,9 +21,8 @@ def signed_interval(points: float, interval: tuple[float, float] | None) -> str:
     return signed(points) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
 
 
-def dataset_title(dataset: str, *, synthetic: bool = False) -> str:
-    """A dataset's printed name; synthetic twins never go under the real name."""
-    title = DATASETS[dataset].title if dataset in DATASETS else dataset
+def dataset_title(title: str, *, synthetic: bool) -> str:
+    """A dataset's printed name, of that in its protocol; synthetic twins never go under the real name."""
     return f"{title} (synthetic)" if synthetic else title
 
 

@@ -46,6 +46,7 @@ def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int, po
     if not path.exists():
         write_split(params, dataset, shots, draw, pool)
     split = load_split(path, prepared)
+    title = dataset_title(params.protocol(dataset).title, synthetic=prepared.synthetic)
     tile = _tile(prepared.images.shape[1])
     columns = _WIDTH // (tile + _GAP)
     rows = [_chosen(prepared, split, label, columns) for label in range(len(prepared.classes))]
@@ -57,7 +58,7 @@ def write_contact_sheets(params: Params, dataset: str, shots: int, draw: int, po
     for number, start in enumerate(starts, start=1):
         suffix = f"-{number}of{len(starts)}" if len(starts) > 1 else ""
         blocks = [_block(prepared, split, label, rows[label]) for label in range(start, len(rows))[:per_sheet]]
-        sheet = _sheet(_heading(prepared, split, shots), blocks, tile, columns)
+        sheet = _sheet(_heading(title, prepared, split, shots), blocks, tile, columns)
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         sheets.append(folder / f"{shots}shot-draw{draw}{suffix}.png")
@@ -97,12 +98,12 @@ def _block(prepared: Prepared, split: Split, label: int, rows: NDArray[np.int64]
     return _Block(prepared.classes[label], about, prepared.rows(rows), np.isin(rows, split.train))
 
 
-def _heading(prepared: Prepared, split: Split, shots: int) -> list[tuple[str, str, int]]:
+def _heading(title: str, prepared: Prepared, split: Split, shots: int) -> list[tuple[str, str, int]]:
     """Text, colour and size of each line above the images."""
     size = prepared.images.shape[1]
     rule = "the first of each class" if split.rule == "first" else "random"
     lines = [
-        (f"{dataset_title(prepared.dataset, synthetic=prepared.synthetic)}: training pool", _TEXT, 26),
+        (f"{title}: training pool", _TEXT, 26),
         (f"Framed: the {shots} training images per class of draw {split.draw} ({rule})", _MARK, 17),
         (f"Source: {prepared.source}, {size} × {size} pixels; in the order of the pool", _FAINT, 17),
     ]

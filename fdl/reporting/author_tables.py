@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.core.titles import SYNTHETIC, backbone_title, method_title
 from fdl.evaluation.metrics import METRICS
 from fdl.evaluation.statistics import t_quantile
 from fdl.evaluation.voting import COMBINERS
@@ -126,7 +126,7 @@ def _differences(results: Results) -> list[str]:
         shared = [text for text in first if all(text in texts for texts in runs.values())]
         rest = {where: [text for text in texts if text not in shared] for where, texts in runs.items()}
         own = "".join(f" {where}: {'; '.join(texts)}." for where, texts in rest.items() if texts)
-        title = dataset_title(dataset, synthetic=results.collected.datasets[dataset].synthetic)
+        title = results.collected.datasets[dataset].title
         remarks.append(f"What differs in our runs on {title}: {'; '.join(shared) or 'nothing known'}.{own}")
     return remarks
 
@@ -158,7 +158,7 @@ def _line(
 ) -> Line:
     digits = 2 if metric in _SUMS else 1
     facts = results.collected.datasets.get(run.bundle.dataset)
-    title = dataset_title(run.bundle.dataset, synthetic=facts is not None and facts.synthetic)
+    title = facts.title if facts else DATASETS[run.bundle.dataset].title
     labels = [title, backbone_title(run.bundle.backbone), str(run.bundle.shots), method_title(run.method), measure]
     raw: dict[str, str | float | int | None] = dict(zip(_RAW[:5], labels, strict=True))
     raw |= {"notebook": run.notebook, "authors": theirs}

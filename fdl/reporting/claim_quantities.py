@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.settings import Bundle, Cell, Params, digest
-from fdl.core.titles import BASELINE, METHOD, backbone_title, dataset_title, method_title
+from fdl.core.titles import BASELINE, METHOD, backbone_title, method_title
 from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
 from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
@@ -38,6 +38,7 @@ class Frozen:
     correct: dict[Cell, Correct]
     measures: Mapping[str, Mapping[Cell, float]]  # of whole ensembles, by metric; empty where it was not measured
     chance: dict[str, float]  # by dataset
+    titles: dict[str, str]  # of the datasets, as they are printed
     precisions: tuple[str, ...]  # that the cells were computed in
     synthetic: bool
     hash: str
@@ -103,6 +104,7 @@ def read_frozen(results: Results) -> Frozen:
         {cell: _read(params, state) for cell, state in states.items() if state.status == "done"},
         {name: results.values("ensemble", name) for name in _MEASURES},
         {name: known.chance for name, known in facts.items() if known.chance},
+        {name: params.protocol(name).title for name in sorted(datasets)},
         tuple(sorted({precision for cell, precision in results.precisions.items() if cell in states})),
         any(params.source_of(name) == "synthetic" for name in datasets) or any(f.synthetic for f in facts.values()),
         digest([cell.key for cell in cells])[:12],
@@ -150,7 +152,11 @@ def slices(frozen: Frozen) -> list[tuple[str, str, list[Cell]]]:
     names = dict.fromkeys(name for correct in frozen.correct.values() for name in correct)
     combiners = [name for name in names if name in COMBINERS and COMBINERS[name].combines]
     family = [(COMBINERS[name].title, name, cells) for name in combiners]
-    for key, title in (("dataset", dataset_title), ("backbone", backbone_title), ("shots", "{} per class".format)):
+    for key, title in (
+        ("dataset", frozen.titles.__getitem__),
+        ("backbone", backbone_title),
+        ("shots", "{} per class".format),
+    ):
         for value in sorted({getattr(cell, key) for cell in cells}):
             family.append((title(value), COMBINER, [cell for cell in cells if getattr(cell, key) == value]))
     return family

@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from fdl.core.titles import dataset_title
 from fdl.reporting.entries import Entry
 from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
@@ -51,6 +51,7 @@ class Claim:
     remark: str  # the preset's caveat (`claims.remark`)
     rules: int  # version of the rules
     grid: str  # hash of the frozen grid
+    titles: dict[str, str]  # of the datasets, as they are printed
 
     @property
     def reading(self) -> str:
@@ -65,7 +66,7 @@ class Claim:
         texts = []
         for name, part in self.by_dataset.items():
             interval = f" {interval_text(part['low'], part['high'])}" if part["low"] is not None else ""
-            texts.append(f"{dataset_title(name)} {self.amount(part['estimate'])}{interval}")
+            texts.append(f"{self.titles[name]} {self.amount(part['estimate'])}{interval}")
         return "; ".join(texts) or "–"
 
     @property
@@ -105,7 +106,7 @@ def _without_text(claim: Claim) -> str:
     if not known:
         return "–"
     (low, first), (high, last) = known[0], known[-1]
-    return f"{claim.amount(low)} ({dataset_title(first)}) to {claim.amount(high)} ({dataset_title(last)})"
+    return f"{claim.amount(low)} ({claim.titles[first]}) to {claim.amount(high)} ({claim.titles[last]})"
 
 
 def interval_text(low: float | None, high: float | None) -> str:
@@ -118,13 +119,21 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
+def as_written(claim: Claim) -> dict[str, Any]:
+    """All that is known of a claim, in files that call datasets by their names."""
+    known = asdict(claim) | {"reading": claim.reading}
+    del known["titles"]
+    return known
+
+
 def to_csv(claims: Sequence[Claim]) -> str:
     """One line per claim, with all that is known of it."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Claim)] + ["reading"], lineterminator="\n")
+    names = [*(field.name for field in fields(Claim) if field.name != "titles"), "reading"]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for claim in claims:
-        line = asdict(claim) | {"failed": "; ".join(claim.failed), "reading": claim.reading}
+        line = as_written(claim) | {"failed": "; ".join(claim.failed)}
         for name in ("without", "spread"):
             line[name] = "; ".join(f"{dataset} {value}" for dataset, value in getattr(claim, name).items())
         line["by_dataset"] = claim.by_dataset_text

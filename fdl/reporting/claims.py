@@ -6,14 +6,14 @@ them; here stand the verdicts.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fdl.core import files, layout
 from fdl.core.settings import Bundle, Params
-from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title
+from fdl.core.titles import SYNTHETIC, backbone_title
 from fdl.evaluation import statistics
 from fdl.evaluation.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
 from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables
@@ -66,7 +66,7 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
         "rules": params.claims.rules,
         "remark": params.claims.remark,
         "caption": caption,
-        "claims": [asdict(claim) | {"reading": claim.reading} for claim in claims],
+        "claims": [claim_tables.as_written(claim) for claim in claims],
     }
     texts = {
         "claims.json": files.to_json(content).decode(),
@@ -180,6 +180,7 @@ def _claim(
         remark=params.claims.remark or "",
         rules=rules.number,
         grid=frozen.hash,
+        titles=frozen.titles,
     )
     if frozen.synthetic:
         return replace(claim, reason="synthetic images")
@@ -189,7 +190,7 @@ def _claim(
     if hindrance or estimate is None:
         return replace(claim, verdict="undecided", reason=hindrance)
     if claim.id == "C7":
-        verdict, reason = _activity(rules, quantity)
+        verdict, reason = _activity(rules, frozen, quantity)
     else:
         favour = -estimate.value if claim.id in rules.below else estimate.value
         verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
@@ -198,7 +199,7 @@ def _claim(
             verdict, reason = _HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
     if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
         reason = f"{reason}; {_rests_on(params, claim)}"
-    return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(quantity))
+    return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(frozen, quantity))
 
 
 def _part(estimate: Estimate | Bounded | None) -> Part:
@@ -223,20 +224,20 @@ def _rests_on(params: Params, claim: Claim) -> str:
     """Seeds, precision, and how much a pair varies between seeds and between reruns."""
     seeds = f"{claim.seeds} to {claim.most_seeds}" if claim.most_seeds > claim.seeds else str(claim.seeds)
     parts = [f"{seeds} seeds", claim.precision]
-    if known := _by_dataset(claim.spread):
+    if known := _by_dataset(claim, claim.spread):
         parts.append(f"s.d. of a pair between seeds {known}")
     if claim.id == "C1":  # they are known of its difference only
         reruns = {name: value for name, value in sorted((params.claims.reruns or {}).items()) if name in claim.spread}
-        parts.append(f"between reruns {_by_dataset(reruns) or 'not measured'}")
+        parts.append(f"between reruns {_by_dataset(claim, reruns) or 'not measured'}")
     return ", ".join(parts)
 
 
-def _by_dataset(values: Mapping[str, float | None]) -> str:
+def _by_dataset(claim: Claim, values: Mapping[str, float | None]) -> str:
     """`CIFAR-10 0.7, NEU 5.5`, to two digits."""
-    return ", ".join(f"{dataset_title(name)} {value:.2g}" for name, value in values.items() if value is not None)
+    return ", ".join(f"{claim.titles[name]} {value:.2g}" for name, value in values.items() if value is not None)
 
 
-def _sensitivity(quantity: Quantity) -> str:
+def _sensitivity(frozen: Frozen, quantity: Quantity) -> str:
     """The estimate by another rule, and the datasets whose seeds vary less than their own cells let expect."""
     other = quantity.sensitivity(quantity.values) if quantity.sensitivity else None
     low, high = map(_number, other.interval()) if other else (None, None)
@@ -246,7 +247,7 @@ def _sensitivity(quantity: Quantity) -> str:
     for bundles, array in stacked(_cell_values(quantity.values)):
         _, seen, expected = statistics.seed_spreads(array)
         if seen < expected:
-            small.append(f"{dataset_title(bundles[0].dataset)} {seen:.2f} instead of {expected:.2f}")
+            small.append(f"{frozen.titles[bundles[0].dataset]} {seen:.2f} instead of {expected:.2f}")
     holds = "includes" if low <= 0 <= high else "excludes"
     because = f" (standard deviation of the seeds' means: {', '.join(small)})" if small else ""
     return (
@@ -302,19 +303,19 @@ def _reason(claim: Claim, verdict: str) -> str:
     return f"neither a difference nor equivalence; were the difference 0, equivalence would take {needed} seeds"
 
 
-def _activity(rules: Rules, quantity: Quantity) -> tuple[str, str]:
+def _activity(rules: Rules, frozen: Frozen, quantity: Quantity) -> tuple[str, str]:
     """C7 has no interval: every cell counts."""
     inactive = Counter(bundle for (bundle, _), ratio in quantity.values.items() if rules.inactive(ratio))
     if not inactive:
         return "supported", f"{rules.active_text} in all {len(quantity.values)} pairs"
     asked, count = Counter(bundle for bundle, _ in quantity.values), inactive.total()
-    named = [f"{_setting(bundle)} ({seeds} of {asked[bundle]} seeds)" for bundle, seeds in inactive.items()]
+    named = [f"{_setting(frozen, bundle)} ({seeds} of {asked[bundle]} seeds)" for bundle, seeds in inactive.items()]
     verdict = "contradicted" if count == len(quantity.values) else "undecided"
     return verdict, f"loss inactive in {count} of {len(quantity.values)} pairs: {_some(named)}"
 
 
-def _setting(bundle: Bundle) -> str:
-    return f"{dataset_title(bundle.dataset)} {backbone_title(bundle.backbone)} {bundle.shots} per class"
+def _setting(frozen: Frozen, bundle: Bundle) -> str:
+    return f"{frozen.titles[bundle.dataset]} {backbone_title(bundle.backbone)} {bundle.shots} per class"
 
 
 def _number(value: float | Array) -> float | None:

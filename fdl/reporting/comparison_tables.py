@@ -263,8 +263,7 @@ def _groups(results: Results) -> list[tuple[Bundle, str, list[Cell]]]:
 
 
 def _labels(results: Results, bundle: Bundle, method: str) -> list[str]:
-    synthetic = results.collected.datasets[bundle.dataset].synthetic
-    title = dataset_title(bundle.dataset, synthetic=synthetic)
+    title = results.collected.datasets[bundle.dataset].title
     return [title, backbone_title(bundle.backbone), str(bundle.shots), method_title(method)]
 
 
@@ -296,11 +295,7 @@ def _remarks(results: Results, *first: str) -> list[str]:
     """What a reader of this table alone must know of the images and of what is missing."""
     collected = results.collected
     remarks = list(first)
-    remarks += [
-        f"{dataset_title(name, synthetic=facts.synthetic)}: {'; '.join(facts.notes)}."
-        for name, facts in collected.datasets.items()
-        if facts.notes
-    ]
+    remarks += [f"{facts.title}: {'; '.join(facts.notes)}." for facts in collected.datasets.values() if facts.notes]
     without = len(collected.cells) - len(collected.of("done"))
     if without:
         remarks.append(f"–: no value. Partial: {without} of {len(collected.cells)} cells have none.")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fdl.core.titles import backbone_title, dataset_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.reporting.cost_tables import grouped_costs
 from fdl.reporting.drawing import caption, house_style, label_axes, legend_below, looks, say_nothing_there, warn
 from fdl.reporting.entries import Entry, drawn
@@ -22,7 +22,7 @@ def seconds_per_cell(results: Results) -> "Figure":
     rows = [
         {
             "backbone": costs.backbone,
-            "dataset": dataset_title(costs.dataset, synthetic=results.collected.datasets[costs.dataset].synthetic),
+            "dataset": results.collected.datasets[costs.dataset].title,
             "method": method_title(costs.method),
             "seconds": seconds,
         }
@@ -31,7 +31,7 @@ def seconds_per_cell(results: Results) -> "Figure":
     ]
     frame = pd.DataFrame(rows, columns=["backbone", "dataset", "method", "seconds"])
     of, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
-    datasets = [dataset_title(name, synthetic=facts.synthetic) for name, facts in results.collected.datasets.items()]
+    datasets = [facts.title for facts in results.collected.datasets.values()]
     dodge = 0.4 if len(results.methods) > 1 else False  # seaborn divides by the number of methods less one
     with house_style():
         size = 2.3 * len(backbones) + 1.4, 0.25 * len(datasets) * max(len(results.methods) / 2, 1) + 1.2

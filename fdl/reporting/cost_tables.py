@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.core.titles import SYNTHETIC, backbone_title, method_title
 from fdl.reporting.entries import Entry
 from fdl.reporting.listings import Column, Line, Listing
 from fdl.reporting.results import Results
@@ -68,7 +68,7 @@ def cost_table(results: Results) -> Listing:
 
 
 def _line(results: Results, costs: Costs) -> Line:
-    title = dataset_title(costs.dataset, synthetic=results.collected.datasets[costs.dataset].synthetic)
+    title = results.collected.datasets[costs.dataset].title
     labels = [title, backbone_title(costs.backbone), method_title(costs.method)]
     raw: dict[str, str | float | int | None] = dict(zip(_RAW[:3], labels, strict=True))
     raw |= {"n": len(costs.done), "failed": costs.failed}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl.core import files
-from fdl.core.titles import BASELINE, SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.core.titles import BASELINE, SYNTHETIC, backbone_title, method_title
 from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def _shape(nets: Sequence[Net]) -> tuple[int, int]:
 def net_title(collected: Collected, net: Net) -> str:
     """Title of a facet: `NEU (synthetic) · AlexNet`."""
     dataset, backbone = net
-    synthetic = collected.datasets[dataset].synthetic
-    return f"{dataset_title(dataset, synthetic=synthetic)} · {backbone_title(backbone)}"
+    return f"{collected.datasets[dataset].title} · {backbone_title(backbone)}"
 
 
 def looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fdl.core.settings import Params
-from fdl.core.titles import backbone_title, dataset_title
+from fdl.core.titles import backbone_title
 
 FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("png", "pdf")}
 Named = tuple[str, str, tuple[str, ...]]  # name of the files, title, what `make` is called with besides the results
@@ -41,7 +41,7 @@ def drawn(draw: Callable[..., Any], caption: Callable[..., str]) -> Callable[...
 def per_dataset(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
     """One for each dataset of the grid."""
     return lambda params: [
-        (f"{name}_{dataset}", f"{title}, {dataset_title(dataset)}", (dataset,))
+        (f"{name}_{dataset}", f"{title}, {params.protocol(dataset).title}", (dataset,))
         for dataset in dict.fromkeys(bundle.dataset for bundle in params.bundles())
     ]
 
@@ -49,7 +49,7 @@ def per_dataset(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
 def per_net(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
     """One for each dataset and backbone of the grid."""
     return lambda params: [
-        (f"{name}_{dataset}_{backbone}", f"{title}, {dataset_title(dataset)}, {backbone_title(backbone)}", net)
+        (f"{name}_{dataset}_{backbone}", f"{title}, {params.protocol(dataset).title}, {backbone_title(backbone)}", net)
         for net in dict.fromkeys((bundle.dataset, bundle.backbone) for bundle in params.bundles())
         for dataset, backbone in [net]
     ]

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fdl.core.titles import backbone_title, dataset_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.evaluation.overlay import ALPHA, COLOURS, Record, image_shown
 from fdl.reporting.panels import Rows, rows_of
 from fdl.reporting.results import Results
@@ -80,8 +80,7 @@ def gallery(results: Results) -> Gallery:
         rows = rows_of(results, cells)
         strips = [_strip(results, rows, image, pictures) for image in rows.shown(IMAGES)]
         cell = cells[0]
-        facts = results.collected.datasets[cell.dataset]
-        dataset = dataset_title(cell.dataset, synthetic=facts.synthetic)
+        dataset = results.collected.datasets[cell.dataset].title
         backbone = backbone_title(cell.backbone)
         title = f"{dataset} · {backbone} · {cell.shots} images per class · seed {cell.seed}"
         photographs = "pixels" in rows.records[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl.core.settings import Cell
-from fdl.core.titles import backbone_title, dataset_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.evaluation import statistics
 from fdl.reporting.drawing import (
     BAND_COLOUR,
@@ -298,7 +298,7 @@ def _scatter(axes: "Axes", results: Results, differences: Sequence[Difference]) 
                 alpha=0.75,
                 linewidth=0.4,
                 edgecolor="white",
-                label=dataset_title(dataset, synthetic=facts.synthetic),
+                label=facts.title,
             )
     if not axes.collections:
         say_nothing_there(axes)

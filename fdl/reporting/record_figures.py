@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.settings import Cell
-from fdl.core.titles import backbone_title, dataset_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.evaluation.metrics import ECE_BINS
 from fdl.reporting.drawing import (
     Net,
@@ -94,7 +94,7 @@ def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floa
 
 def training_curves_caption(results: Results, dataset: str) -> str:
     """What the figure shows, and n."""
-    title = dataset_title(dataset, synthetic=results.collected.datasets[dataset].synthetic)
+    title = results.collected.datasets[dataset].title
     return caption(
         results.collected,
         f"Training on {title}: mean of the members' cross-entropies on the training batches, and the two terms of the "

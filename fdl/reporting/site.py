@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdl.core import layout
-from fdl.core.titles import SYNTHETIC, backbone_title, dataset_title, method_title
+from fdl.core.titles import SYNTHETIC, backbone_title, method_title
 from fdl.data.sources import SOURCES
 from fdl.evaluation.metrics import METRICS
 from fdl.reporting import answer, claims
@@ -189,8 +189,12 @@ def _cell_texts(results: Results, cell: CellDetails) -> list[str]:
     key = cell.state.cell
     accuracy = "–" if cell.accuracy is None else f"{cell.accuracy:.1f}"
     seconds = "–" if cell.seconds is None else f"{cell.seconds:.1f}"
-    dataset = dataset_title(key.dataset, synthetic=results.collected.datasets[key.dataset].synthetic)
-    names = [dataset, backbone_title(key.backbone), str(key.shots), method_title(key.method)]
+    names = [
+        results.collected.datasets[key.dataset].title,
+        backbone_title(key.backbone),
+        str(key.shots),
+        method_title(key.method),
+    ]
     return [*names, str(key.seed), cell.state.status, accuracy, seconds]
 
 
@@ -225,7 +229,7 @@ def _data_texts(dataset: str, facts: DatasetFacts) -> list[str]:
         terms = "made by this program"
     tests = "unknown" if facts.test is None else f"{facts.test:,}"
     return [
-        dataset_title(dataset, synthetic=facts.synthetic),
+        facts.title,
         facts.source,
         "; ".join(facts.notes) or "–",
         tests,

@@ -15,7 +15,6 @@ from fdl.core.titles import (
     BASELINE,
     SYNTHETIC,
     backbone_title,
-    dataset_title,
     method_title,
     signed_interval,
 )
@@ -159,7 +158,7 @@ def results_table(
         facts = collected.datasets[dataset]
         rows.append(
             Row(
-                dataset_title(dataset, synthetic=facts.synthetic),
+                facts.title,
                 backbone_title(backbone),
                 tuple(notes.index(note) + 1 for note in facts.notes),
                 None if facts.chance is None else 100 * facts.chance,
@@ -171,6 +170,11 @@ def results_table(
                 },
             )
         )
+    for dataset, reason in params.absent.items():
+        title = params.protocol(dataset).title
+        notes.append(f"{title}: {reason}")
+        unknown = {column: _entry([], len(params.seeds), difference=column.difference) for column in columns}
+        rows += [Row(title, backbone_title(name), (len(notes),), None, unknown) for name in params.backbones]
     return Table(
         name,
         f"Test {METRICS[metric].title}, {COMBINERS[combiner].title}, preset {params.preset}",
@@ -275,7 +279,6 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
 
 def _setting(params: Params, collected: Collected) -> str:
     """How the numbers were made, as far as a reader needs it to compare tables."""
-    datasets = list(collected.datasets)
     cells = [state.cell for state in collected.cells]
 
     def epochs(dataset: str) -> str:
@@ -284,27 +287,26 @@ def _setting(params: Params, collected: Collected) -> str:
     def test_images(dataset: str) -> str:
         return str(collected.datasets[dataset].test or "unknown")
 
+    def by_dataset(value_of: Callable[[str], str]) -> str:
+        """A value, or several with the datasets that they hold for."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for dataset in collected.datasets:
+            groups[value_of(dataset)].append(params.protocol(dataset).title)
+        if len(groups) == 1:
+            return next(iter(groups))
+        return ", ".join(f"{value} ({', '.join(titles)})" for value, titles in groups.items())
+
     parts = [
         f"preset {params.preset}",
-        f"epochs {_by_dataset(datasets, epochs)}",
-        f"epoch used: {_by_dataset(datasets, lambda dataset: params.selections_of(dataset)[0])}",
-        f"images {_by_dataset(datasets, lambda dataset: f'{params.image_size_of(dataset)} px')}",
-        f"test images {_by_dataset(datasets, test_images)}",
+        f"epochs {by_dataset(epochs)}",
+        f"epoch used: {by_dataset(lambda dataset: params.selections_of(dataset)[0])}",
+        f"images {by_dataset(lambda dataset: f'{params.image_size_of(dataset)} px')}",
+        f"test images {by_dataset(test_images)}",
         f"width × {params.width:g}",
         f"batch-norm statistics {_BN_STATISTICS[params.bn_statistics]}",
         "one draw of images per seed" if params.draws == "random" else "one draw of images for all seeds",
     ]
     return f"Setting: {'; '.join(parts)}."
-
-
-def _by_dataset(datasets: list[str], value_of: Callable[[str], str]) -> str:
-    """A value, or several with the datasets that they hold for."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for dataset in datasets:
-        groups[value_of(dataset)].append(dataset_title(dataset))
-    if len(groups) == 1:
-        return next(iter(groups))
-    return ", ".join(f"{value} ({', '.join(titles)})" for value, titles in groups.items())
 
 
 def _listed(numbers: list[int]) -> str:

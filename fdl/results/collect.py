@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
+from fdl.core.titles import dataset_title
 from fdl.results.measures import read_metrics
 from fdl.results.state import FINISHED, CellStatus, Judge
 
@@ -61,6 +62,7 @@ class CellState:
 class DatasetFacts:
     """What the records say of a dataset; of one without any record only whether it is synthetic."""
 
+    title: str  # as it is printed
     synthetic: bool
     source: str
     notes: tuple[str, ...] = ()
@@ -164,8 +166,13 @@ def read_collected(params: Params) -> Collected:
     return Collected(
         [CellState(**entry | {"cell": cell}) for entry, cell in zip(content["cells"], cells, strict=True)],
         {
-            name: DatasetFacts(**facts | {key: tuple(facts[key]) for key in ("notes", "classes")})
-            for name, facts in content["datasets"].items()
+            name: DatasetFacts(
+                **facts
+                | {key: tuple(facts[key]) for key in ("notes", "classes")}
+                | {"title": _title(params, name, synthetic=facts["synthetic"])}  # today's: no digest depends on it
+            )
+            for name in dict.fromkeys(cell.dataset for cell in cells)  # in the grid's order, which the file has not
+            for facts in [content["datasets"][name]]
         },
     )
 
@@ -286,10 +293,13 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
         data = [run["data"] for cell, run in recorded.items() if cell.dataset == dataset]
         if not data:
             source = params.source_of(dataset)
-            facts[dataset] = DatasetFacts(source == "synthetic", source)
+            synthetic = source == "synthetic"
+            facts[dataset] = DatasetFacts(_title(params, dataset, synthetic=synthetic), synthetic, source)
             continue
+        synthetic = any(block["synthetic"] for block in data)
         facts[dataset] = DatasetFacts(
-            synthetic=any(block["synthetic"] for block in data),
+            title=_title(params, dataset, synthetic=synthetic),
+            synthetic=synthetic,
             source=data[0]["source"],
             notes=tuple(dict.fromkeys(_one_line(note) for block in data for note in block["notes"])),
             classes=tuple(data[0]["classes"]),
@@ -297,6 +307,10 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
             hash=data[0]["hash"],
         )
     return facts
+
+
+def _title(params: Params, dataset: str, *, synthetic: bool) -> str:
+    return dataset_title(params.protocol(dataset).title, synthetic=synthetic)
 
 
 def _run_rows(cell: Cell, run: Mapping[str, Any]) -> list[tuple[object, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params, digest
+from fdl.core.titles import dataset_title
 from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
 from fdl.results.state import CellStatus
@@ -32,6 +33,7 @@ class Record:
     folder: Path
     run: dict[str, Any]
     digest: str
+    dataset: str  # as it is printed
     end: int  # ms since the epoch at which the record was put in place
 
     @property
@@ -52,15 +54,15 @@ def record_of(params: Params, state: CellStatus) -> Record | None:
         return None
     folder, run = layout.record_folder(params, state.cell), dict(state.run)
     end = int((folder / "run.json").stat().st_mtime * 1000)
-    return Record(state.cell, folder, run, digest([DISPLAY_VERSION, run]), end)
+    title = dataset_title(params.protocol(state.cell.dataset).title, synthetic=run["data"]["synthetic"])
+    return Record(state.cell, folder, run, digest([DISPLAY_VERSION, title, run]), title, end)
 
 
 def data_tags(record: Record) -> dict[str, Any]:
     """Where the images come from, and what a reader must know about them: the text at the top of the run's page."""
     data = record.run["data"]
-    notes = [*([f"**{SYNTHETIC}**"] if data["synthetic"] else []), *data["notes"]]
-    tags = {"source": data["source"], "synthetic": data["synthetic"]}
-    return tags | ({DESCRIPTION_TAG: "\n\n".join(notes)} if notes else {})
+    notes = [record.dataset, *([f"**{SYNTHETIC}**"] if data["synthetic"] else []), *data["notes"]]
+    return {"source": data["source"], "synthetic": data["synthetic"], DESCRIPTION_TAG: "\n\n".join(notes)}
 
 
 def cell_tags(record: Record, parent: str) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def cell_tags(record: Record, parent: str) -> dict[str, Any]:
         tags |= {"mlflow.source.git.commit": git["commit"], "git": git["commit"], "git_dirty": git["dirty"]}
     if failure := run["failure"]:
         tags["failure"] = f"epoch {failure['epoch']}: {failure['reason']}"
-        tags[DESCRIPTION_TAG] = "\n\n".join([f"**Diverged in {tags['failure']}.**", tags.get(DESCRIPTION_TAG, "")])
+        tags[DESCRIPTION_TAG] = f"**Diverged in {tags['failure']}.**\n\n{tags[DESCRIPTION_TAG]}"
     return tags
 
 

@@ -229,7 +229,16 @@ def test_the_weights_of_the_distance_loss_retrain_only_methods_that_use_it():
         assert (demo().settings_digest(cell) == changed.settings_digest(cell)) is same
 
 
+def test_the_title_of_own_images_is_printed_and_trains_nothing_again():
+    named, titled = demo(datasets=[BOLTS]), demo(datasets=[BOLTS | {"title": "Bolts & nuts"}])
+    assert [params.protocol("bolts").title for params in (named, titled)] == ["bolts", "Bolts & nuts"]
+    cell = Cell("bolts", "alexnet", 3, "fdl", 0)
+    assert named.settings_digest(cell) == titled.settings_digest(cell)
+
+
 WRONG = {
+    "absent and in the grid": ({"absent": {"neu": "no images"}}, "absent: 'neu' is in the grid; name it in one"),
+    "absent, but unknown": ({"absent": {"nue": "no images"}}, "absent: 'nue' is not allowed"),
     "unknown key, near miss": ({"epoch": 5}, "unknown key 'epoch'; did you mean 'epochs'?"),
     "unknown key": ({"zzz": 5}, "unknown key 'zzz'; there are: preset, source"),
     "wrong type": ({"batch_size": "ten"}, "batch_size: 'ten' is not allowed"),

@@ -32,7 +32,8 @@ def counts(prepared, pool):
 
 def test_from_a_folder_of_photographs_to_the_table(project):
     write_photographs("photos/bolts", UNEQUAL)
-    settings = {"datasets": [BOLTS], "seeds": [0], "selections": ["sum"], "evaluate_every": 1}
+    titled = BOLTS | {"title": "Bolts & nuts"}
+    settings = {"datasets": [titled], "seeds": [0], "selections": ["sum"], "evaluate_every": 1}
     write_params(project / "params.yaml", **settings)
     done()
 
@@ -61,11 +62,13 @@ def test_from_a_folder_of_photographs_to_the_table(project):
     assert json.loads((record / "run.json").read_text())["settings"]["like"] == "neu"
 
     page = Path("reports/demo/index.html").read_text()
-    assert "bolts" in page
+    assert "Bolts &amp; nuts" in page
+    assert "<td>bolts" not in page
     assert "Balanced accuracy" in page
     assert "<b>große" not in page
     assert "ynthetic" not in page
-    assert "bolts" in Path("reports/demo/tables/accuracy_balanced.csv").read_text()
+    for table in ("accuracy_balanced", "ablation", "costs"):
+        assert "Bolts & nuts,AlexNet" in Path(f"reports/demo/tables/{table}.csv").read_text()
     assert Path("reports/demo/figures/accuracy_over_shots.png").stat().st_size > 0
 
     assert "Nothing to be done" in done()

@@ -11,8 +11,10 @@ from fdl.core.head_settings import head_settings
 from fdl.core.protocol import DATASETS
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, load
+from fdl.core.titles import dataset_title
 from fdl.evaluation.metrics import ECE_BINS
 from fdl.results import records
+from fdl.results.collect import DatasetFacts
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
@@ -22,6 +24,17 @@ def small_grid(**overrides: object) -> Params:
     """Settings of a grid of eight cells: NEU, AlexNet, shots 3 and 5, two methods, two seeds."""
     grid = {"grid": None, "datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1]}
     return load(PARAMS_FILE, preset="demo", overrides=grid | overrides)
+
+
+def facts_of_all(
+    params: Params, *, synthetic: bool = False, classes: tuple[str, ...] = ("a", "b"), test: int = 300
+) -> dict[str, DatasetFacts]:
+    """What `collect` would say of every dataset of the grid, with these classes and test images."""
+    titles = {cell.dataset: params.protocol(cell.dataset).title for cell in params.cells()}
+    return {
+        name: DatasetFacts(dataset_title(title, synthetic=synthetic), synthetic, params.source, (), classes, test)
+        for name, title in titles.items()
+    }
 
 
 def fabricated_accuracy(cell: Cell, classes: int) -> float:

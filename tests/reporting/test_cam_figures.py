@@ -20,8 +20,8 @@ from fdl.reporting.record_figures import cam_overlap
 from fdl.reporting.results import Results
 from fdl.reporting.targets import targets
 from fdl.results import records
-from fdl.results.collect import CellState, Collected, DatasetFacts
-from tests.reporting.fabricate import invented, small_grid
+from fdl.results.collect import CellState, Collected
+from tests.reporting.fabricate import facts_of_all, invented, small_grid
 
 CLASSES = ("no pitting", "pitting", "metal_contamination and more")
 WARNING = "Synthetic images: the numbers say nothing about the method."
@@ -32,8 +32,7 @@ def collected(
 ) -> Collected:
     """The grid, all of it done but for these keys."""
     states = [CellState(cell, "failed" if cell.key in undone else "done", "settings") for cell in params.cells()]
-    facts = DatasetFacts(synthetic, params.source, (), classes, 4)
-    return Collected(states, dict.fromkeys((cell.dataset for cell in params.cells()), facts))
+    return Collected(states, facts_of_all(params, synthetic=synthetic, classes=classes, test=4))
 
 
 def write(params: Params, **by_method: dict[str, Any]) -> None:

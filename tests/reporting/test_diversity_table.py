@@ -34,7 +34,7 @@ def results(*, without: tuple[str, str] | None = None) -> Results:
         if (cell.method, split) != without
     ]
     states = [CellState(cell, "done", "settings") for cell in params.cells()]
-    facts = DatasetFacts(False, "local", (), tuple("abcdef"), 60)
+    facts = DatasetFacts("NEU", False, "local", (), tuple("abcdef"), 60)
     return Results(params, Collected(states, {"neu": facts}), pd.DataFrame(rows))
 
 

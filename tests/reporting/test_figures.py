@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from fdl.core.settings import Params, load
 from fdl.reporting.drawing import facets, save
 from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption
-from fdl.results.collect import CellState, Collected, DatasetFacts
-from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, small_grid
+from fdl.results.collect import CellState, Collected
+from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, facts_of_all, small_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,8 @@ def draw(params: Params, *, synthetic: bool = False, failed: int = 0) -> "tuple[
     """The figure of invented values; the last `failed` cells have none."""
     cells = params.cells()
     values = {cell: fabricated_accuracy(cell, 10) for cell in cells[: len(cells) - failed]}
-    facts = DatasetFacts(synthetic, params.source, (), tuple("abcdefghij"), 300)
     states = [CellState(cell, "done" if cell in values else "failed", "settings") for cell in cells]
-    collected = Collected(states, dict.fromkeys((cell.dataset for cell in cells), facts))
+    collected = Collected(states, facts_of_all(params, synthetic=synthetic, classes=tuple("abcdefghij")))
     return accuracy_over_shots(params, collected, values), collected
 
 

@@ -27,7 +27,7 @@ def results(params: Params) -> Results:
         for split in ("validation", "test")
     ]
     states = [CellState(cell, "done", "settings") for cell in params.cells()]
-    facts = DatasetFacts(False, "local", (), tuple("abcdef"), 60)
+    facts = DatasetFacts("NEU", False, "local", (), tuple("abcdef"), 60)
     return Results(params, Collected(states, {"neu": facts}), pd.DataFrame(rows))
 
 

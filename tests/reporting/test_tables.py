@@ -14,7 +14,7 @@ from fdl.reporting import pages
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text
 from fdl.reporting.tables import Column, Table, results_table
 from fdl.results.collect import CellState, Collected, DatasetFacts
-from tests.reporting.fabricate import PARAMS_FILE, small_grid
+from tests.reporting.fabricate import PARAMS_FILE, facts_of_all, small_grid
 
 GOLDEN = Path(__file__).with_name("golden")
 NASTY = r"100 % of A&B_c, $5 #1 {x} <script>alert(1)</script> ^~ \input{/etc/passwd} | *b* `c` [d](e) – †"
@@ -31,7 +31,16 @@ VALUES: dict[tuple[int, str], tuple[float | None, ...]] = {
 def small_table(*, synthetic: bool = True, note: str = "subset of 10 of 300 images per class") -> Table:
     """NEU and AlexNet with `VALUES`."""
     return table_of(
-        small_grid(), VALUES, DatasetFacts(synthetic, "synthetic", (note,), ("a", "b", "c", "d", "e", "f"), 300)
+        small_grid(),
+        VALUES,
+        DatasetFacts(
+            "NEU (synthetic)" if synthetic else "NEU",
+            synthetic,
+            "synthetic",
+            (note,),
+            ("a", "b", "c", "d", "e", "f"),
+            300,
+        ),
     )
 
 
@@ -57,9 +66,8 @@ def table_of(
 def full_table(params: Params, *, synthetic: bool = False) -> Table:
     """Every cell has the accuracy 50 %."""
     values = dict.fromkeys(params.cells(), 0.5)
-    facts = DatasetFacts(synthetic, params.source, (), ("a", "b"), 100)
     states = [CellState(cell, "done", "settings") for cell in values]
-    collected = Collected(states, dict.fromkeys((cell.dataset for cell in values), facts))
+    collected = Collected(states, facts_of_all(params, synthetic=synthetic, classes=("a", "b")))
     return results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
 
 
@@ -120,9 +128,18 @@ def test_html_holds_the_same_cells() -> None:
     assert parser.rows[2] == ["NEU (synthetic)1", "AlexNet", "16.7", *texts(small_table())]
 
 
+def test_a_dataset_without_images_at_hand_has_empty_rows_and_a_note() -> None:
+    facts = DatasetFacts("NEU", False, "local", (), ("a", "b", "c", "d", "e", "f"), 300)
+    table = table_of(small_grid(absent={"tex": "no images at hand"}, backbones=["alexnet", "vgg"]), VALUES, facts)
+    assert [(row.dataset, row.backbone) for row in table.rows[2:]] == [("TEX", "AlexNet"), ("TEX", "VGG")]
+    assert [entry.text for entry in table.rows[2].entries.values()] == ["–"] * 6
+    assert table.notes == ["TEX: no images at hand"]
+    assert "| TEX [1]" in to_markdown(table)
+
+
 def test_cells_that_all_failed_or_have_no_record_differ() -> None:
     params = small_grid(shots=[3])
-    facts = DatasetFacts(False, "local")
+    facts = DatasetFacts("NEU", False, "local")
     table = table_of(params, {(3, "classical"): (None, None), (3, "fdl"): (0.4, 0.5)}, facts, missing=2)
     assert texts(table) == ["failed†", "–", "–"]
     assert any("2 of 4 cells diverged" in remark and "epoch 12" in remark for remark in table.remarks)
@@ -135,27 +152,27 @@ def test_seeds_that_agree_to_the_image_are_no_certainty() -> None:
     classical, fdl = (121 / 300, 90 / 300), (152 / 300, 121 / 300)
     assert fdl[0] - classical[0] != fdl[1] - classical[1]
     table = table_of(
-        small_grid(shots=[3]), {(3, "classical"): classical, (3, "fdl"): fdl}, DatasetFacts(False, "local")
+        small_grid(shots=[3]), {(3, "classical"): classical, (3, "fdl"): fdl}, DatasetFacts("NEU", False, "local")
     )
     assert texts(table)[-1] == "+10.3"
 
 
 def test_one_seed_has_no_spread() -> None:
-    table = table_of(small_grid(seeds=[0]), VALUES | {(5, "fdl"): (0.56,)}, DatasetFacts(False, "local"))
+    table = table_of(small_grid(seeds=[0]), VALUES | {(5, "fdl"): (0.56,)}, DatasetFacts("NEU", False, "local"))
     assert texts(table) == ["40.0", "45.0", "+5.0", "50.0", "56.0", "+6.0"]
     assert "one seed (0)" in table.caption
     assert ",classical_3shot_std," in to_csv(table)
 
 
 def test_one_method_has_no_difference() -> None:
-    table = table_of(small_grid(methods=["fdl"], shots=[3]), VALUES, DatasetFacts(False, "local"))
+    table = table_of(small_grid(methods=["fdl"], shots=[3]), VALUES, DatasetFacts("NEU", False, "local"))
     assert texts(table) == ["46.0 ± 1.4"]
     assert not any("Δ" in remark for remark in table.remarks)
 
 
 def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
     values: dict[tuple[int, str], tuple[float | None, ...]] = {(3, "classical"): (0.4,), (3, "fdl"): (0.3996,)}
-    table = table_of(small_grid(shots=[3], seeds=[0]), values, DatasetFacts(False, "local"))
+    table = table_of(small_grid(shots=[3], seeds=[0]), values, DatasetFacts("NEU", False, "local"))
     assert texts(table) == ["40.0", "40.0", "0.0"]
 
 
@@ -222,7 +239,8 @@ def test_values_of_a_plug_in_stand_beside_their_own_difference() -> None:
     cells = [Cell("neu", "alexnet", 3, method, seed) for method in ("classical", "fdl", "mine") for seed in (0, 1)]
     values = dict(zip(cells, (0.4, 0.44, 0.45, 0.47, 0.3, 0.32), strict=True))
     collected = Collected(
-        [CellState(cell, "done", "settings") for cell in cells], {"neu": DatasetFacts(False, "local", (), ("a", "b"))}
+        [CellState(cell, "done", "settings") for cell in cells],
+        {"neu": DatasetFacts("NEU", False, "local", (), ("a", "b"))},
     )
     table = results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
     assert [column.heading for column in table.columns] == ["classical", "FDL", "Δ", "mine", "Δ"]
