@@ -12,7 +12,7 @@ from fdl.results.digests import training_digest
 from tests.projects import ROOT
 
 PRESETS = {
-    "demo": "2b195daeab13fdf0",
+    "demo": "7419550686f4c9f8",
     "small": "d216297818da5267",
     "small-cosine": "c19eaa6662914d62",
     "small-neu-weights": "a1869dfe9f9b2ee1",

@@ -25,10 +25,10 @@ def demo(**overrides):
 
 
 def test_presets_have_the_announced_sizes():
-    """The demo: 6 datasets × 4 bundles × 2 methods × 2 seeds, and so on."""
+    """The demo: 6 datasets × 3 backbones × 2 shots × 2 methods × 2 seeds, and so on."""
     sizes = {name: (len(p.cells()), len(p.bundles())) for name in FILE["presets"] for p in [resolve(FILE, preset=name)]}
     assert sizes == {
-        "demo": (96, 24),
+        "demo": (144, 36),
         "small": (1320, 78),
         "small-cosine": (540, 18),
         "small-neu-weights": (120, 6),
@@ -53,16 +53,14 @@ def test_order_is_defaults_preset_overrides():
     assert resolve(FILE, preset="paper").bn_statistics == "moving"
 
 
-@pytest.mark.parametrize(("preset", "key", "value"), [("demo", "shots", [3]), ("small", "epochs", 9)])
+@pytest.mark.parametrize(("preset", "key", "value"), [("authors", "shots", [3]), ("small", "epochs", 9)])
 def test_an_override_that_the_grid_would_hide_is_refused(preset, key, value):
     with pytest.raises(InputError, match=f"{key}: a block of the grid of preset '{preset}' names its own; set grid"):
         resolve(FILE, preset=preset, overrides={key: value})
     with pytest.raises(InputError, match=f"{key}: a block of the grid"):
         resolve(FILE | {"overrides": {key: value}}, preset=preset)
     assert resolve(FILE, preset=preset, overrides={key: value, "grid": None}).grid is None
-    assert resolve(
-        FILE, preset=preset, overrides={"datasets": ["neu"], "seeds": [7]} if preset == "demo" else {"width": 1}
-    )
+    assert resolve(FILE, preset=preset, overrides={"width": 0.5}).grid is not None
 
 
 def test_null_means_what_the_authors_used():
