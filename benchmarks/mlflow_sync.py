@@ -15,7 +15,6 @@ from fdl.tracking.mirror import track
 from tests.tracking.test_mirror import PARAMS_FILE, write_records
 
 GRID = {
-    "grid": None,
     "shots": [3, 5, 10, 20, 50, 100],
     "seeds": list(range(6)),
     "selections": ["sum", "last"],

@@ -18,7 +18,6 @@ TINY = {
     "data_dir": "images",
     "datasets": ["bsd"],
     "image_size": 32,
-    "grid": None,
     "backbones": ["alexnet"],
     "shots": [3],
     "seeds": [0, 1],

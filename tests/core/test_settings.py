@@ -21,7 +21,7 @@ BOLTS = {"name": "bolts", "folder": "photos/bolts", "image_size": 48, "like": "n
 
 
 def demo(**overrides):
-    return resolve(FILE, preset="demo", overrides={"grid": None} | overrides)
+    return resolve(FILE, preset="demo", overrides=overrides)
 
 
 def test_presets_have_the_announced_sizes():

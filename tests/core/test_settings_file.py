@@ -130,7 +130,7 @@ def settings(tmp_path: Path, *assignments: str, overlay: str | None = None) -> d
 def test_single_values_are_what_a_person_means(tmp_path: Path) -> None:
     resolved = settings(
         tmp_path,
-        *"seeds=[0,1] grid=null shots=[3] keep_weights=true epochs=null learning_rate=1e-3 data_dir=007".split(),
+        *"seeds=[0,1] shots=[3] keep_weights=true epochs=null learning_rate=1e-3 data_dir=007".split(),
     )
     wanted = {"seeds": [0, 1], "shots": [3], "keep_weights": True, "epochs": None, "learning_rate": 0.001}
     assert {key: resolved[key] for key in wanted} == wanted

@@ -18,7 +18,7 @@ from tests.projects import FILE
 
 
 def settings(**overrides: Any) -> Params:
-    return resolve(FILE, preset="demo", overrides={"grid": None} | overrides)
+    return resolve(FILE, preset="demo", overrides=overrides)
 
 
 def test_the_names_are_those_that_torchvision_registers() -> None:

@@ -25,8 +25,7 @@ Row = tuple[bytes | None, str | None, int | None]  # encoded image, name, label
 
 def settings(folder: Path, dataset: str, **overrides: Any) -> Params:
     """Settings that read one dataset from below a folder, at 16 pixels."""
-    values = {"source": "local", "data_dir": str(folder), "datasets": [dataset], "image_size": 16}
-    values |= {"grid": None, "shots": [2]}
+    values = {"source": "local", "data_dir": str(folder), "datasets": [dataset], "image_size": 16, "shots": [2]}
     return load_params(PARAMS_FILE, preset="demo", overrides=values | overrides)
 
 

@@ -22,7 +22,7 @@ COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
 
 def small_grid(**overrides: object) -> Params:
     """Settings of a grid of eight cells: NEU, AlexNet, shots 3 and 5, two methods, two seeds."""
-    grid = {"grid": None, "datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1]}
+    grid = {"datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0, 1]}
     return load(PARAMS_FILE, preset="demo", overrides=grid | overrides)
 
 

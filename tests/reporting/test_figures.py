@@ -74,16 +74,15 @@ GRIDS: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {},
     "one cell": {
-        "grid": None,
         "datasets": ["neu"],
         "backbones": ["vgg"],
         "shots": [3],
         "methods": ["fdl"],
         "seeds": [0],
     },
-    "one shot count": {"grid": None, "datasets": ["neu", "bsd"], "shots": [5]},
-    "one method": {"grid": None, "datasets": ["neu"], "methods": ["classical"]},
-    "five pairs": {"grid": None, "datasets": ["neu", "bsd", "tex", "cifar10", "cifar100"], "backbones": ["vgg"]},
+    "one shot count": {"datasets": ["neu", "bsd"], "shots": [5]},
+    "one method": {"datasets": ["neu"], "methods": ["classical"]},
+    "five pairs": {"datasets": ["neu", "bsd", "tex", "cifar10", "cifar100"], "backbones": ["vgg"]},
 }
 
 

@@ -42,7 +42,7 @@ FDL, CLASSICAL = (Cell("neu", "alexnet", 3, method, 0) for method in ("fdl", "cl
 
 def small_grid(**overrides) -> Params:
     """Four cells in two bundles: NEU, AlexNet, shots 3 and 5, both methods, one seed."""
-    grid = {"grid": None, "datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0]}
+    grid = {"datasets": ["neu"], "backbones": ["alexnet"], "shots": [3, 5], "seeds": [0]}
     return load(
         PARAMS_FILE, preset="demo", overrides=grid | {"selections": ["sum", "last"], "evaluate_every": 2} | overrides
     )
