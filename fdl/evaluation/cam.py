@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fdl.evaluation.known import known, rows
+from fdl.evaluation.overlap import COMPARED
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import descriptor
 
@@ -21,9 +22,6 @@ BATCH = 50
 # A record holds maps of the first test images of this many classes, in label order, and of this many of each, so
 # that a figure can pick the first one that both methods get right.
 CLASSES, OF_EACH = 10, 4
-# The maps of claim C4 are made of at most so many test images: without kept feature maps each costs as much as a
-# training step, and a record of 7,500 images has ten times the size.
-COMPARED = 1000
 Score = Literal["probability", "logit"]
 
 

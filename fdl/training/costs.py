@@ -14,10 +14,10 @@ from fdl.core.head_settings import head_settings
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Params
 from fdl.data import prepare
+from fdl.evaluation.overlap import COMPARED
 
 # Of modules that would import torch:
 EVALUATED = 200  # images at a time, `fdl.training.state.EVALUATION_BATCH`
-COMPARED = 1000  # test images at most, `fdl.evaluation.cam.COMPARED`
 KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 
 
@@ -141,8 +141,8 @@ def count(shape: Shape) -> Net:
     from torch.overrides import TorchFunctionMode
 
     from fdl.models import build
+    from fdl.training.extent import noted_outputs
 
-    outputs: list[int] = []
     flops = {"forward": 0, "backward": 0}
 
     class Products(TorchFunctionMode):
@@ -166,13 +166,8 @@ def count(shape: Shape) -> Net:
             flops["backward"] += product * sum(operand.requires_grad for operand in args[:2])
             return output
 
-    def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        outputs.append(output.numel() * 4)
-
     net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width).eval()
-    for module in net.modules():
-        if not list(module.children()) and not isinstance(module, nn.Flatten):
-            module.register_forward_hook(note)
+    outputs = noted_outputs(net)
     with Products():
         _, feature_map = net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
@@ -180,8 +175,8 @@ def count(shape: Shape) -> Net:
         flops["forward"],
         flops["forward"] + flops["backward"],
         parameters,
-        sum(outputs),
-        max(outputs),
+        4 * sum(outputs),
+        4 * max(outputs),
         4 * feature_map.numel(),
     )
 

@@ -47,18 +47,24 @@ def extent(backbone: str, dataset: str, image_size: int, width: float) -> Extent
 
 def count(net: nn.Module, image_size: int) -> Extent:
     """The same of a net that is there; nothing is computed."""
+    sizes = copy.deepcopy(net).to("meta").eval()
+    outputs = noted_outputs(sizes)
+    with torch.no_grad():
+        sizes(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return Extent(max(outputs), sum(outputs), sum(parameter.numel() for parameter in net.parameters()))
+
+
+def noted_outputs(net: nn.Module) -> list[int]:
+    """A list to which every later pass through a net adds the elements of each layer's output."""
     outputs: list[int] = []
 
     def note(module: nn.Module, inputs: object, output: Tensor) -> None:
         outputs.append(output.numel())
 
-    sizes = copy.deepcopy(net).to("meta").eval()
-    for module in sizes.modules():
+    for module in net.modules():
         if not list(module.children()) and not isinstance(module, nn.Flatten):  # which is a view
             module.register_forward_hook(note)
-    with torch.no_grad():
-        sizes(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return Extent(max(outputs), sum(outputs), sum(parameter.numel() for parameter in net.parameters()))
+    return outputs
 
 
 def runs_at_once(net: Extent, members: int, batch_size: int, *, bytes_each: int, memory: float) -> int:

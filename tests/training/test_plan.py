@@ -9,8 +9,8 @@ import torch
 from fdl.core import layout
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.evaluation import cam, known
-from fdl.evaluation.cam import COMPARED, OF_EACH
+from fdl.evaluation import known
+from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
 from fdl.results.collect import headline_values, read_runs
 from fdl.training import costs, fused, plan
@@ -101,7 +101,7 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
 
 
 def test_the_constants_are_those_of_the_modules_that_import_torch():
-    assert (costs.EVALUATED, costs.COMPARED, costs.KEPT) == (EVALUATION_BATCH, COMPARED, known.MOST)
+    assert (costs.EVALUATED, costs.KEPT) == (EVALUATION_BATCH, known.MOST)
 
 
 def test_the_longest_bundles_begin_first():
@@ -148,10 +148,6 @@ def test_own_images_are_counted_when_they_are_prepared(fdl, project):
     code, _, err = fdl("plan")
     assert code == 2
     assert err == "fdl: bolts: how many images there are is known after `python -m fdl data prepare bolts`\n"
-
-
-def test_the_number_of_images_with_signed_maps_is_the_records():
-    assert costs.COMPARED == cam.COMPARED
 
 
 def test_seeds_for_two_points_by_hand():
