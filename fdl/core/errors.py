@@ -26,6 +26,11 @@ def did_you_mean(name: object, known: Iterable[object], others: str = "") -> str
     return f"did you mean {close[0]!r}?" if close else others or f"there are: {', '.join(names) or 'none'}"
 
 
+def one_line(text: object) -> str:
+    """A text without line breaks: tables and messages are made of lines, and one would break theirs."""
+    return " ".join(str(text).split())
+
+
 _ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
@@ -51,7 +56,7 @@ def fact_about_the_machine(error: Exception) -> str | None:
     if error.errno == errno.ENOMEM:
         return _MEMORY
     if error.errno is None or error.strerror is None:
-        return " ".join(str(error).split())
+        return one_line(error)
     where = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno)
     return f"{where}{error.strerror}{f'; {remedy}' if remedy else ''}"

@@ -1,10 +1,11 @@
 """What a grid is made of: datasets, backbones, blocks of cells, cells and their bundles."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -27,7 +28,7 @@ def _backbone(name: str) -> str:
 
 
 # One of the authors', or one of torchvision's classifiers, `torchvision:resnet18`; its form with a dash goes into
-# names of folders. The pattern is for editors: what is wrong is said by `published_nets.checked`.
+# names of folders. The pattern is for editors: what is wrong is said by `torchvision_nets.checked`.
 _BACKBONES = r"^(alexnet|vgg|resnet|torchvision[:-][a-z0-9_]+(@[A-Za-z0-9_.]+)?)$"
 Backbone = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _BACKBONES}), AfterValidator(_backbone)]
 Pixels = Annotated[int, Field(ge=16, le=1024)]
@@ -74,6 +75,15 @@ class Cell:
     def key(self) -> str:
         """The cell's folder below `results/<preset>/`."""
         return f"{self.bundle.key}/{self.method}/seed{self.seed}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """The cell of a key; raises `ValueError` where it is the key of none."""
+        parts = re.fullmatch(r"([^/]+)/([^/]+)/(\d+)shot/([^/]+)/seed(\d+)", key)
+        if parts is None:
+            raise ValueError(f"{key}: not <dataset>/<backbone>/<k>shot/<method>/seed<s>")
+        dataset, backbone, shots, method, seed = parts.groups()
+        return cls(dataset, backbone, int(shots), method, int(seed))
 
 
 class Strict(BaseModel):

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 
 _PACKAGE = Path(__file__).parents[1]
 # Records of the registered methods that use the distance loss were written when the digest covered the method's
@@ -88,7 +88,7 @@ def _read_module(file: Path, stamp: Stamp, name: str) -> Module:
     except SyntaxError as error:
         raise InputError(f"{file.name} is not Python: line {error.lineno}: {error.msg}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file.name} cannot be read: {one_line(error)}") from None
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
-from fdl.core.errors import InputError, did_you_mean
+from fdl.core.errors import InputError, did_you_mean, one_line
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -501,7 +501,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key or '.'.join(loc)}: missing; every setting must be in the file"
     if first["type"] == "extra_forbidden":
         return f"{'.'.join(part for part in loc[:-1] if part in names or part.isdigit())}: unknown key {loc[-1]!r}"
-    message = _one_line(first["msg"].removeprefix("Value error, "))
+    message = one_line(first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return message
     hint = _hint(key, first["type"], first["input"])
@@ -527,11 +527,7 @@ def _hint(key: str, kind: str, value: Any) -> str:
 
 def _shown(value: Any) -> str:
     """A value as far as a message has room for it."""
-    return " ".join(_SHORT.repr(value).split())
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    return one_line(_SHORT.repr(value))
 
 
 def json_schema() -> dict[str, Any]:

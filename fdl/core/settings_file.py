@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 
 # Values of one file, where an alias counts as what it stands for: ten aliases of ten aliases of … fit on ten lines.
 VALUES_AT_MOST = 100_000
@@ -104,7 +104,7 @@ def read(path: str | Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run in the project's folder or name one with --params") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -117,7 +117,7 @@ def parse(text: str) -> Any:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise InputError(f"not valid YAML: {line}{error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"not valid YAML: {one_line(error)}") from None
 
 
 def dump(values: Mapping[str, Any]) -> str:

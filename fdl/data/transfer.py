@@ -1,7 +1,4 @@
-"""Brings one file over HTTP: resumed where it broke off, tried again, checked, and only then given its name.
-
-pooch checks the hash and moves the file to its name; it cannot resume, so the transfer itself is ours.
-"""
+"""Brings one file over HTTP: resumed where it broke off, tried again, checked, and only then given its name."""
 
 import hashlib
 import json
@@ -83,26 +80,10 @@ def fetch(url: str, wanted: Wanted, say: Say, *, token: Token | None = None) -> 
         Unavailable: the address does not give it, or gives another file.
         InputError: the disk has no room for it.
     """
-    import pooch
-    from requests import RequestException
-    from urllib3.exceptions import HTTPError
-
-    pooch.get_logger().setLevel("WARNING")
-    transfer = _Transfer(wanted, say, token)
-    for orphan in wanted.path.parent.glob("tmp*"):  # pooch's, from a killed process
-        orphan.unlink()
-
-    def attempt() -> None:
-        try:
-            pooch.retrieve(url, wanted.hash, wanted.path.name, wanted.path.parent, downloader=transfer)
-        except (RequestException, HTTPError, UnicodeError):  # of these, some are a ValueError
-            raise
-        except ValueError:  # pooch: the hash; a file that was brought in parts may be a mixture of two
-            if not transfer.resumed:
-                raise Unavailable(f"gives another file than the one with {wanted.hash}{wanted.note}") from None
-            raise _TryAgain("the parts do not fit together") from None
-
-    _repeatedly(attempt, say)
+    if not wanted.path.exists() or not _fits(wanted.path, wanted.hash):
+        wanted.path.parent.mkdir(parents=True, exist_ok=True)
+        transfer = _Transfer(wanted, say, token)
+        _repeatedly(lambda: transfer.bring(url), say)
     if wanted.hash is None:
         try:
             recognise.check(wanted.path)
@@ -180,9 +161,14 @@ def _token(secret: str, where: str) -> Token:
 
 def has_hash(path: Path, expected: str, *, sha256: str) -> bool:
     """Whether a file has a published hash; its SHA-256 is known already."""
+    return expected == f"sha256:{sha256}" if expected.startswith("sha256:") else _fits(path, expected)
+
+
+def _fits(path: Path, expected: str | None) -> bool:
+    """Whether a file has this hash, "md5:…" or "sha256:…", if any is known."""
+    if expected is None:
+        return True
     algorithm, _, value = expected.partition(":")
-    if algorithm == "sha256":
-        return value == sha256
     with path.open("rb") as file:
         return value == hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -264,7 +250,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass
 class _Transfer:
-    """What pooch calls to bring the bytes: it continues `<file>.part`.
+    """Brings the bytes of a file; it continues `<file>.part`.
 
     A transfer of unknown hash is continued only if the server vouches, by an entity tag, that the
     file is still the same one.
@@ -283,14 +269,19 @@ class _Transfer:
     def tag(self) -> Path:
         return self.wanted.path.with_name(f"{self.wanted.path.name}.tag")
 
-    def __call__(self, url: str, output: str, _pooch: object) -> None:
+    def bring(self, url: str) -> None:
         headers = self._resume()
         start = self.part.stat().st_size if headers else 0
         self.resumed = start > 0
         if not (start and start == self.wanted.size):
             self._bring(url, {"Accept-Encoding": "identity", **headers}, start)
-        os.replace(self.part, output)
         self.tag.unlink(missing_ok=True)
+        if not _fits(self.part, self.wanted.hash):
+            self.part.unlink()
+            if self.resumed:  # it may be a mixture of two
+                raise _TryAgain("the parts do not fit together")
+            raise Unavailable(f"gives another file than the one with {self.wanted.hash}{self.wanted.note}")
+        os.replace(self.part, self.wanted.path)
 
     def _resume(self) -> dict[str, str]:
         """The request's headers that ask for the rest of the file; none: ask for all of it."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fdl.core.errors import InputError, MethodError
+from fdl.core.errors import InputError, MethodError, one_line
 from fdl.core.method_sources import method_source
 
 
@@ -30,7 +30,7 @@ def load_own(name: str) -> Callable[..., Tensor]:
         with _exit_raises():
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"methods: {name}: importing {file} fails: {reason}") from error
     finally:
         sys.path.remove(folder)
@@ -98,7 +98,7 @@ def errors_named(name: str, epoch: int) -> Iterator[None]:
         what = (
             f"it ends the process, with status {error.code}; a method must return its loss"
             if isinstance(error, SystemExit)
-            else f"{type(error).__name__}: {' '.join(str(error).split())}"
+            else f"{type(error).__name__}: {one_line(error)}"
         )
         raise MethodError(f"methods: {name}: {file.name}{line}, epoch {epoch}: {what}") from error
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchvision import models, ops
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from fdl.core.errors import InputError, did_you_mean
+from fdl.core.errors import InputError, did_you_mean, one_line
 from fdl.core.randomness import derive, uniform
 from fdl.core.torchvision_nets import PublishedNet
 from fdl.models.layers import Dropout
@@ -259,7 +259,7 @@ def _read(file: str) -> dict[str, Tensor]:
             "`torch.save(net.state_dict(), file)` or as safetensors"
         ) from None
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(f"weights: {file} cannot be read: {type(error).__name__}: {reason}") from None
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"weights: {file} holds no state dict, a mapping of names to tensors")

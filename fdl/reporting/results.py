@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core import layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import BASELINE, METHOD
 from fdl.evaluation.statistics import t_interval
@@ -256,5 +256,4 @@ def _verified(params: Params, cell: Cell, file: str) -> Path:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())
-    return InputError(f"{path}: missing or damaged ({reason}); delete its folder and run the bundle again")
+    return InputError(f"{path}: missing or damaged ({one_line(error)}); delete its folder and run the bundle again")

@@ -38,8 +38,8 @@ def find(params: Params, *, stale: bool = False) -> list[Leftover]:
         params: the settings; only what carries the name of their preset is looked at.
         stale: also records that are not in the grid, or of other settings, heads or images than today's.
     """
-    found = [*_partial(params), *_scratch(params), *_resolved_settings(params)]
-    return [*found, *_stale_records(params)] if stale else found
+    leftovers = [*_partial(params), *_scratch(params), *_resolved_settings(params)]
+    return [*leftovers, *_stale_records(params)] if stale else leftovers
 
 
 def remove(params: Params, leftovers: Iterable[Leftover]) -> None:
@@ -51,13 +51,13 @@ def remove(params: Params, leftovers: Iterable[Leftover]) -> None:
     leftovers = list(leftovers)
     check_idle(params)
     with ExitStack() as held:
-        for bundle in sorted({one.bundle for one in leftovers if one.bundle}):
+        for bundle in sorted({leftover.bundle for leftover in leftovers if leftover.bundle}):
             held.enter_context(bundle_lock(params.preset, bundle))
-        for one in leftovers:
-            if one.path.is_dir() and not one.path.is_symlink():
-                shutil.rmtree(one.path)
+        for leftover in leftovers:
+            if leftover.path.is_dir() and not leftover.path.is_symlink():
+                shutil.rmtree(leftover.path)
             else:
-                one.path.unlink(missing_ok=True)
+                leftover.path.unlink(missing_ok=True)
         results = layout.results_folder(params)
         for folder in sorted((path for path in results.rglob("*") if path.is_dir()), reverse=True):  # deepest first
             if not any(folder.iterdir()):
@@ -83,7 +83,7 @@ def _partial(params: Params) -> Iterator[Leftover]:
     results = layout.results_folder(params)
     for folder in sorted(results.glob(f"{_BUNDLE}/*/.seed*.partial")):
         if not records.is_whole(folder):  # a whole one is put in place by the next run
-            yield _leftover(params, folder, "half-written record", folder.relative_to(results).parts)
+            yield _leftover(params, folder, "half-written record")
     for top in (results, layout.report_folder(params), layout.SPLITS):
         for folder in sorted(path for path in (top, *top.rglob("*")) if path.is_dir()):
             for path in files.abandoned_files(folder):
@@ -92,20 +92,19 @@ def _partial(params: Params) -> Iterator[Leftover]:
 
 def _scratch(params: Params) -> Iterator[Leftover]:
     """Checkpoints of trainings with this preset that nobody asks for today."""
-    asked = {cell.key: params.settings_digest(cell) for cell in params.cells()}
+    asked = {cell: params.settings_digest(cell) for cell in params.cells()}
     images = PreparedImages(params)
-    cells = {cell.key: cell for cell in params.cells()}
     for begun in unfinished(params.preset):
-        cell = cells.get(begun.cell)
-        if cell is None:
+        cell = begun.cell
+        if cell not in asked:
             why = "checkpoint of a cell that is not in the grid"
-        elif asked[begun.cell] != begun.settings:
+        elif asked[cell] != begun.settings:
             why = "checkpoint of other settings"
         elif images.are_there(cell) and images.training_digest(cell) != begun.folder.name:
             why = "checkpoint of other images"
         else:
             continue
-        yield Leftover(begun.folder, why, files.size_on_disk(begun.folder), begun.bundle)
+        yield Leftover(begun.folder, why, files.size_on_disk(begun.folder), cell.bundle.key)
 
 
 def _resolved_settings(params: Params) -> Iterator[Leftover]:
@@ -119,27 +118,27 @@ def _stale_records(params: Params) -> Iterator[Leftover]:
     results, cells = layout.results_folder(params), {cell.key: cell for cell in params.cells()}
     judge = Judge(params, running=False)
     for folder in sorted(path for path in results.glob(f"{_BUNDLE}/{_RECORD}") if path.is_dir()):
-        key, parts = folder.relative_to(results).as_posix(), folder.relative_to(results).parts
+        key = folder.relative_to(results).as_posix()
         if key not in cells:
-            yield _leftover(params, folder, "record of a cell that is not in the grid", parts)
+            yield _leftover(params, folder, "record of a cell that is not in the grid")
             continue
         # A damaged record is trained again by `run`, one whose scores are old is scored again by `combine`.
         state = judge.state(cells[key])
         if state.run is not None and not (state.trained and state.has_heads):
             more = ", …" if state.changed[1:] else ""
-            yield _leftover(params, folder, f"stale record ({state.changed[0]}{more})", parts)
+            yield _leftover(params, folder, f"stale record ({state.changed[0]}{more})")
     bundles = {bundle.key for bundle in params.bundles()}
     for path in sorted(results.glob(f"{_BUNDLE}/bundle.json")):
         if path.parent.relative_to(results).as_posix() not in bundles:
-            yield _leftover(
-                params, path, "receipt of a bundle that is not in the grid", path.relative_to(results).parts
-            )
+            yield _leftover(params, path, "receipt of a bundle that is not in the grid")
 
 
-def _leftover(params: Params, path: Path, why: str, parts: tuple[str, ...]) -> Leftover:
-    return Leftover(path, why, files.size_on_disk(path), "/".join(parts[:3]))
+def _leftover(params: Params, path: Path, why: str) -> Leftover:
+    """One that lies in a bundle's folder."""
+    bundle = "/".join(path.relative_to(layout.results_folder(params)).parts[:3])
+    return Leftover(path, why, files.size_on_disk(path), bundle)
 
 
 def as_text(leftovers: Iterable[Leftover]) -> list[str]:
     """A line for each."""
-    return [f"{one.path}: {one.why}, {one.size / 2**20:.1f} MB" for one in leftovers]
+    return [f"{leftover.path}: {leftover.why}, {leftover.size / 2**20:.1f} MB" for leftover in leftovers]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl.core import files, layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import dataset_title
 from fdl.results.measures import read_metrics
@@ -301,7 +301,7 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
             title=_title(params, dataset, synthetic=synthetic),
             synthetic=synthetic,
             source=data[0]["source"],
-            notes=tuple(dict.fromkeys(_one_line(note) for block in data for note in block["notes"])),
+            notes=tuple(dict.fromkeys(one_line(note) for block in data for note in block["notes"])),
             classes=tuple(data[0]["classes"]),
             test=data[0]["test"],
             hash=data[0]["hash"],
@@ -332,11 +332,6 @@ def _cost_row(item: tuple[Cell, Mapping[str, Any]]) -> tuple[object, ...]:
         provenance["device"],
         provenance["precision"],
     )
-
-
-def _one_line(text: object) -> str:
-    """Tables are made of lines: a line break would break theirs."""
-    return " ".join(str(text).split())
 
 
 def _names(cell: Cell) -> tuple[object, ...]:

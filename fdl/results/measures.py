@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fdl.core.errors import one_line
 from fdl.evaluation.diversity import DISTANCE, DIVERSITY
 from fdl.evaluation.metrics import METRICS, Metric
 from fdl.evaluation.overlap import OVERLAP
@@ -55,7 +56,7 @@ def problem_in(path: Path) -> str:
     try:
         read_metrics(path)
     except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return ""
 
 

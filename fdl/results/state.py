@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fdl.core import layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.core.head_settings import head_settings
 from fdl.core.provenance import SCORES_VALID_SINCE, SCORES_VERSION
 from fdl.core.settings import Cell, Params
@@ -109,12 +109,12 @@ class Judge:
             require(run, cell, folder)
             self._check_files(folder, run)
         except InputError as error:
-            return CellStatus(cell, "damaged", reason=_one_line(error))
+            return CellStatus(cell, "damaged", reason=one_line(error))
         settings = changed_settings(self.params, cell, run)
         try:
             checked, images = self._changed_images(cell, run, settings)
         except InputError as error:  # the images cannot be read: nothing vouches for the record
-            checked, images = False, [_one_line(error)]
+            checked, images = False, [one_line(error)]
         failed = run["status"] == "failed"
         heads = head_settings(self.params, cell)
         has_heads = failed or run["digests"].get("heads") == (heads and heads.digest)
@@ -134,7 +134,7 @@ class Judge:
             epoch=failure["epoch"] + 1 if failed else None,
             epochs=run["settings"]["epochs"] if failed else None,
             changed=tuple(changed),
-            reason=_one_line(failure["reason"]) if failed else None,
+            reason=one_line(failure["reason"]) if failed else None,
             run=run,
             trained=not settings and not images,
             has_heads=has_heads,
@@ -195,7 +195,7 @@ def require(run: Any, cell: Cell | None = None, folder: Path | None = None) -> M
     try:
         _require(run)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        detail = f": {_one_line(error)}" if isinstance(error, ValueError) else ""
+        detail = f": {one_line(error)}" if isinstance(error, ValueError) else ""
         raise InputError(f"{where}: not that of a record{detail}") from None
     if cell and run["key"] != cell.key:
         raise InputError(f"{where}: of the cell {_shown(run['key'])}, not of its folder's")
@@ -255,10 +255,5 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    text = "none" if value is None else _one_line(value)
+    text = "none" if value is None else one_line(value)
     return text if len(text) <= _VALUE else f"{text[: _VALUE - 1]}…"
-
-
-def _one_line(text: object) -> str:
-    """Tables and messages are made of lines: a line break would break theirs."""
-    return " ".join(str(text).split())

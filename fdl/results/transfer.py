@@ -25,7 +25,7 @@ import numpy as np
 
 from fdl.core import files, layout
 from fdl.core.console import Say
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
@@ -244,7 +244,7 @@ def _unreadable(record: Path, files: Iterable[str]) -> str:
                     for array in arrays.files:
                         arrays[array]
         except (*_UNREADABLE, OSError, ArrowException) as error:
-            return f"{record / name}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+            return f"{record / name}: cannot be read ({one_line(error) or type(error).__name__})"
     return ""
 
 
@@ -300,7 +300,7 @@ def _put_in_place(
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
         counts.damaged += 1
-        say(f"left out: {record}: {' '.join(str(error).split()) or type(error).__name__}")
+        say(f"left out: {record}: {one_line(error) or type(error).__name__}")
         return
     counts.new += here.status == "missing"
     counts.replaced += here.status != "missing"

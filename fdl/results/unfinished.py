@@ -69,7 +69,7 @@ class Unfinished:
 
     folder: Path
     preset: str
-    cell: str  # its key
+    cell: Cell
     settings: str  # digest of its settings
     running: bool  # its process lives and is at this cell
     started: int  # ms since the epoch
@@ -77,26 +77,21 @@ class Unfinished:
     epochs: int  # how many there will be
     history: list[dict[str, float | None]]  # of the epochs that are finished
 
-    @property
-    def bundle(self) -> str:
-        """The key of the cell's bundle."""
-        return "/".join(self.cell.split("/")[:3])
-
 
 def unfinished(preset: str) -> list[Unfinished]:
     """All that was begun with a preset and has no record, in no order."""
-    found = [_read(path) for path in layout.SCRATCH.glob("*/progress.json")]
-    return [one for one in found if one and one.preset == preset]
+    trainings = [_read(path) for path in layout.SCRATCH.glob("*/progress.json")]
+    return [training for training in trainings if training and training.preset == preset]
 
 
 def unfinished_cells(params: Params) -> dict[Cell, Unfinished]:
     """Cells of the grid that were begun with today's settings; of two trainings, the one that is newer."""
-    begun = sorted(unfinished(params.preset), key=lambda one: (one.running, one.updated))
-    newest = {(one.cell, one.settings): one for one in begun}
+    begun = sorted(unfinished(params.preset), key=lambda training: (training.running, training.updated))
+    newest = {(training.cell, training.settings): training for training in begun}
     if not newest:  # spares the digests of a grid of which nothing was begun
         return {}
-    cells = {cell: newest.get((cell.key, params.settings_digest(cell))) for cell in params.cells()}
-    return {cell: one for cell, one in cells.items() if one}
+    trainings = {cell: newest.get((cell, params.settings_digest(cell))) for cell in params.cells()}
+    return {cell: training for cell, training in trainings.items() if training}
 
 
 def _read(path: Path) -> Unfinished | None:
@@ -104,10 +99,10 @@ def _read(path: Path) -> Unfinished | None:
         content: dict[str, Any] = json.loads(path.read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
             return None
-        one = Unfinished(
+        training = Unfinished(
             folder=path.parent,
             preset=content["preset"],
-            cell=content["cell"],
+            cell=Cell.parse(content["cell"]),
             settings=content["settings"],
             running=False,
             started=content["started"],
@@ -115,7 +110,7 @@ def _read(path: Path) -> Unfinished | None:
             epochs=content["epochs"],
             history=content["history"],
         )
-        running = holder_of(one.preset, one.bundle) == content["by"]
+        running = holder_of(training.preset, training.cell.bundle.key) == content["by"]
     except (OSError, ValueError, KeyError, TypeError):  # gone since it was listed, or left by another version
         return None
-    return replace(one, running=running)
+    return replace(training, running=running)

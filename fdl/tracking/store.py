@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from fdl.core import layout
 from fdl.core.addresses import is_plain, masked
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.core.settings import digest
 
 if TYPE_CHECKING:
@@ -239,9 +239,9 @@ def _reason(error: BaseException, uri: str) -> str:
     if any(isinstance(cause, ConnectionError | Timeout) for cause in causes):
         return "the tracking server does not answer"
     if isinstance(error, ImportError):
-        return " ".join(str(error).split())
-    text = " ".join(str(causes[1] if isinstance(error, SQLAlchemyError) and len(causes) > 1 else error).split())
-    text = text.split("[SQL:")[0].strip()
+        return one_line(error)
+    cause = causes[1] if isinstance(error, SQLAlchemyError) and len(causes) > 1 else error
+    text = one_line(cause).split("[SQL:")[0].strip()
     # A library quotes an address in its own ways, and with it the password.
     if not is_plain(uri):
         text = f"{type(error).__name__}; its message is left out, since it may hold the password"

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 
 from fdl.core.console import Say
+from fdl.core.errors import one_line
 from fdl.results.unfinished import ProgressFile
 
 SECONDS = 60.0  # at most this often
@@ -113,7 +114,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             self.disabled = True
             temporary.unlink(missing_ok=True)
-            self.say(f"{target}: cannot be written ({' '.join(str(error).split())}); going on without checkpoints")
+            self.say(f"{target}: cannot be written ({one_line(error)}); going on without checkpoints")
 
     def _file(self, stage: str) -> Path:
         return self.folder / f"{stage}.pt"

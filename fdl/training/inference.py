@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fdl.core.console import Say
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, one_line
 from fdl.data.folders import check_name, walk
 from fdl.data.images import FULL, SUFFIXES, open_picture, resized
 from fdl.evaluation.cam import grad_cam, normalise
@@ -185,7 +185,7 @@ def predict_files(
                 pixels, pages = ensemble.read(path.read_bytes(), str(path))
             except (InputError, OSError) as error:
                 unreadable += 1
-                say(" ".join(str(error).split()))
+                say(one_line(error))
                 continue
             if pages:
                 say(f"{path}: holds several pages; the first counts")

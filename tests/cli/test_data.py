@@ -185,7 +185,7 @@ def test_show_writes_sheets_and_prints_their_names(fdl):
 def test_slow_libraries_wait_until_they_are_needed(project):
     code = (
         "import sys; import fdl.cli.main, fdl.data.download, fdl.data.formats, fdl.data.prepare; "
-        "slow = ('torch', 'pandas', 'pyarrow', 'h5py', 'pooch', 'requests'); "
+        "slow = ('torch', 'pandas', 'pyarrow', 'h5py', 'requests'); "
         "print([name for name in slow if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -179,6 +179,21 @@ def test_settings_of_published_datasets_hold_what_trained_records_hold():
     }
 
 
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_the_key_of_a_cell_is_read_as_the_cell(preset):
+    cells = resolve(FILE, preset=preset).cells()
+    assert [Cell.parse(cell.key) for cell in cells] == cells
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "neu/alexnet/3shot", "neu/alexnet/3/fdl/seed0", "neu/alexnet/3shot/fdl/0", "a/b/c/3shot/d/seed0"],
+)
+def test_what_is_no_key_of_a_cell_is_refused(key):
+    with pytest.raises(ValueError, match="not <dataset>/<backbone>"):
+        Cell.parse(key)
+
+
 def test_keys_name_the_folders():
     cell = Cell("neu", "vgg", 5, "fdl", 2)
     assert cell.key == "neu/vgg/5shot/fdl/seed2"

@@ -211,14 +211,6 @@ def test_a_part_longer_than_the_file_of_unstated_size_is_fetched_anew(site, publ
     assert (NEU / "neu.zip").read_bytes() == CONTENT
 
 
-def test_what_a_killed_hash_check_left_takes_no_room(site, publish):
-    (NEU / ".partial").mkdir(parents=True)
-    (NEU / ".partial/tmp1a2b3c").write_bytes(CONTENT)
-    site.script["/a/neu.zip"] = [server.error(404)]
-    refused()
-    assert not list((NEU / ".partial").iterdir())
-
-
 def test_without_a_known_hash_parts_are_joined_only_if_the_server_vouches_for_them(site, publish):
     publish(Place("web", f"{site.address}/a", (File("neu.zip"),)))
     site.script["/a/neu.zip"] = [server.truncated, server.other(OTHER)]
