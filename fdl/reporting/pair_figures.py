@@ -212,10 +212,11 @@ def gain_over_shots(results: Results) -> "Figure":
         for net in results.nets
         for method, differences in found.items()
     }
-    # Half the scale that all facets share: every mean, its interval unless it is much wider than all means are apart.
-    means = [abs(interval.mean) for by_shots in intervals.values() for interval in by_shots.values()]
-    bounds = [abs(b) for by_shots in intervals.values() for i in by_shots.values() for b in (i.low, i.high)]
-    reach = 1.08 * max(1.5 * statistics.MARGIN, *means, *(b for b in bounds if b <= 2 * max(means, default=0)))
+    drawn_intervals = [interval for by_shots in intervals.values() for interval in by_shots.values()]
+    # Half the scale that all facets share: every mean is on it, and every interval that is not far wider than these.
+    farthest = max([1.5 * statistics.MARGIN, *(abs(interval.mean) for interval in drawn_intervals)])
+    bounds = [abs(bound) for interval in drawn_intervals for bound in (interval.low, interval.high)]
+    reach = 1.08 * max([farthest, *(bound for bound in bounds if bound <= 2 * farthest)])
     with house_style():
         figure, axes = facets(results.nets, share="all")
         for one, net in zip(axes, results.nets, strict=True):
