@@ -197,7 +197,7 @@ def test_rows_without_a_result_are_not_printed_on_paper(project: Path) -> None:
     assert "VGG" in to_csv(table)
     text = to_latex(table)
     assert "VGG" not in text
-    assert "4 rows without a result are left out here; they are in ablation.csv." in text
+    assert "4 rows outside the grid or without a result are left out here; they are in ablation.csv." in text
 
 
 def test_training_curves_have_a_row_for_each_backbone_with_finished_pairs(project: Path) -> None:
