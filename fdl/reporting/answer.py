@@ -67,6 +67,9 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     overall = next((claim for claim in verdicts if claim.id == "C1" and claim.verdict is not None), None)
     if overall is not None and overall.estimate is not None:
         gain = Gain(overall.estimate, overall.low, overall.high, overall.found // 2)
+        if overall.verdict == "undecided" and collected.left_out:
+            so_far = f"{overall.found:,} of {overall.cells:,} ensembles are done"
+            return f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)} of test accuracy."
         says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
         return f"{says}: {name} is {gain_text(gain)} of test accuracy."
     measured = pooled_gain(paired_differences(accuracy, method))

@@ -12,7 +12,7 @@ from fdl.reporting.pages import render
 from fdl.reporting.table_formats import markdown_text
 
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
-_WIDTHS = (0.13, 0.2, 0.08, 0.15, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
+_WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 

@@ -17,7 +17,7 @@ from fdl.evaluation.metrics import METRICS, Metric, sentence
 from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry, Named
-from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.listings import Column, Line, Listing, Raw
 from fdl.reporting.results import Results, Spread, differences, spread
 from fdl.results.collect import CELL_COLUMNS
 from fdl.results.measures import ENSEMBLE
@@ -72,7 +72,7 @@ def ablation_table(results: Results) -> Listing:
 def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, expected: int) -> Line:
     raw = dict(zip(_KEYS, labels, strict=True)) | {"mean": score.mean, "std": score.std, "n": score.n}
     raw |= _difference_columns(difference) | {"difference_n": difference.n}
-    return Line(
+    return _line(
         [*labels, _score(score), _difference(difference), f"{score.n} of {expected}"], raw | {"expected": expected}
     )
 
@@ -88,7 +88,7 @@ def combiner_table(results: Results) -> Listing:
         raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
         for name, score in scores.items():
             raw |= {f"{name}_mean": score.mean, f"{name}_std": score.std, f"{name}_n": score.n}
-        lines.append(Line([*labels, *(_score(score, expected=len(cells)) for score in scores.values())], raw))
+        lines.append(_line([*labels, *(_score(score, expected=len(cells)) for score in scores.values())], raw))
     parts = [f"{name}_{part}" for name in combiners for part in ("mean", "std", "n")]
     return Listing(
         "combiners",
@@ -161,7 +161,7 @@ def _measured(
             score = spread([100 * value for value in found] if measure.percent else found)
             raw |= {f"{column}_{part}": getattr(score, part) for part in ("mean", "std", "n")}
             texts.append(_score(score, expected=len(cells), digits=1 if measure.percent else 2))
-        lines.append(Line(texts, raw))
+        lines.append(_line(texts, raw))
     headings = [sentence(measure.title) + f", {split}" * (split != "test") for measure, split, _ in columns.values()]
     return Listing(
         name,
@@ -215,7 +215,7 @@ def selection_table(results: Results) -> Listing:
             raw["reference"] = reference
             raw |= _difference_columns(gain)
             texts = [*labels, _score(score, expected=len(cells)), _difference(gain), _score(seen)]
-            lines.append(Line(texts, raw))
+            lines.append(_line(texts, raw))
     return Listing(
         "selections",
         f"Selection of the epoch, preset {results.params.preset}",
@@ -260,6 +260,11 @@ def _groups(results: Results) -> list[tuple[Bundle, str, list[Cell]]]:
         for method in results.methods
         if any(cell.method == method for cell in cells)
     ]
+
+
+def _line(texts: Sequence[str], raw: Raw) -> Line:
+    """A row; one without a single mean, as partial results have hundreds, is not printed on paper."""
+    return Line(texts, raw, printed=any(isinstance(value, float) for value in raw.values()))
 
 
 def _labels(results: Results, bundle: Bundle, method: str) -> list[str]:

@@ -187,7 +187,8 @@ def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str
 
 def say_nothing_there(axes: "Axes", text: str = "no results") -> None:
     """Mark a facet without values; above the middle, where a line of no difference may lie."""
-    axes.text(0.5, 0.7, text, transform=axes.transAxes, ha="center", va="center", color="#767676")
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # lines that are drawn for all facets
+    axes.text(0.5, 0.7, text, transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
 
 
 def warn(figure: "Figure", collected: Collected) -> None:

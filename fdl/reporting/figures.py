@@ -45,6 +45,8 @@ def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Ce
         figure, all_axes = facets(grid, share="row")
         for axes, pair in zip(all_axes, grid, strict=True):
             _facet(axes, collected, frame, *pair, shots=shots)
+            if not axes.lines and pair[0] not in set(frame["dataset"]):
+                axes.set_yticks([])  # neither values nor chance: there is no scale
         label_axes(figure, all_axes, x="training images per class", y="test accuracy (%)")
         legend_below(figure, all_axes[:1], last=["chance"])
         warn(figure, collected)

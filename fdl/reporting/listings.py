@@ -88,7 +88,9 @@ def to_latex(listing: Listing) -> str:
         for place, column in enumerate(listing.columns)
     ]
     hidden = len(listing.lines) - len(lines)
-    left_out = [f"{hidden} rows outside the grid are left out here; they are in {listing.name}.csv."] * bool(hidden)
+    left_out = [
+        f"{hidden} rows outside the grid or without a result are left out here; they are in {listing.name}.csv."
+    ] * bool(hidden)
     labels = sum(column.label for column in listing.columns) or 1
     return latex_table(
         listing.name.replace("_", "-"),

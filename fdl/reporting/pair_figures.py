@@ -207,17 +207,21 @@ def gain_over_shots(results: Results) -> "Figure":
     """Accuracy of every method minus classical over training images per class; a facet per dataset and backbone."""
     found = {method: measured_differences(results, method) for method in results.methods[1:]}
     shots = sorted({bundle.shots for bundle in results.bundles})
-    reach = _reach(found)
+    intervals = {
+        (net, method): _intervals([d for d in differences if _net(d.cell) == net])
+        for net in results.nets
+        for method, differences in found.items()
+    }
+    drawn_intervals = [interval for by_shots in intervals.values() for interval in by_shots.values()]
+    # Half the scale that all facets share: every mean is on it, and every interval that is not far wider than these.
+    farthest = max([1.5 * statistics.MARGIN, *(abs(interval.mean) for interval in drawn_intervals)])
+    bounds = [abs(bound) for interval in drawn_intervals for bound in (interval.low, interval.high)]
+    reach = 1.08 * max([farthest, *(bound for bound in bounds if bound <= 2 * farthest)])
     with house_style():
         figure, axes = facets(results.nets, share="all")
         for one, net in zip(axes, results.nets, strict=True):
             for place, method in enumerate(found):
-                here = [difference for difference in found[method] if _net(difference.cell) == net]
-                intervals = {
-                    count: bundle_interval([d.accuracy for d in here if d.cell.shots == count])
-                    for count in dict.fromkeys(sorted(d.cell.shots for d in here))
-                }
-                _draw_gains(one, results, method, intervals, 0.13 * (place - (len(found) - 1) / 2))
+                _draw_gains(one, results, method, intervals[net, method], 0.13 * (place - (len(found) - 1) / 2))
             if not one.lines:
                 say_nothing_there(one)
             one.axhspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
@@ -230,6 +234,14 @@ def gain_over_shots(results: Results) -> "Figure":
         legend_below(figure, axes, last=[_BAND])
         warn(figure, results.collected)
     return figure
+
+
+def _intervals(differences: Sequence[Difference]) -> dict[int, Interval]:
+    """By number of shots."""
+    by_shots: dict[int, list[float]] = {}
+    for difference in sorted(differences, key=lambda d: d.cell.shots):
+        by_shots.setdefault(difference.cell.shots, []).append(difference.accuracy)
+    return {shots: bundle_interval(accuracies) for shots, accuracies in by_shots.items()}
 
 
 def _draw_gains(

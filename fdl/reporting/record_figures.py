@@ -43,10 +43,11 @@ _CURVES = {"cross_entropy": "cross-entropy of a member", "cosine": "cosine term"
 
 
 def training_curves(results: Results, dataset: str) -> "Figure":
-    """Cross-entropy and both terms of the distance loss over epochs; a row per backbone of a dataset."""
+    """Cross-entropy and both terms of the distance loss over epochs; a row per backbone that has finished pairs."""
     from matplotlib.figure import Figure
 
     nets = [net for net in results.nets if net[0] == dataset]
+    nets = [net for net in nets if results.compared(*net)] or nets[:1]
     with house_style():
         figure = Figure(figsize=(7.2, 1.7 * len(nets) + 0.8), layout="constrained")
         grid = figure.subplots(len(nets), len(_CURVES), squeeze=False, sharex="row")
@@ -95,11 +96,14 @@ def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floa
 def training_curves_caption(results: Results, dataset: str) -> str:
     """What the figure shows, and n."""
     title = results.collected.datasets[dataset].title
+    nets = [net for net in results.nets if net[0] == dataset]
+    empty = [backbone_title(backbone) for _, backbone in nets if not results.compared(dataset, backbone)]
+    missing = f" No finished pairs of {', '.join(empty)}." * bool(0 < len(empty) < len(nets))
     return caption(
         results.collected,
         f"Training on {title}: mean of the members' cross-entropies on the training batches, and the two terms of the "
         "distance loss (unweighted sums over pairs of members; for classical measured, not minimised). Lines: mean "
-        f"over seeds, bands: minimum to maximum. {_seeds(results, [net for net in results.nets if net[0] == dataset])}",
+        f"over seeds, bands: minimum to maximum. {_seeds(results, nets)}{missing}",
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdl.core import layout
-from fdl.core.titles import SYNTHETIC, backbone_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.data.sources import SOURCES
 from fdl.evaluation.metrics import METRICS
 from fdl.reporting import answer, claims
@@ -14,7 +14,7 @@ from fdl.reporting.cell_details import CellDetails, Details, read_details
 from fdl.reporting.claim_quantities import COMBINER
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
-from fdl.reporting.drawing import DPI
+from fdl.reporting.drawing import DPI, notice
 from fdl.reporting.gallery import gallery
 from fdl.reporting.pages import render
 from fdl.reporting.results import Results
@@ -127,7 +127,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         files=[_relative(results, path) for path in report_files(params)["all"] if not path.endswith("index.html")],
         metric=METRICS["accuracy"].title,
     )
-    banner = SYNTHETIC if collected.synthetic else None
+    banner = notice(collected).replace("\n", " ")
     return render("page.html", title=f"{title} fdl, preset {params.preset}", banner=banner, sections=[section])
 
 

@@ -282,7 +282,13 @@ def _setting(params: Params, collected: Collected) -> str:
     cells = [state.cell for state in collected.cells]
 
     def epochs(dataset: str) -> str:
-        return " or ".join(map(str, sorted({params.epochs_of(cell) for cell in cells if cell.dataset == dataset})))
+        found: dict[str, list[int]] = defaultdict(list)
+        for shots in sorted({cell.shots for cell in cells if cell.dataset == dataset}):
+            here = {params.epochs_of(cell) for cell in cells if (cell.dataset, cell.shots) == (dataset, shots)}
+            found[" or ".join(map(str, sorted(here)))].append(shots)
+        if len(found) == 1:
+            return next(iter(found))
+        return ", ".join(f"{count} at {_listed(shots)} per class" for count, shots in found.items())
 
     def test_images(dataset: str) -> str:
         return str(collected.datasets[dataset].test or "unknown")

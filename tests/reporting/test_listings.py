@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from fdl.core.settings import Cell, Params
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.evaluation.metrics import confidence_bins
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
 from fdl.reporting.comparison_tables import ablation_table, combiner_table
 from fdl.reporting.cost_tables import cost_table
 from fdl.reporting.gallery import gallery
-from fdl.reporting.listings import Listing, to_csv
+from fdl.reporting.listings import Listing, to_csv, to_latex
 from fdl.reporting.pair_figures import (
     Difference,
     bundle_interval,
@@ -22,7 +22,7 @@ from fdl.reporting.pair_figures import (
     overall_interval,
     paired_differences,
 )
-from fdl.reporting.record_figures import image_overlaps
+from fdl.reporting.record_figures import image_overlaps, training_curves, training_curves_caption
 from fdl.reporting.results import Results, Spread, read_results, spread
 from fdl.results.collect import collect
 from tests.reporting.fabricate import fabricate, small_grid
@@ -153,7 +153,14 @@ def test_gains_over_shots_share_a_scale_with_the_band(project: Path) -> None:
     results = invented_results(backbones=["alexnet", "vgg"], seeds=[0, 1, 2])
     axes = gain_over_shots(results).axes
     differences = measured_differences(results, "fdl")
-    reach = 1.08 * max(3, *(abs(d.accuracy) for d in differences))
+    by_bundle: dict[Bundle, list[float]] = {}
+    for d in differences:
+        by_bundle.setdefault(d.cell.bundle, []).append(d.accuracy)
+    intervals = [bundle_interval(accuracies) for accuracies in by_bundle.values()]
+    farthest = max(3, *(abs(interval.mean) for interval in intervals))
+    bounds = [abs(bound) for interval in intervals for bound in (interval.low, interval.high)]
+    assert max(bounds) > 3 * farthest  # it is cut
+    reach = 1.08 * max(farthest, *(bound for bound in bounds if bound <= 3 * farthest))
     for one, backbone in zip(axes, ("alexnet", "vgg"), strict=True):
         assert one.get_ylim() == pytest.approx((-reach, reach))
         expected = [
@@ -173,6 +180,31 @@ def test_paired_differences_share_a_scale_and_sum_up_several_methods(
     assert drawn[-1].get_title() == last
     assert len({axes.get_xlim() for axes in drawn}) == 1
     assert drawn[0].get_xlim()[1] >= 3
+
+
+def partial_results() -> Results:
+    """NEU with AlexNet and VGG, of which VGG has no record."""
+    params = small_grid(backbones=["alexnet", "vgg"])
+    fabricate(params, skip={cell.key for cell in params.cells() if cell.backbone == "vgg"})
+    collect(params, partial=True)
+    return read_results(params)
+
+
+def test_rows_without_a_result_are_not_printed_on_paper(project: Path) -> None:
+    table = ablation_table(partial_results())
+    printed = {line.texts[1]: line.printed for line in table.lines}
+    assert printed == {"AlexNet": True, "VGG": False, "all": True}
+    assert "VGG" in to_csv(table)
+    text = to_latex(table)
+    assert "VGG" not in text
+    assert "4 rows outside the grid or without a result are left out here; they are in ablation.csv." in text
+
+
+def test_training_curves_have_a_row_for_each_backbone_with_finished_pairs(project: Path) -> None:
+    results = partial_results()
+    assert [axes.get_ylabel() for axes in training_curves(results, "neu").axes[::3]] == ["AlexNet\n5 per class"]
+    assert "No finished pairs of VGG." in training_curves_caption(results, "neu")
+    assert "No finished pairs" not in training_curves_caption(invented_results(), "neu")
 
 
 def test_bins_of_confidence_by_hand() -> None:

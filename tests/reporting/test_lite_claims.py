@@ -5,6 +5,7 @@ rules 1 do not change any more.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_c1_of_lite_is_as_it_was_fixed_and_says_how_sensitive_it_is(lite: Params
         "Sensitivity: if seeds vary at least as much as independent cells would (standard deviation of the seeds' "
         "means: NEU 1.71 instead of 3.20), the 95 % interval is [−3.71, +0.35] and includes 0"
     )
+
+
+def test_without_all_records_nothing_is_decided_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = collected()
+    shutil.rmtree("results/lite/neu/alexnet/10shot")
+    collect(params, partial=True)
+    assert "Not decided yet, 50 of 60 ensembles are done: until now FDL − classical is −1." in headline(params)
 
 
 def test_the_caveat_of_lite_stands_wherever_its_verdict_does(lite: Params) -> None:

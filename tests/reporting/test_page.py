@@ -203,3 +203,10 @@ def test_the_answer_and_its_figure_come_first(visit: Visit) -> None:
     first = page.locator("main img").first
     assert first.evaluate("image => image.closest('figure').id") == "figure-forest"
     expect(page.locator(".about")).to_contain_text("15 of 16 ensembles trained")
+    expect(page.locator(".banner")).to_contain_text("Partial: 1 of 16 cells have no value.")
+
+
+def test_large_figures_keep_their_letters_large_on_a_telephone(visit: Visit) -> None:
+    large = visit.page.locator(".figures .wide img").first
+    assert large.evaluate("image => image.getBoundingClientRect().width") >= 500
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= visit.page.evaluate("innerWidth")

@@ -128,6 +128,12 @@ def test_html_holds_the_same_cells() -> None:
     assert parser.rows[2] == ["NEU (synthetic)1", "AlexNet", "16.7", *texts(small_table())]
 
 
+def test_epochs_that_depend_on_the_shots_are_said_with_them() -> None:
+    params = small_grid(grid=[{"shots": [3], "epochs": 60}, {"shots": [5], "epochs": 40}])
+    assert any("; epochs 60 at 3 per class, 40 at 5 per class; " in text for text in full_table(params).remarks)
+    assert any("; epochs 6; " in text for text in full_table(small_grid()).remarks)
+
+
 def test_a_dataset_without_images_at_hand_has_empty_rows_and_a_note() -> None:
     facts = DatasetFacts("NEU", False, "local", (), ("a", "b", "c", "d", "e", "f"), 300)
     table = table_of(small_grid(absent={"tex": "no images at hand"}, backbones=["alexnet", "vgg"]), VALUES, facts)

@@ -175,10 +175,12 @@ def test_images_that_differ_are_not_compared(project: Path) -> None:
 
 
 def test_what_was_collected_is_read_back(project: Path) -> None:
-    params = small_grid()
+    params = small_grid(datasets=["neu", "bsd"])  # not in alphabetical order
     fabricate(params, failed={FIRST}, notes=["two\nlines"])
     collected = collect(params)
-    assert read_collected(params) == collected
+    again = read_collected(params)
+    assert again == collected
+    assert list(again.datasets) == ["neu", "bsd"]
     assert collected.synthetic
     assert collected.datasets["neu"].chance == pytest.approx(1 / 6)
     assert collected.datasets["neu"].notes == ("two lines",)

@@ -204,6 +204,7 @@ def test_a_cell_shows_its_settings_numbers_tags_data_and_files(uri) -> None:
     tags = {"dataset": "neu", "backbone": "alexnet", "shots": "3", "method": "fdl", "seed": "0", "git": "0123abc"}
     tags |= {"device": "cpu", "source": "synthetic", "synthetic": "true", "status": "done", "git_dirty": "false"}
     assert run.data.tags.items() >= tags.items()
+    assert run.data.tags["mlflow.note.content"].startswith("NEU (synthetic)")
     assert "numbers mean nothing" in run.data.tags["mlflow.note.content"]
     assert run.inputs
     (data,) = run.inputs.dataset_inputs
