@@ -66,6 +66,18 @@ def test_a_number_that_equals_the_probability_is_kept():
     assert torch.equal(ones, (numbers >= edge).float())
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 0), (0, 3), (2, 0, 4)])
+def test_a_dropout_takes_vectors_and_empty_batches(shape):
+    ones = kept(3, torch.zeros(shape), 0.5)
+    assert torch.equal(ones, (uniform(3, shape) >= 0.5).float())
+
+
+def test_numbers_lie_on_the_device_that_is_asked_for():
+    x = torch.zeros(2, 3, device="meta")  # torch's stand-in for a device: shapes without values
+    for numbers in (kept(3, x, 0.5), uniform(3, (2, 3), "meta"), normal(3, (2, 3), "meta")):
+        assert (numbers.device, numbers.shape) == (x.device, x.shape)
+
+
 def test_uniform_and_normal_numbers_are_what_they_say():
     u = uniform(7, (200_000,))
     assert u.min() >= 0
