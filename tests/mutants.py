@@ -47,8 +47,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/training/heads.py": ("tests/training/test_heads.py",),
     "fdl/evaluation/voting.py": ("tests/evaluation/test_voting.py",),
     "fdl/results/scoring.py": (
-        *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py"),
-        "tests/training/test_bundle.py",  # scoring again
+        *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py", "tests/results/test_rescoring.py"),
     ),
     "fdl/data/splits.py": ("tests/data/test_splits.py",),
     "fdl/data/pools.py": ("tests/data/test_pools.py",),
