@@ -36,10 +36,10 @@ def test_members_the_ensemble_and_combiners_have_values(problem, name):
 
 
 SHARES = ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted", "ece", "disagreement", "oracle_accuracy")
-BOUNDS = dict.fromkeys((*SHARES, "cam_left_out", "cam_empty", "cam_signed_left_out"), (0, 1))
-BOUNDS |= dict.fromkeys(("q_statistic", "error_correlation", "cam_overlap", "cam_signed_correlation"), (-1, 1))
-BOUNDS |= dict.fromkeys(("nll", "mutual_information", "gaussian_sum"), (0, math.inf))
-BOUNDS |= {"brier": (0, 2), "cosine_sum": (-math.inf, math.inf)}
+BOUNDS = dict.fromkeys((*SHARES, "cam_left_out", "cam_empty", "cam_signed_left_out"), (0.0, 1.0))
+BOUNDS |= dict.fromkeys(("q_statistic", "error_correlation", "cam_overlap", "cam_signed_correlation"), (-1.0, 1.0))
+BOUNDS |= dict.fromkeys(("nll", "mutual_information", "gaussian_sum"), (0.0, math.inf))
+BOUNDS |= {"brier": (0.0, 2.0), "cosine_sum": (-math.inf, math.inf)}
 
 
 @pytest.mark.parametrize(("metric", "low", "high"), [(metric, *bounds) for metric, bounds in BOUNDS.items()])
