@@ -51,8 +51,14 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "fdl/data/splits.py": ("tests/data/test_splits.py",),
     "fdl/data/pools.py": ("tests/data/test_pools.py",),
-    "fdl/evaluation/metrics.py": ("tests/evaluation/test_metrics.py", "tests/results/test_measures.py"),
-    "fdl/evaluation/diversity.py": ("tests/evaluation/test_diversity.py", "tests/results/test_measures.py"),
+    "fdl/evaluation/metrics.py": (
+        *("tests/evaluation/test_metrics.py", "tests/results/test_measures.py", "tests/results/test_scoring.py"),
+        "tests/reporting/test_tables.py",
+    ),
+    "fdl/evaluation/diversity.py": (
+        *("tests/evaluation/test_diversity.py", "tests/results/test_measures.py", "tests/results/test_scoring.py"),
+        "tests/reporting/test_diversity_table.py",
+    ),
     "fdl/evaluation/distance_meter.py": ("tests/evaluation/test_diversity.py",),
     "fdl/evaluation/overlap.py": ("tests/evaluation/test_cam.py", "tests/results/test_measures.py"),
     "fdl/evaluation/cam.py": ("tests/evaluation/test_cam.py",),
