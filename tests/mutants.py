@@ -32,8 +32,6 @@ README = Path(__file__).with_name("README.md")
 COPIED = ("fdl", "tests", "workflow", "params.yaml", "pyproject.toml")
 SLOWEST = 3.0  # times as long as the tests of the unchanged module, and 20 seconds: an endless loop is noticed, too
 
-# Eighteen nets of the authors' width take half a minute to build.
-NOT_THE_WIDE_NETS = ("-k", "not counts_and_shapes")
 # Each module and the tests nearest to it, quick ones first: the first failure ends a mutant.
 TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/methods/losses.py": ("tests/methods/test_losses.py",),
@@ -42,27 +40,33 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "fdl/training/batchnorm.py": ("tests/training/test_batchnorm.py",),
     "fdl/training/adam.py": ("tests/training/test_adam.py",),
     "fdl/core/randomness.py": ("tests/core/test_randomness.py",),
-    "fdl/models/layers.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
-    "fdl/models/alexnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
-    "fdl/models/vgg.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
-    "fdl/models/resnet.py": ("tests/models/test_models.py", *NOT_THE_WIDE_NETS),
+    "fdl/models/layers.py": ("tests/models/test_models.py",),
+    "fdl/models/alexnet.py": ("tests/models/test_models.py",),
+    "fdl/models/vgg.py": ("tests/models/test_models.py",),
+    "fdl/models/resnet.py": ("tests/models/test_models.py",),
     "fdl/training/heads.py": ("tests/training/test_heads.py",),
     "fdl/evaluation/voting.py": ("tests/evaluation/test_voting.py",),
     "fdl/results/scoring.py": (
-        *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py"),
-        "tests/training/test_bundle.py",  # scoring again
+        *("tests/results/test_scoring.py", "tests/evaluation/test_voting.py", "tests/results/test_rescoring.py"),
     ),
     "fdl/data/splits.py": ("tests/data/test_splits.py",),
     "fdl/data/pools.py": ("tests/data/test_pools.py",),
-    "fdl/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
-    "fdl/evaluation/diversity.py": ("tests/evaluation/test_diversity.py",),
+    "fdl/evaluation/metrics.py": (
+        *("tests/evaluation/test_metrics.py", "tests/results/test_measures.py", "tests/results/test_scoring.py"),
+        "tests/reporting/test_tables.py",
+    ),
+    "fdl/evaluation/diversity.py": (
+        *("tests/evaluation/test_diversity.py", "tests/results/test_measures.py", "tests/results/test_scoring.py"),
+        "tests/reporting/test_diversity_table.py",
+    ),
     "fdl/evaluation/distance_meter.py": ("tests/evaluation/test_diversity.py",),
-    "fdl/evaluation/overlap.py": ("tests/evaluation/test_cam.py",),
+    "fdl/evaluation/overlap.py": ("tests/evaluation/test_cam.py", "tests/results/test_measures.py"),
     "fdl/evaluation/cam.py": ("tests/evaluation/test_cam.py",),
     "fdl/evaluation/statistics.py": ("tests/evaluation/test_statistics.py",),
+    "fdl/results/measures.py": ("tests/results/test_measures.py",),
     "fdl/results/collect.py": ("tests/results/test_collect.py",),
     "fdl/core/protocol.py": ("tests/core/test_protocol.py",),
-    "fdl/core/head_settings.py": ("tests/core/test_protocol.py", "tests/training/test_heads.py"),
+    "fdl/core/head_settings.py": ("tests/core/test_head_settings.py", "tests/core/test_protocol.py"),
 }
 # What these tests import, once for all mutants.
 LIBRARIES = (
@@ -129,8 +133,8 @@ def _replacements(node: ast.AST, place: str = "") -> Iterator[tuple[ast.expr | a
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
             continue  # messages, and what mypy is told
-        if isinstance(child, ast.keyword) and child.arg in ("strict", "frozen"):
-            continue  # guards against mistakes of who writes the code
+        if isinstance(child, ast.keyword) and child.arg in ("strict", "frozen", "inplace"):
+            continue  # guards against mistakes of who writes the code, and what saves memory
         inside = place
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             inside = f"{place}.{child.name}".lstrip(".")

@@ -132,7 +132,7 @@ def kept(key: Key, x: Tensor, p: float) -> Tensor:
     columns = np.arange(channels, dtype=np.uint64) * np.uint64(cells * _GAMMA & _MASK)
     at_least = np.uint64(math.ceil(float(np.float32(p)) * 2**24) << 40)  # as `uniform` compares: 24 bits, float32
     keep = np.empty((len(rows), channels), np.bool_)
-    block = max(1, 2**15 // channels)
+    block = max(1, 32_768 // channels)
     numbers = np.empty((block, channels), np.uint64)
     scratch = np.empty_like(numbers)
     for start in range(0, len(rows), block):
@@ -142,7 +142,7 @@ def kept(key: Key, x: Tensor, p: float) -> Tensor:
         for shift, factor in ((30, _MIX1), (27, _MIX2)):
             z ^= np.right_shift(z, np.uint64(shift), out=shifted)
             z *= np.uint64(factor)
-        z ^= np.right_shift(z, np.uint64(31), out=shifted)
+        # The last step of SplitMix64 changes the lower 33 bits, of which the comparison uses none.
         np.greater_equal(z, at_least, out=keep[start : start + block])
     ones = torch.from_numpy(keep.view(np.uint8)).to(x.dtype)  # from booleans it takes torch seven times as long
     return ones.view(images, *x.shape[2:], channels).movedim(-1, 1)
@@ -160,7 +160,7 @@ def normal(
 
 def permutation(key: Key, n: int) -> Tensor:
     """A random order of 0..n-1 (int64, CPU)."""
-    return torch.argsort(bits(key, (n,)), stable=True)
+    return torch.argsort(bits(key, (n,)))  # no two are equal: SplitMix64 is a bijection
 
 
 def _as_tensor(value: Key) -> Tensor:

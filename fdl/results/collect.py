@@ -250,7 +250,7 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
     scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
-    if len(parts) == 1 and parts[0].startswith(f"{total} missing") and (published := _published(params)):
+    if parts[0].startswith(f"{total} missing") and (published := _published(params)):
         return f"{layout.results_folder(params)}: no records yet; {published}"
     return (
         f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
@@ -290,21 +290,22 @@ def _datasets(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) -> dic
     """Facts by dataset, in the grid's order."""
     facts = {}
     for dataset in dict.fromkeys(cell.dataset for cell in params.cells()):
-        data = [run["data"] for cell, run in recorded.items() if cell.dataset == dataset]
-        if not data:
+        blocks = [run["data"] for cell, run in recorded.items() if cell.dataset == dataset]
+        first = next(iter(blocks), None)  # of the same images as the others: `_check_images`
+        if first is None:
             source = params.source_of(dataset)
             synthetic = source == "synthetic"
             facts[dataset] = DatasetFacts(_title(params, dataset, synthetic=synthetic), synthetic, source)
             continue
-        synthetic = any(block["synthetic"] for block in data)
+        synthetic = any(block["synthetic"] for block in blocks)
         facts[dataset] = DatasetFacts(
             title=_title(params, dataset, synthetic=synthetic),
             synthetic=synthetic,
-            source=data[0]["source"],
-            notes=tuple(dict.fromkeys(one_line(note) for block in data for note in block["notes"])),
-            classes=tuple(data[0]["classes"]),
-            test=data[0]["test"],
-            hash=data[0]["hash"],
+            source=first["source"],
+            notes=tuple(dict.fromkeys(one_line(note) for block in blocks for note in block["notes"])),
+            classes=tuple(first["classes"]),
+            test=first["test"],
+            hash=first["hash"],
         )
     return facts
 

@@ -58,12 +58,27 @@ def test_what_a_dropout_keeps_is_where_the_uniform_numbers_reach_its_probability
     assert torch.equal(ones, kept(torch.tensor(key), x, p))
 
 
-def test_a_number_that_equals_the_probability_is_kept():
+@pytest.mark.parametrize("key", [3, torch.tensor(3)])
+def test_a_number_that_equals_the_probability_is_kept_and_one_just_below_is_not(key):
+    x = torch.zeros(1, 2**16)
     numbers = uniform(3, (1, 2**16))
-    edge = numbers[0, 0].item()
-    ones = kept(3, torch.zeros(1, 2**16), edge)
-    assert ones[numbers == edge].all()
-    assert torch.equal(ones, (numbers >= edge).float())
+    edge = numbers[numbers < 0.25].max()
+    for p in (edge, torch.nextafter(edge, torch.tensor(1.0))):
+        ones = kept(key, x, p.item())
+        assert ones[numbers == edge].item() == (p == edge)
+        assert torch.equal(ones, (numbers >= p).float())
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 0), (0, 3), (2, 0, 4)])
+def test_a_dropout_takes_vectors_and_empty_batches(shape):
+    ones = kept(3, torch.zeros(shape), 0.5)
+    assert torch.equal(ones, (uniform(3, shape) >= 0.5).float())
+
+
+def test_numbers_lie_on_the_device_that_is_asked_for():
+    x = torch.zeros(2, 3, device="meta")  # torch's stand-in for a device: shapes without values
+    for numbers in (kept(3, x, 0.5), uniform(3, (2, 3), "meta"), normal(3, (2, 3), "meta")):
+        assert (numbers.device, numbers.shape) == (x.device, x.shape)
 
 
 def test_uniform_and_normal_numbers_are_what_they_say():
@@ -77,6 +92,10 @@ def test_uniform_and_normal_numbers_are_what_they_say():
     assert abs(z.mean()) < 0.01
     assert z.std().item() == pytest.approx(1, abs=0.01)
     assert (z.abs() > 1.96).double().mean().item() == pytest.approx(0.05, abs=0.003)
+    for dtype, precision in ((torch.float32, 24), (torch.float64, 53)):  # all that the type holds without rounding
+        steps = uniform(9, (1000,), dtype=dtype) * 2**precision
+        assert torch.equal(steps, steps.floor())
+        assert (steps % 2 == 1).any()
     neighbours = torch.corrcoef(torch.stack([uniform(7, (100_000,)), uniform(8, (100_000,))]))
     assert abs(neighbours[0, 1]) < 0.01
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Params
 from fdl.results.collect import collect, headline_values, read_collected, read_runs
+from fdl.results.locks import bundle_lock
+from fdl.results.unfinished import ProgressFile
 from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
 
 FILES = ("runs.csv", "costs.csv", "cells.json")
@@ -32,6 +37,16 @@ def refused(params: Params) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+@contextmanager
+def in_training(params: Params, key: str) -> Iterator[None]:
+    """A process is at work on this cell."""
+    (cell,) = [cell for cell in params.cells() if cell.key == key]
+    with bundle_lock(params.preset, cell.bundle.key) as holder:
+        about = {"preset": params.preset, "cell": key, "settings": params.settings_digest(cell), "by": holder}
+        ProgressFile(layout.SCRATCH / "training", about).write([], epochs=20)
+        yield
 
 
 def test_runs_csv_is_tidy_and_holds_every_value(project: Path) -> None:
@@ -91,9 +106,10 @@ def test_a_failed_cell_is_no_reason_to_refuse_and_has_no_value(project: Path) ->
 def test_missing_records_are_named(project: Path) -> None:
     params = small_grid()
     fabricate(params, skip={FIRST, SECOND})
-    message = refused(params)
-    assert f"2 of 8 records cannot be used: 2 missing ({FIRST}, {SECOND})" in message
-    assert "fdl run --preset demo` trains just these, `collect --partial` leaves them out" in message
+    assert refused(params) == (
+        f"results/demo: 2 of 8 records cannot be used: 2 missing ({FIRST}, {SECOND}); "
+        "`python -m fdl run --preset demo` trains just these, `collect --partial` leaves them out"
+    )
     assert not layout.report_folder(params).exists()
 
 
@@ -102,12 +118,32 @@ def test_a_long_refusal_names_three_and_counts_the_rest(project: Path) -> None:
     assert "8 of 8" in message
     assert "--partial" not in message  # nothing would be left
     assert message.count("seed") == 3
+    assert "seed0, …)" in message
+    params = small_grid()
+    fabricate(params, skip={cell.key for cell in params.cells()[:3]})
+    assert "…" not in refused(params)
+
+
+@pytest.mark.parametrize("name", ["records", "records.tar.gz"])
+def test_where_the_published_records_lie_they_are_offered_before_any_training(project: Path, name: str) -> None:
+    params = small_grid()
+    archive = layout.report_folder(params) / name
+    archive.mkdir(parents=True)
+    message = refused(params)
+    assert message.startswith(f"results/demo: no records yet; `fdl import {archive} --preset demo` brings in")
+    with pytest.raises(InputError, match=rf"cells.json: no such file; `fdl import {archive}"):
+        read_collected(params)
+    fabricate(params, skip={FIRST})
+    assert "1 of 8 records cannot be used: 1 missing" in refused(params)
+    with pytest.raises(InputError, match=r"cells.json: no such file; run `python -m fdl collect --preset demo`"):
+        read_collected(params)
 
 
 def test_records_of_other_settings_are_stale(project: Path) -> None:
-    fabricate(small_grid())
+    fabricate(small_grid(epochs=15))
     message = refused(small_grid(epochs=16))
     assert f"8 stale ({FIRST}, " in message
+    assert message.endswith(", …): epochs: 15 → 16; `python -m fdl run --preset demo` trains just these")
 
 
 @pytest.mark.parametrize("harm", ["changed", "deleted", "truncated"])
@@ -161,6 +197,14 @@ def test_partial_leaves_out_what_cannot_be_used_and_says_so(project: Path) -> No
     assert {row["seed"] for row in read(params, "runs.csv")} == {"0", "1"}
 
 
+def test_a_cell_in_training_counts_as_missing(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, skip={FIRST})
+    with in_training(params, FIRST):
+        (state,) = collect(params, partial=True).left_out
+    assert (state.cell.key, state.status, state.reason) == (FIRST, "missing", "epoch 0 of 20")
+
+
 def test_partial_needs_at_least_one_record(project: Path) -> None:
     with pytest.raises(InputError, match="8 of 8"):
         collect(small_grid(), partial=True)
@@ -174,6 +218,24 @@ def test_images_that_differ_are_not_compared(project: Path) -> None:
     assert f"{FIRST} and neu/alexnet/3shot/fdl/seed0" in message
 
 
+def test_facts_are_those_of_the_records_of_a_dataset(project: Path) -> None:
+    params = small_grid(datasets=["neu", "bsd", "tex"])
+    fabricate(small_grid(methods=["classical"]), synthetic=False, notes=["one"])
+    fabricate(small_grid(methods=["fdl"]), notes=["one", "other"])
+    fabricate(small_grid(datasets=["bsd"]), synthetic=False)
+    collected = collect(params, partial=True)
+    facts = collected.datasets
+    assert list(facts) == ["neu", "bsd", "tex"]
+    assert {name: fact.synthetic for name, fact in facts.items()} == {"neu": True, "bsd": False, "tex": True}
+    assert {name: len(fact.classes) for name, fact in facts.items()} == {"neu": 6, "bsd": 2, "tex": 0}
+    assert facts["neu"].notes == ("one", "other")
+    assert facts["tex"].chance is None
+    assert collected.synthetic, "some of the images are"
+    real = small_grid(datasets=["bsd", "tex"], source="local", data_dir="images")
+    fabricate(real, skip={cell.key for cell in real.cells() if cell.dataset == "tex"})
+    assert not collect(real, partial=True).synthetic
+
+
 def test_what_was_collected_is_read_back(project: Path) -> None:
     params = small_grid(datasets=["neu", "bsd"])  # not in alphabetical order
     fabricate(params, failed={FIRST}, notes=["two\nlines"])
@@ -181,12 +243,28 @@ def test_what_was_collected_is_read_back(project: Path) -> None:
     again = read_collected(params)
     assert again == collected
     assert list(again.datasets) == ["neu", "bsd"]
+    shutil.rmtree(layout.results_folder(params))
+    assert read_collected(params) == collected, "a clone holds the report alone"
+    assert json.loads((layout.report_folder(params) / "cells.json").read_text())["schema_version"] == 1
     assert collected.synthetic
     assert collected.datasets["neu"].chance == pytest.approx(1 / 6)
     assert collected.datasets["neu"].notes == ("two lines",)
 
 
-@pytest.mark.parametrize("harm", ["never collected", "other settings", "runs.csv changed", "cells.json cut"])
+REFUSED = {
+    "never collected": "cells.json: no such file",
+    "other settings": "cells.json: collected with other settings",
+    "of another schema": "cells.json: collected with other settings",
+    "runs.csv changed": "runs.csv: missing or changed since it was collected",
+    "runs.csv deleted": "runs.csv: missing or changed since it was collected",
+    "cells.json cut": "cells.json: damaged",
+    "record deleted in part": "seed1: damaged: .*cam.npz: missing from the record",
+    "trained again": "seed1: another than the one collected",
+    "being trained again": "seed1: another than the one collected",
+}
+
+
+@pytest.mark.parametrize("harm", REFUSED)
 def test_reading_refuses_what_is_not_of_these_settings(project: Path, harm: str) -> None:
     params = small_grid()
     folder = layout.report_folder(params)
@@ -195,13 +273,43 @@ def test_reading_refuses_what_is_not_of_these_settings(project: Path, harm: str)
         collect(params)
     if harm == "other settings":
         params = small_grid(epochs=16)
+    elif harm == "of another schema":
+        content = json.loads((folder / "cells.json").read_text())
+        (folder / "cells.json").write_text(json.dumps(content | {"schema_version": 0}))
     elif harm == "runs.csv changed":
         with (folder / "runs.csv").open("a") as file:
             file.write("\n")
+    elif harm == "runs.csv deleted":
+        (folder / "runs.csv").unlink()
     elif harm == "cells.json cut":
         (folder / "cells.json").write_bytes((folder / "cells.json").read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"fdl collect --preset demo"):
+    elif harm == "record deleted in part":
+        (record(params, SECOND) / "cam.npz").unlink()
+    elif harm.endswith("trained again"):
+        run = json.loads((record(params, SECOND) / "run.json").read_text())
+        run["digests"]["training"] = "another"
+        files.write_atomically(record(params, SECOND) / "run.json", files.to_json(run))
+    training = in_training(params, SECOND) if harm.startswith("being") else nullcontext()
+    with training, pytest.raises(InputError, match=rf"{REFUSED[harm]}.*; run `python -m fdl collect --preset demo`"):
         read_collected(params)
+
+
+def test_a_cell_that_was_left_out_speaks_against_no_report(project: Path) -> None:
+    """The report holds no number of such a cell: its record is not looked at."""
+    params = small_grid()
+    fabricate(params)
+    (record(params, SECOND) / "cam.npz").unlink()
+    collected = collect(params, partial=True)
+    assert read_collected(params) == collected
+
+
+def test_names_are_text_whatever_they_are(project: Path) -> None:
+    params = small_grid()
+    fabricate(params)
+    collect(params)
+    path = layout.report_folder(params) / "runs.csv"
+    path.write_text(path.read_text().replace(",fdl,", ",null,"))  # a method of one's own
+    assert set(read_runs(params)["method"]) == {"classical", "null"}
 
 
 @pytest.mark.parametrize("rules", [["sum", "last"], ["last", "sum"]])
@@ -215,6 +323,30 @@ def test_headline_values_are_of_the_first_selection_rule(project: Path, rules: l
     values = headline_values(params, runs, combiner="soft", metric="accuracy")
     assert len(values) == 8
     assert min(values.values()) > 0
+
+
+@pytest.mark.parametrize(("combiner", "metric"), [("soft", "accuracy"), ("hard", "f1_macro")])
+def test_headline_values_are_of_one_combiner_and_metric_on_test(project: Path, combiner: str, metric: str) -> None:
+    params = small_grid()
+    fabricate(params)
+    collect(params)
+    runs = read_runs(params)
+    runs["value"] = [float(number) for number in range(len(runs))]
+    chosen = {
+        row.seed: row.value
+        for row in runs.itertuples()
+        if (row.shots, row.method, row.split, row.combiner, row.metric) == (3, "fdl", "test", combiner, metric)
+    }
+    values = headline_values(params, runs, combiner=combiner, metric=metric)
+    assert len(values) == 8
+    assert {cell.seed: value for cell, value in values.items() if (cell.shots, cell.method) == (3, "fdl")} == chosen
+
+
+def test_where_every_cell_diverged_there_is_no_headline_value(project: Path) -> None:
+    params = small_grid()
+    fabricate(params, failed={cell.key for cell in params.cells()})
+    collect(params)
+    assert headline_values(params, read_runs(params), combiner="soft", metric="accuracy") == {}
 
 
 def test_an_unknown_combiner_is_refused_with_the_known_ones(project: Path) -> None:
@@ -239,28 +371,3 @@ def test_a_record_scored_by_an_older_version_is_stale_and_says_how_to_score_it_a
     assert f"1 stale ({FIRST})" in message
     assert "`python -m fdl combine --preset demo` scores 1 of them again" in message
     assert len(collect(params, partial=True).left_out) == 1
-
-
-SHARES = ("accuracy", "accuracy_balanced", "f1_macro", "f1_weighted", "ece", "disagreement", "oracle_accuracy")
-BOUNDS = [*((metric, 0.0, 1.0) for metric in (*SHARES, "cam_left_out"))]
-BOUNDS += [("brier", 0.0, 2.0), ("q_statistic", -1.0, 1.0), ("nll", 0.0, 1e9), ("mutual_information", 0.0, 1e9)]
-
-
-@pytest.mark.parametrize(("metric", "low", "high"), BOUNDS)
-def test_a_value_outside_what_its_metric_can_be_is_damage(project: Path, metric: str, low: float, high: float) -> None:
-    params = small_grid()
-    fabricate(params)
-    bounded = {"nll": 1, "mutual_information": 1}.get(metric, 2)  # sides with a bound
-    values = [low, high, low - 9e-7, high + 9e-7, low - 2e-6, high + 2e-6][: 4 + bounded]
-    for cell, value in zip(params.cells(), values, strict=False):
-        folder = record(params, cell.key)
-        row = {"selection": "last", "split": "train", "combiner": "ensemble", "metric": metric, "value": value}
-        metrics = [*json.loads((folder / "metrics.json").read_text()), row]
-        (folder / "metrics.json").write_text(json.dumps(metrics))
-        run = json.loads((folder / "run.json").read_text())
-        run["files"]["metrics.json"] = files.file_hash(folder / "metrics.json")
-        files.write_atomically(folder / "run.json", files.to_json(run))
-    states = collect(params, partial=True).cells
-    damaged = [4, 5][:bounded]  # the first four differ from a bound by no more than float32 rounds
-    assert [number for number, state in enumerate(states) if state.status == "damaged"] == damaged
-    assert all(f"last train ensemble {metric} is {values[n]}" in str(states[n].reason) for n in damaged)

@@ -1,6 +1,7 @@
 """What `write_scores` makes of predictions that are worked out by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,20 @@ def test_the_soft_vote_has_the_mean_probabilities(tmp_path):
 def test_the_trained_combiners_are_four():
     trained = [name for name, combiner in COMBINERS.items() if combiner.trained]
     assert trained == ["fusion", "fusion-tuned", "stacking", "stacking-tuned"]
+
+
+class Payload:
+    """What harms whoever unpickles it."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "cam.npz"])
+def test_a_record_from_elsewhere_runs_no_code(project, name):
+    write(project)
+    with np.load(name) as content:
+        np.savez(name, allow_pickle=True, **dict(content) | dict.fromkeys(content, np.array([Payload()])))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_scores(project, project)
+    assert not Path("harmed").exists()

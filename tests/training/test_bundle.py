@@ -1,7 +1,6 @@
 """A bundle's cells on disk: trained once, put in place at once, never mixed up."""
 
 import json
-import math
 import os
 import signal
 
@@ -16,10 +15,9 @@ from fdl.core.settings import Bundle, Cell
 from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.evaluation.diversity import DIVERSITY
-from fdl.evaluation.metrics import METRICS, Metric, defined
+from fdl.evaluation.metrics import defined
 from fdl.results import records
-from fdl.results.locks import bundle_lock
-from fdl.results.scoring import rescore, score
+from fdl.results.scoring import score
 from fdl.training import bundle as bundle_module
 from fdl.training import checkpoint as checkpoint_module
 from fdl.training import predictions as predictions_module
@@ -276,29 +274,6 @@ def test_kept_weights_give_the_stored_predictions(ready):
     weights = load_file(folder(params) / "weights-last.safetensors")
     assert {name.partition(".")[0] for name in weights} == {"0", "1"}
     assert "weights-last.safetensors" in records.read_run(folder(params))["files"]
-
-
-def test_a_new_metric_needs_no_training(ready, monkeypatch):
-    run(ready)
-    before = {path: path.stat().st_mtime_ns for path in layout.results_folder(ready).rglob("run.json")}
-    none = {"missing": 0, "without predictions": 0, "stale": 0, "in training": 0}
-    assert rescore(ready) == {"rescored": 0, "same": 4, **none}
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    errors = Metric("errors", lambda predicted, labels: float((predicted != labels).sum()), "classes", (0, math.inf))
-    monkeypatch.setitem(METRICS, "errors", errors)
-    assert rescore(tiny(gaussian_weight=2.0)) == {"rescored": 2, "same": 0, **none, "stale": 2}
-    with bundle_lock(ready.preset, BUNDLE.key):
-        assert rescore(ready) == {"rescored": 0, "same": 0, **none, "in training": 4}
-    assert rescore(ready) == {"rescored": 2, "same": 2, **none}
-    record = records.read_run(folder(ready))
-    records.verify(folder(ready), record)
-    values = {
-        (row["combiner"], row["metric"]): row["value"]
-        for row in json.loads((folder(ready) / "metrics.json").read_bytes())
-        if row["split"] == "test"
-    }
-    assert values["soft", "errors"] == round(record["data"]["test"] * (1 - values["soft", "accuracy"]))
-    assert run(ready) == [], "the trainings are current"
 
 
 def test_training_alone_leaves_the_rest_to_run(ready, monkeypatch):
