@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fdl.core import files
 from fdl.core.protocol import DATASETS, images_name
 from fdl.core.settings import Bundle, Cell, Params
 
@@ -36,9 +37,11 @@ def extracted_folder(params: Params, dataset: str) -> Path | None:
 
 
 def split_file(params: Params, dataset: str, shots: int, draw: int, pool: int | None = None) -> Path:
-    """File of one k-shot draw."""
+    """File of one k-shot draw; it is named after the list of near-duplicates that it was compared with, if any."""
     folder = SPLITS / params.source_of(dataset) / dataset_name(params, dataset, pool)
-    return folder / f"{shots}shot" / f"draw{draw}.json"
+    listed = params.near_duplicates.get(dataset)
+    compared = f"-compared-{files.file_hash(Path(listed))[:8]}" if listed else ""
+    return folder / f"{shots}shot" / f"draw{draw}{compared}.json"
 
 
 def results_folder(params: Params) -> Path:

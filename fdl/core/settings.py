@@ -79,6 +79,9 @@ class Params(Strict):
         min_length=1, description="cells as blocks; null: the product of the lists above"
     )
     draws: Literal["random", "fixed"] = Field(description="random: one draw of images per seed; fixed: draw 0")
+    near_duplicates: dict[Dataset, str] = Field(
+        default_factory=dict, description="ciFAIR's lists of test images that resemble a training image: CSV files"
+    )
     cifar10_pools: Literal["shared", "authors"] = Field(
         description="shared: all backbones draw from one pool; authors: VGG and ResNet from a smaller one, as theirs"
     )
@@ -139,6 +142,7 @@ class Params(Strict):
         for method in self.method_params:
             self._check_method(method)
         self._check_weights()
+        self._check_near_duplicates()
         for dataset in self.epochs if isinstance(self.epochs, dict) else ():
             if dataset not in datasets:
                 raise ValueError(f"epochs: {_unknown(dataset, datasets)}")
@@ -171,6 +175,17 @@ class Params(Strict):
                 raise ValueError(f"weights: {backbone}: only nets of torchvision start from a file, named without @")
             if not Path(file).is_file():
                 raise ValueError(f"weights: {backbone}: {file}: no such file; nothing is downloaded")
+
+    def _check_near_duplicates(self) -> None:
+        for dataset, file in self.near_duplicates.items():
+            if dataset not in ("cifar10", "cifar100"):
+                raise ValueError(f"near_duplicates: {dataset}: ciFAIR lists only those of cifar10 and cifar100")
+            if self.source != "official":
+                raise ValueError(
+                    f"near_duplicates: {dataset}: its list numbers the official files, but source is {self.source!r}"
+                )
+            if not Path(file).is_file():
+                raise ValueError(f"near_duplicates: {dataset}: {file}: no such file; nothing is downloaded")
 
     def _check_method(self, method: str) -> None:
         try:

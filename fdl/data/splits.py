@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params, digest
+from fdl.data.near_duplicates import test_rows
 from fdl.data.pools import TEST, TRAIN, VALIDATION
 from fdl.data.prepare import Prepared, load
 
@@ -27,6 +28,7 @@ class Split:
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
     validation_small: NDArray[np.int64]  # part of `validation`, no larger than `train`
+    near_duplicates: NDArray[np.int64] | None  # part of `test` that resembles a training image; None: not compared
     rule: str
     draw: int
     hash: str
@@ -97,7 +99,8 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int, pool:
     rows = np.flatnonzero(prepared.pools == TRAIN)
     _check_shots(prepared.labels[rows], shots, prepared.classes, f"the training pool of {dataset}")
     train = rows[draw(prepared.labels[rows], shots, draw_index, rule=rule)]
-    validation = np.flatnonzero(prepared.pools == VALIDATION)
+    validation, test = (np.flatnonzero(prepared.pools == pool) for pool in (VALIDATION, TEST))
+    listed = params.near_duplicates.get(dataset)
     content: dict[str, Any] = {
         "dataset": dataset,
         "source": prepared.source,
@@ -111,8 +114,9 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int, pool:
             for row in train
         ],
         "validation": validation.tolist(),
-        "test": np.flatnonzero(prepared.pools == TEST).tolist(),
+        "test": test.tolist(),
         "validation_small": _small(validation, prepared.labels, shots, draw_index).tolist(),
+        **({"near_duplicates": test_rows(Path(listed), prepared, train, test).tolist()} if listed else {}),
     }
     path = layout.split_file(params, dataset, shots, draw_index, pool)
     files.write_atomically(path, files.to_json(content | {"hash": digest(content)}))
@@ -141,12 +145,14 @@ def load_split(path: Path, prepared: Prepared) -> Split:
         stored = content.pop("hash")
         if stored != digest(content):
             raise ValueError("its hash does not fit its content")
+        listed = content.get("near_duplicates")
         if content["prepared"] == prepared.hash:
             return Split(
                 train=np.array([image["row"] for image in content["train"]], np.int64),
                 validation=np.array(content["validation"], np.int64),
                 test=np.array(content["test"], np.int64),
                 validation_small=np.array(content["validation_small"], np.int64),
+                near_duplicates=np.array(listed, np.int64) if listed is not None else None,
                 rule=content["rule"],
                 draw=content["draw"],
                 hash=stored,

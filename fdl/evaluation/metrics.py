@@ -23,14 +23,15 @@ class Metric:
     # Its value, a float; None where it is not defined: no row.
     function: Callable[..., Any]
     # What it is given: predicted classes (N,) or probabilities (N, C) of every combiner, with the labels (N,);
-    # the members' logits (M, N, C) with the labels; the terms of the distance loss (2,); a `cam.npz`.
-    of: Literal["classes", "probabilities", "members", "distance", "maps"]
+    # distinct classes: of the test images without a near-duplicate; the members' logits (M, N, C) with the labels;
+    # the terms of the distance loss (2,); a `cam.npz`.
+    of: Literal["classes", "distinct classes", "probabilities", "members", "distance", "maps"]
     limits: tuple[float, float]  # the values that are possible; a share is printed in percent
     better: Literal["higher", "lower", ""] = ""  # "": neither is
     unit: str = ""
     meaning: str = ""  # what a table says of it
     remark: str | None = None  # the same with the measure beside it; "": that one says it
-    table: Literal["always", "own images", ""] = ""  # whether it has a table in the paper's layout
+    table: Literal["always", "own images", "near-duplicates", ""] = ""  # whether it has a table in the paper's layout
     chance: bool = False  # guessing all classes equally often scores 1 / classes
     splits: tuple[str, ...] = ("test",)  # that have a column in the table of diversity
     kept_empty: bool = False  # its column stands even where no record has a value
@@ -167,6 +168,16 @@ METRICS: dict[str, Metric] = {  # in the order of tables
         better="higher",
         meaning="mean over the classes of the share of their images that are right",
         table="own images",  # whose classes may be unequal
+        chance=True,
+    ),
+    "accuracy_distinct": Metric(
+        "accuracy without near-duplicates",
+        accuracy,
+        "distinct classes",
+        SHARE,
+        better="higher",
+        meaning="accuracy on the test images that ciFAIR's list does not pair with one of the training images",
+        table="near-duplicates",
         chance=True,
     ),
     "f1_macro": Metric(

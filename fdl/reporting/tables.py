@@ -332,10 +332,16 @@ def _name(combiner: str, metric: str) -> str:
 
 def _metrics(table: str) -> Callable[[Params], list[Named]]:
     """The soft vote's tables of the metrics that have one."""
+
+    def asked(params: Params) -> bool:
+        if table == "own images":
+            return any(params.own(bundle.dataset) for bundle in params.bundles())
+        return table == "always" or bool(params.near_duplicates)
+
     return lambda params: [
         (name, sentence(metric.title), ("soft", name))
         for name, metric in METRICS.items()
-        if metric.table == table and (table == "always" or any(params.own(b.dataset) for b in params.bundles()))
+        if metric.table == table and asked(params)
     ]
 
 
@@ -375,6 +381,17 @@ ENTRIES = [
         order=11,
         each=_metrics("own images"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "own images"),
+    ),
+    entries.Entry(
+        "table",
+        "results_near_duplicates",
+        "Soft vote, without near-duplicates",
+        "The same on the test images that do not resemble a training image of their ensemble, where the setting "
+        "`near_duplicates` names a list of such pairs.",
+        _of_measure,
+        order=12,
+        each=_metrics("near-duplicates"),
+        written=", ".join(name for name, metric in METRICS.items() if metric.table == "near-duplicates"),
     ),
     entries.Entry(
         "table",

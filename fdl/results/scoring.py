@@ -28,7 +28,10 @@ Logits = dict[str, NDArray[np.float32]]
 
 
 def score(
-    logits: Logits, labels: dict[str, NDArray[np.int64]], heads: dict[str, Logits] | None = None
+    logits: Logits,
+    labels: dict[str, NDArray[np.int64]],
+    heads: dict[str, Logits] | None = None,
+    near_duplicates: NDArray[np.bool_] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Metrics of one selection rule.
 
@@ -39,6 +42,7 @@ def score(
         logits: (M, N, C) for "validation" and "test".
         labels: (N,) for the same splits.
         heads: logits (N, C) for the same splits of every trained combiner.
+        near_duplicates: (N,), the test images that resemble a training image; None: not known.
 
     Returns:
         Rows of split, combiner, metric, value; and, for every member, the best of them and every combiner,
@@ -60,8 +64,13 @@ def score(
         for name, by_split in (heads or {}).items():
             predicted[name], probabilities[name] = by_split[split].argmax(-1), softmax(by_split[split])
         for metric, entry in METRICS.items():
-            outputs = predicted if entry.of == "classes" else probabilities
-            values = {name: entry.function(output, truth) for name, output in outputs.items()}
+            outputs = probabilities if entry.of == "probabilities" else predicted
+            scored = np.ones(len(truth), bool)
+            if entry.of == "distinct classes":
+                if near_duplicates is None or near_duplicates.all() or split != "test":
+                    continue
+                scored = ~near_duplicates
+            values = {name: entry.function(output[scored], truth[scored]) for name, output in outputs.items()}
             values["mean"] = float(np.mean([values[f"member{m}"] for m in members]))
             values["best"] = values[f"member{best}"]
             rows += [_row(split, name, metric, value) for name, value in values.items()]
@@ -105,7 +114,8 @@ def write_scores(folder: Path, source: Path) -> None:
             for name, combiner in COMBINERS.items()
             if combiner.trained and f"{rule}/test/{name}" in stored
         }
-        rows, right = score({split: stored[f"{rule}/{split}/logits"] for split in labels}, labels, heads)
+        logits = {split: stored[f"{rule}/{split}/logits"] for split in labels}
+        rows, right = score(logits, labels, heads, stored.get("test/near_duplicates"))
         if "train" in splits:
             rows += _ensemble_rows(DIVERSITY, "train", stored[f"{rule}/train/logits"], stored["train/labels"])
         for split in splits:

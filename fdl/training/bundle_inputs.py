@@ -69,7 +69,8 @@ class BundleInputs:
         validation, test = self._shared(split.validation), self._shared(split.test)
         position = {row: index for index, row in enumerate(split.validation.tolist())}
         small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
-        return CellData(train, validation, test, small, len(self.prepared.classes)), split
+        near = None if split.near_duplicates is None else torch.from_numpy(np.isin(split.test, split.near_duplicates))
+        return CellData(train, validation, test, small, len(self.prepared.classes), near), split
 
     def _shared(self, rows: NDArray[np.int64]) -> Images:
         key = rows.tobytes()

@@ -52,6 +52,8 @@ def write_predictions(
     predictions: dict[str, NDArray[Any]] = {
         f"{split}/labels": images.labels.cpu().numpy() for split, images in splits.items()
     }
+    if data.near_duplicates is not None:
+        predictions["test/near_duplicates"] = data.near_duplicates.numpy()
     block: HeadsBlock = {}
     for number, (rule, states) in enumerate(trained.states.items()):
         nets = load_members(settings, states, data.num_classes, device)

@@ -30,6 +30,7 @@ class CellData:
     test: Images
     small: Tensor  # positions in `validation` of a subset no larger than `train`
     num_classes: int
+    near_duplicates: Tensor | None = None  # (N,) booleans: `test` images that resemble a training image
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ wildcard_constraints:
     backbone=r"[a-z0-9]+|torchvision-[a-z0-9_]+(@[A-Za-z0-9_.]+)?",
     shots=r"\d+",
     draw=r"\d+",
+    compared="(-compared-[0-9a-f]{8})?",
 
 
 PREPARED = sorted({prepared_file(*images) for images in PARAMS.images().values()})

@@ -32,9 +32,9 @@ rule split:
     input:
         prepared_images,
     output:
-        f"{layout.SPLITS}/{{source}}/{{dataset}}/{{shots}}shot/draw{{draw}}.json",
+        f"{layout.SPLITS}/{{source}}/{{dataset}}/{{shots}}shot/draw{{draw}}{{compared}}.json",
     log:
-        "logs/split/{source}/{dataset}/{shots}shot/draw{draw}.log",
+        "logs/split/{source}/{dataset}/{shots}shot/draw{draw}{compared}.log",
     conda:
         "../../environment.yml"
     params:
