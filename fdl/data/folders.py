@@ -219,7 +219,10 @@ def _images(folder: Path) -> list[Path]:
                 f"{path}: a folder within the class {folder.name!r}; put its images one level up, or, where the "
                 "classes are these folders, name a folder further down"
             )
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if not path.is_file():
+            what = "a link to nothing" if path.is_symlink() else "no file"
+            raise InputError(f"{path}: {what}; replace it by an image or remove it")
+        if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: not one of {', '.join(SUFFIXES)} files; convert it or move it away")
     if not paths:
         raise InputError(f"{folder}: the class holds no images; add some or remove the class")

@@ -236,7 +236,11 @@ def test_unreadable_images_are_named(tmp_path, content):
     assert "b/2.png: " in refusal(tmp_path, Expected(shape=(16, 16)))
 
 
-def test_a_pipe_is_no_image(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(os.mkfifo, "no file"), (lambda path: path.symlink_to("nowhere.png"), "a link to nothing")],
+)
+def test_what_only_has_the_name_of_an_image_is_named(tmp_path, make, what):
     write_folder(tmp_path, ["a/1.png", "b/1.png"])
-    os.mkfifo(tmp_path / "b/2.png")
-    assert "b/2.png: not one of .png" in refusal(tmp_path)
+    make(tmp_path / "b/2.png")
+    assert f"b/2.png: {what}; replace it by an image or remove it" in refusal(tmp_path)
