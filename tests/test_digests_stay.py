@@ -3,7 +3,6 @@
 import hashlib
 
 import pytest
-import yaml
 
 from fdl.core.method_sources import method_source
 from fdl.core.settings import digest, load
@@ -29,7 +28,7 @@ PRESETS = {
 METHOD_DIGESTS = "ad032998211142d7"
 
 
-@pytest.mark.parametrize("preset", yaml.safe_load((ROOT / "params.yaml").read_text())["presets"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_digests_of_all_cells_of_a_preset(preset):
     params = load(ROOT / "params.yaml", preset=preset)
     digests = [

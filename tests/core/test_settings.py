@@ -39,6 +39,7 @@ def test_presets_have_the_announced_sizes():
         "lite-float32": (60, 6),
         "lite-cosine": (45, 3),
         "lite-neu-weights": (30, 3),
+        "authors-cifar10": (20, 2),
         "authors": (200, 20),
         "paper": (1080, 108),
     }
@@ -115,6 +116,7 @@ def test_the_authors_grids_are_of_the_published_images():
         "lite-float32": "local",
         "lite-cosine": "local",
         "lite-neu-weights": "local",
+        "authors-cifar10": "local",
         "authors": "official",
         "paper": "official",
     }
