@@ -16,7 +16,6 @@ from fdl.core.errors import InputError, MethodError
 from fdl.core.head_settings import HeadSettings, head_settings
 from fdl.core.provenance import SCORES_VERSION, provenance
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.data.images import FULL
 from fdl.evaluation.cam import Score
 from fdl.results import records
 from fdl.results.locks import bundle_lock
@@ -31,7 +30,7 @@ from fdl.training.disk_space import is_plenty, warn_of_little_room
 from fdl.training.fused import Run
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
-from fdl.training.state import Diverged, Trained
+from fdl.training.state import CellData, CellSettings, Diverged, Trained
 from fdl.training.tables import write_table
 from fdl.training.together import Waiting, is_finished, is_fused, train_together
 from fdl.training.tuning import train
@@ -72,7 +71,7 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
                 with files.naming(layout.record_folder(params, cell)):
-                    _run_cell(params, cell, inputs, inputs.training_digest(cell), heads, made_by, say)
+                    _run_cell(params, cell, inputs, heads, made_by, say)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
@@ -108,17 +107,12 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
                 counts["current"] += 1
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-            settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             try:
-                with _method_errors_of(cell):
-                    trained = train(
-                        settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint
-                    )
+                _train(cell, inputs.data(cell)[0], inputs, checkpoint, keep=True)
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
                 continue
-            checkpoint.save(vars(trained), "trained")
             counts["trained"] += 1
     return counts
 
@@ -263,62 +257,29 @@ def _run_cell(
     params: Params,
     cell: Cell,
     inputs: BundleInputs,
-    expected: str,
     heads: HeadSettings | None,
     made_by: dict[str, Any],
     say: Say,
-) -> dict[str, Any]:
-    """Train and score one cell, publish its record, return its `run.json`."""
-    device = inputs.device
-    settings = params.training_settings(cell)
-    data, split = inputs.data(cell)
-    cell_settings = inputs.settings(cell)
+) -> None:
+    """Train and score one cell, and publish its record."""
+    settings, (data, split) = inputs.settings(cell), inputs.data(cell)
+    training = inputs.training_digest(cell)
+    checkpoint = inputs.checkpoint(cell, training, say)
     folder = layout.record_folder(params, cell)
-    checkpoint = inputs.checkpoint(cell, expected, say)
-    prepared = inputs.prepared
-    run: dict[str, Any] = {
-        "key": cell.key,
-        "cell": {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")},
-        "digests": {
-            "settings": params.settings_digest(cell),
-            "training": expected,
-            "heads": heads and heads.digest,
-            "scores": SCORES_VERSION,
-        },
-        "settings": settings,
-        "data": {
-            "source": prepared.source,
-            "synthetic": prepared.synthetic,
-            "notes": list(prepared.notes),
-            "classes": list(prepared.classes),
-            "hash": prepared.hash,
-            **({"white": prepared.white} if prepared.white < FULL else {}),  # what `predict` reads 16-bit files by
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-        },
-        "split": {"hash": split.hash, "draw": split.draw, "rule": split.rule},
-    }
+    run = inputs.about(cell, heads, data, split)
     start = time.perf_counter()
     try:
-        trained = _finished_training(checkpoint, inputs.unsaved.pop(expected, None))
-        if trained:
-            checkpoint.show(trained.history, cell_settings.epochs)
-        else:
-            with _method_errors_of(cell):
-                trained = train(cell_settings, data, device=device, progress=inputs.progress, checkpoint=checkpoint)
-            if heads:  # they may take as long as the members did
-                checkpoint.save(vars(trained), "trained")
+        trained = _train(cell, data, inputs, checkpoint, inputs.unsaved.pop(training, None), keep=bool(heads))
         train_seconds = time.perf_counter() - start
         ended: Trained | Diverged = trained
         temporary = records.fresh_folder(folder)
         run["heads"] = write_predictions(
             temporary,
-            cell_settings,
+            settings,
             heads,
             trained,
             data,
-            device=device,
+            device=inputs.device,
             keep_weights=params.keep_weights,
             checkpoint=checkpoint,
             say=inputs.progress,
@@ -331,16 +292,7 @@ def _run_cell(
         say(f"{cell.key}: failed: {error}")
     else:
         _say_failed_heads(cell, run, say)
-        run |= {"status": "done", "failure": None, "selected": trained.selected}
-        if trained.tuning:
-            run["tuning"] = trained.tuning
-        if published := torchvision_nets.parse(cell.backbone):
-            from fdl.models.torchvision_member import feature_node
-
-            run["feature_map"] = feature_node(published, cell_settings.image_size)
-        run["parameters"] = sum(
-            value.numel() for name, value in next(iter(trained.states.values()))[0].items() if "num_batches" not in name
-        )
+        run |= {"status": "done", "failure": None} | _about_nets(cell, settings, trained)
     _write_history(temporary, ended.history)
     evaluate_seconds = time.perf_counter() - start - train_seconds
     train_seconds = train_seconds if ended.seconds is None else ended.seconds
@@ -348,20 +300,60 @@ def _run_cell(
         "seconds": train_seconds + evaluate_seconds,
         "train_seconds": train_seconds,
         "evaluate_seconds": evaluate_seconds,
-        "peak_memory_mb": _peak_memory_mb(device),
+        "peak_memory_mb": _peak_memory_mb(inputs.device),
     }
-    run["provenance"] = made_by | {
-        "precision": "bfloat16"
-        if cell_settings.autocast
-        else "tf32"
-        if device == "cuda" and params.precision == "tf32"
-        else "float32",
-        "threads": params.threads,
-        "layout": ended.layout,
-    }
+    precision = _precision(params, inputs.device, autocast=settings.autocast)
+    run["provenance"] = made_by | {"precision": precision, "threads": params.threads, "layout": ended.layout}
     records.publish(temporary, folder, run)
     checkpoint.remove()
-    return run
+
+
+def _train(
+    cell: Cell,
+    data: CellData,
+    inputs: BundleInputs,
+    checkpoint: Checkpoint,
+    unsaved: Trained | Diverged | None = None,
+    *,
+    keep: bool,
+) -> Trained:
+    """The cell's training: one that was finished before, or a new one, which is saved if `keep` says so.
+
+    Raises:
+        Diverged: it diverged, now or before.
+    """
+    settings = inputs.settings(cell)
+    if trained := _finished_training(checkpoint, unsaved):
+        checkpoint.show(trained.history, settings.epochs)
+        return trained
+    with _method_errors_of(cell):
+        trained = train(settings, data, device=inputs.device, progress=inputs.progress, checkpoint=checkpoint)
+    if keep:
+        checkpoint.save(vars(trained), "trained")
+    return trained
+
+
+def _about_nets(cell: Cell, settings: CellSettings, trained: Trained) -> dict[str, Any]:
+    """What a record says of the trained nets: their epochs, their learning rate if it was tuned, their size."""
+    state = next(iter(trained.states.values()))[0]
+    about: dict[str, Any] = {
+        "selected": trained.selected,
+        "parameters": sum(value.numel() for name, value in state.items() if "num_batches" not in name),
+    }
+    if trained.tuning:
+        about["tuning"] = trained.tuning
+    if published := torchvision_nets.parse(cell.backbone):
+        from fdl.models.torchvision_member import feature_node
+
+        about["feature_map"] = feature_node(published, settings.image_size)
+    return about
+
+
+def _precision(params: Params, device: str, *, autocast: bool) -> str:
+    """What the nets were computed in."""
+    if autocast:
+        return "bfloat16"
+    return "tf32" if device == "cuda" and params.precision == "tf32" else "float32"
 
 
 @contextmanager

@@ -1,13 +1,19 @@
 """What the cells of a bundle are trained with: settings, images, and the places of their checkpoints."""
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fdl.core import layout
 from fdl.core.console import Say
+from fdl.core.head_settings import HeadSettings
+from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.data import prepare, splits
+from fdl.data.images import FULL
 from fdl.results.digests import training_digest
 from fdl.results.unfinished import ProgressFile
 from fdl.training.checkpoint import Checkpoint
@@ -71,6 +77,33 @@ class BundleInputs:
         small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
         near = None if split.near_duplicates is None else torch.from_numpy(np.isin(split.test, split.near_duplicates))
         return CellData(train, validation, test, small, len(self.prepared.classes), near), split
+
+    def about(self, cell: Cell, heads: HeadSettings | None, data: CellData, split: splits.Split) -> dict[str, Any]:
+        """What a record says of its cell before it is trained: digests, settings, images, draw."""
+        prepared = self.prepared
+        return {
+            "key": cell.key,
+            "cell": asdict(cell),
+            "digests": {
+                "settings": self.params.settings_digest(cell),
+                "training": training_digest(self.params, cell, split.hash, prepared.hash),
+                "heads": heads and heads.digest,
+                "scores": SCORES_VERSION,
+            },
+            "settings": self.params.training_settings(cell),
+            "data": {
+                "source": prepared.source,
+                "synthetic": prepared.synthetic,
+                "notes": list(prepared.notes),
+                "classes": list(prepared.classes),
+                "hash": prepared.hash,
+                **({"white": prepared.white} if prepared.white < FULL else {}),  # what `predict` reads 16-bit files by
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(data.test),
+            },
+            "split": {"hash": split.hash, "draw": split.draw, "rule": split.rule},
+        }
 
     def _shared(self, rows: NDArray[np.int64]) -> Images:
         key = rows.tobytes()
