@@ -76,12 +76,7 @@ def assign(
         pools = _pools_by_number(numbers)
         return Assignment(pools, np.lexsort((numbers, labels, pools)), [])
     if "all" not in present and not {"train", "test"} <= present:
-        missing = "train" if "train" not in present else "test"
-        (alone, *others) = sorted(present)
-        level = "" if others else f", or, to cut all pools from these images, name the folder one level down, {alone}"
-        raise InputError(
-            f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file{level}"
-        )
+        raise _lacking(present, folder)
     pools = np.array([TRAIN if record.pool == "all" else POOLS.index(record.pool) for record in images], np.int8)
     if "validation" not in present and (published := _published(images_name(dataset, own_pool), pools, labels)):
         return _published_pools(published, pools, labels, own_pool)
@@ -90,29 +85,27 @@ def assign(
             f"{folder}: the authors' pool of {own_pool:,} images per class can only be cut from the complete training "
             f"file of {dataset}; set cifar10_pools: shared, and all backbones draw from one pool"
         )
-    notes = []
     if entry and entry.parted_by_class and _parted_by_class(pools, labels):
         pools[:] = TRAIN
         present = {"all"}
+    notes = []
     if "all" in present:
-        in_order = protocol.first_k
-        _cut(pools, TEST, protocol.test, labels, groups, in_order=in_order)
-        _cut(pools, VALIDATION, (protocol.validation,), labels, groups, in_order=in_order)
-        how = "the last images of" if in_order else "drawn from"
-        notes.append(f"validation and test sets are {how} the one set of files")
-        if entry and protocol.pool:
-            _leave_out(pools, TRAIN, protocol.pool, labels)
+        notes.append(_cut_all(pools, protocol, labels, groups, thinned=entry is not None))
     elif "validation" not in present and entry and entry.validation_in_test:
-        _first_of_test_file(pools, labels)
-        _leave_out(pools, VALIDATION, protocol.validation, labels)
-        notes.append(
-            "the published training and test files are kept apart; the photographs that images were cut from "
-            "are not recorded, so validation and test images may share some"
-        )
+        notes.append(_cut_from_test_file(pools, protocol, labels))
     elif "validation" not in present:
         _cut(pools, VALIDATION, (protocol.validation,), labels, groups, in_order=False)
     order = np.argsort(pools, kind="stable")
     return Assignment(pools, order[pools[order] != UNUSED], notes)
+
+
+def _lacking(present: set[str], folder: Path) -> InputError:
+    missing = "train" if "train" not in present else "test"
+    (alone, *others) = sorted(present)
+    level = "" if others else f", or, to cut all pools from these images, name the folder one level down, {alone}"
+    return InputError(
+        f"{folder}: no {missing} images (found {', '.join(sorted(present))}); add the {missing} file{level}"
+    )
 
 
 def _numbers(images: Sequence[Record]) -> NDArray[np.int64]:
@@ -196,10 +189,33 @@ def _cut(
                 break
 
 
-def _first_of_test_file(pools: NDArray[np.int8], labels: NDArray[np.int16]) -> None:
+def _cut_all(
+    pools: NDArray[np.int8],
+    protocol: DatasetProtocol,
+    labels: NDArray[np.int16],
+    groups: Sequence[str],
+    *,
+    thinned: bool,
+) -> str:
+    """Cut test and validation from one set of files; thinned: keep the authors' number for training. Return a note."""
+    in_order = protocol.first_k
+    _cut(pools, TEST, protocol.test, labels, groups, in_order=in_order)
+    _cut(pools, VALIDATION, (protocol.validation,), labels, groups, in_order=in_order)
+    if thinned and protocol.pool:
+        _leave_out(pools, TRAIN, protocol.pool, labels)
+    return f"validation and test sets are {'the last images of' if in_order else 'drawn from'} the one set of files"
+
+
+def _cut_from_test_file(pools: NDArray[np.int8], protocol: DatasetProtocol, labels: NDArray[np.int16]) -> str:
+    """Draw validation from the first two fifths of each class of the test file; return what must be said of it."""
     for label in range(labels.max() + 1):
         images = np.flatnonzero((labels == label) & (pools == TEST))
         pools[images[: len(images) * 2 // 5]] = VALIDATION
+    _leave_out(pools, VALIDATION, protocol.validation, labels)
+    return (
+        "the published training and test files are kept apart; the photographs that images were cut from "
+        "are not recorded, so validation and test images may share some"
+    )
 
 
 def _leave_out(pools: NDArray[np.int8], pool: int, wanted: int, labels: NDArray[np.int16]) -> None:
