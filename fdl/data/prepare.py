@@ -90,15 +90,10 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
 
 
 def _write(params: Params, dataset: str, pool: int | None, located: Located, folder: Path, say: Say) -> None:
-    size, source = params.image_size_of(dataset), params.source_of(dataset)
+    source = params.source_of(dataset)
     synthetic, own = source == "synthetic", source == "own"
     fingerprint = own_images.fingerprint(located.folder) if own else ""
-    with folder_lock(layout.RAW / source / dataset):  # another job may be extracting the same archive
-        unpacked = layout.extracted_folder(params, dataset)
-        opened = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
-    if own:
-        own_images.check_classes(opened.classes, located.folder)
-        own_images.check_numbers(params, dataset, opened.classes, opened.records, located.folder)
+    opened = _open(params, dataset, located, own=own)
     classes, label_of = sources.label_order(dataset, opened.classes, synthetic=synthetic, where=located.folder)
     labels = np.array([label_of[record.label] for record in opened.records], np.int16)
     groups = [sources.group(dataset, record.identity) for record in opened.records]
@@ -106,36 +101,34 @@ def _write(params: Params, dataset: str, pool: int | None, located: Located, fol
     pools, order = assigned.pools, assigned.order
 
     decoded = folder / "decoded.npy"
-    antialias = params.antialias_of(dataset)
-    read = decode_all(opened, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
-    digests = read.digests
-    kept = order[_first_kept(digests[order], pools[order])]
+    size, antialias = params.image_size_of(dataset), params.antialias_of(dataset)
+    seen = decode_all(opened, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
+    kept = order[_first_kept(seen.digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
     decoded.unlink()
 
     ids = np.array([record.identity for record in opened.records])
-    duplicates = _duplicates(digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
+    duplicates = _duplicates(seen.digests, order, ids, [classes[label] for label in labels], pools, set(kept.tolist()))
     if own:
         own_images.check_labels(duplicates, located.folder)
-    names = {"ids": ids[kept], "groups": np.array(groups)[kept]}
-    labels, pools, digests, ids = labels[kept], pools[kept], digests[kept], ids[kept]
+    labels, pools, digests, ids = labels[kept], pools[kept], seen.digests[kept], ids[kept]
+    names = {"ids": ids, "groups": np.array(groups)[kept]}
+    np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
     counts = _counts(labels, pools, classes, located.folder, duplicates)
-    notes = [*located.notes, *assigned.notes, *read.notes]
+    notes = [*located.notes, *assigned.notes, *seen.notes]
     if source == "official" or not located.notes:  # twins and crops are no subset of what was opened
         notes += sources.content_notes(dataset, opened.records)
     if any(removed.values()):
         notes.append(f"left out as exact duplicates: {removed['validation']} validation, {removed['test']} test images")
     extra: dict[str, Any] = {}
-    about = layout.prepared_folder(params, dataset, pool) / "dataset.json"
     if own:
         images = np.load(folder / "images.npy", mmap_mode="r")
         place = {row: _place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))}
         copies, warnings = own_images.near_copies(images, labels, pools, place.__getitem__)
         notes += warnings
         (folder / own_images.receipt(params, dataset, fingerprint).name).touch()
-        extra = {"files": fingerprint, "white": read.white, "near_copies": copies}
-    np.savez_compressed(folder / "index.npz", allow_pickle=False, labels=labels, pools=pools, digests=digests, **names)
+        extra = {"files": fingerprint, "white": seen.white, "near_copies": copies}
     content = {
         "dataset": dataset,
         "source": source,
@@ -152,13 +145,30 @@ def _write(params: Params, dataset: str, pool: int | None, located: Located, fol
         **extra,
     }
     files.write_atomically(folder / "dataset.json", files.to_json(content))
-    totals = ", ".join(f"{sum(counts[name].values()):,} {name}" for name in POOLS)
-    repeated = [f"images that occur more than once: {len(duplicates):,}, listed in {about}"] if duplicates else []
-    repeated += [f"near-copies are listed in {about}"] if extra.get("near_copies") else []
-    say(
-        f"{dataset}: {totals} images of {size} px in {len(classes)} classes"
-        + "".join(f"; {note}" for note in [*notes, *repeated])
-    )
+    _say_what_is_there(content, layout.prepared_folder(params, dataset, pool) / "dataset.json", say)
+
+
+def _open(params: Params, dataset: str, located: Located, *, own: bool) -> formats.ImageFiles:
+    """The image files of a dataset, unread; of the user's own, checked."""
+    with folder_lock(layout.RAW / params.source_of(dataset) / dataset):  # another job may be extracting the archive
+        unpacked = layout.extracted_folder(params, dataset)
+        opened = formats.open_images(located.folder, located.expected, own=own, unpacked=unpacked)
+    if own:
+        own_images.check_classes(opened.classes, located.folder)
+        own_images.check_numbers(params, dataset, opened.classes, opened.records, located.folder)
+    return opened
+
+
+def _say_what_is_there(content: dict[str, Any], path: Path, say: Say) -> None:
+    """One line of a prepared dataset; `path`: where its `dataset.json` will stand."""
+    totals = ", ".join(f"{sum(content['counts'][name].values()):,} {name}" for name in POOLS)
+    notes = list(content["notes"])
+    if content["duplicates"]:
+        notes.append(f"images that occur more than once: {len(content['duplicates']):,}, listed in {path}")
+    if content.get("near_copies"):
+        notes.append(f"near-copies are listed in {path}")
+    about = f"{content['dataset']}: {totals} images of {content['size']} px in {len(content['classes'])} classes"
+    say("; ".join([about, *notes]))
 
 
 def _place(identity: str, name: str, pool: int) -> dict[str, Any]:
