@@ -137,15 +137,48 @@ def _claim(
     p_difference: float,
     p_equivalence: float,
 ) -> Claim:
-    (seeds, most), unit = _seeds(quantity), rules.units.get(quantity.claim, "points")
+    """The claim with its verdict, where one can be given."""
+    unit = rules.units.get(quantity.claim, "points")
     if unit != "points":
         p_equivalence = np.nan  # ± 2 points mean nothing
+    claim = _without_verdict(params, rules, frozen, quantity, estimate, p_difference, p_equivalence)
+    if frozen.synthetic:
+        return replace(claim, reason="synthetic images")
+    if _single_bundle(quantity):
+        return replace(claim, reason="a slice of one dataset, backbone and number of shots")
+    hindrance = quantity.problem or _incomplete(frozen, claim) or ("" if estimate else "the cells give no estimate")
+    if hindrance or estimate is None:
+        return replace(claim, verdict="undecided", reason=hindrance)
+    if claim.id == "C7":
+        verdict, reason = _activity(rules, frozen, quantity)
+    else:
+        favour = -estimate.value if claim.id in rules.below else estimate.value
+        verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
+        reason = _reason(claim, verdict)
+        if verdict == "supported" and quantity.gain is not None and quantity.gain <= 0:
+            verdict, reason = _HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
+    if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
+        reason = f"{reason}; {_rests_on(params, claim)}"
+    return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(frozen, quantity))
+
+
+def _without_verdict(
+    params: Params,
+    rules: Rules,
+    frozen: Frozen,
+    quantity: Quantity,
+    estimate: Estimate | Bounded | None,
+    p_difference: float,
+    p_equivalence: float,
+) -> Claim:
+    """What is known of a claim before it is judged."""
+    (seeds, most), unit = _seeds(quantity), rules.units.get(quantity.claim, "points")
     low, high = estimate.interval() if estimate else (np.nan, np.nan)
     inside = estimate.interval(1 - 2 * ALPHA) if estimate and unit == "points" else (np.nan, np.nan)
     datasets = sorted({cell.dataset for cell in quantity.cells})
     several = datasets if len(datasets) > 1 else []
     without = {name: _estimate(quantity, without=name) for name in several}
-    claim = Claim(
+    return Claim(
         id=quantity.claim,
         text=rules.texts[quantity.claim],
         slice=quantity.slice,
@@ -182,24 +215,6 @@ def _claim(
         grid=frozen.hash,
         titles=frozen.titles,
     )
-    if frozen.synthetic:
-        return replace(claim, reason="synthetic images")
-    if _single_bundle(quantity):
-        return replace(claim, reason="a slice of one dataset, backbone and number of shots")
-    hindrance = quantity.problem or _incomplete(frozen, claim) or ("" if estimate else "the cells give no estimate")
-    if hindrance or estimate is None:
-        return replace(claim, verdict="undecided", reason=hindrance)
-    if claim.id == "C7":
-        verdict, reason = _activity(rules, frozen, quantity)
-    else:
-        favour = -estimate.value if claim.id in rules.below else estimate.value
-        verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
-        reason = _reason(claim, verdict)
-        if verdict == "supported" and quantity.gain is not None and quantity.gain <= 0:
-            verdict, reason = _HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
-    if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
-        reason = f"{reason}; {_rests_on(params, claim)}"
-    return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(frozen, quantity))
 
 
 def _part(estimate: Estimate | Bounded | None) -> Part:
