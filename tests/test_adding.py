@@ -20,6 +20,7 @@ import yaml
 
 from tests.projects import ROOT, TINY, write_images
 
+ONE_BUNDLE = {"datasets": ["bricks"], "backbones": ["plain"], "seeds": [0], "heads": ["blend"]}
 PAGE = (ROOT / "docs/adding.md").read_text()
 
 
@@ -36,14 +37,6 @@ def insert(path: Path, text: str, *, after: str = "", before: str = "") -> None:
     path.write_text(content.replace(after or before, after + text + before))
 
 
-def name_in(line_begins: str, name: str, path: Path, *, before: str) -> None:
-    """Add a name to the one line of a file that begins so, before another that stands there."""
-    content = path.read_text()
-    (line,) = (line for line in content.splitlines() if line.startswith(line_begins))
-    assert line.count(before) == 1, line
-    path.write_text(content.replace(line, line.replace(before, name + before)))
-
-
 def add_method(folder: Path) -> None:
     (folder / "apart.py").write_text(block('"""Bright places'))  # of the project
     registry = folder / "fdl/methods/registry.py"  # of the package
@@ -53,11 +46,7 @@ def add_method(folder: Path) -> None:
 
 def add_dataset(folder: Path) -> None:
     """From a local folder, some of whose classes are called otherwise there; with a backbone of its own."""
-    protocol, models, vgg = (
-        folder / "fdl/core/protocol.py",
-        folder / "fdl/models/__init__.py",
-        "vgg.head(filters * size**2",
-    )
+    protocol = folder / "fdl/core/protocol.py"
     bricks = block('    "bricks": DatasetProtocol')
     alexnet = '            "alexnet": BackboneProtocol("alexnet", 1e-4, (0.5, 0.05), 1e-3, False),\n'
     assert alexnet in bricks
@@ -68,13 +57,7 @@ def add_dataset(folder: Path) -> None:
         (pool / "pitting").rename(pool / "cracked")
         (pool / "no pitting").rename(pool / "sound")
     (folder / "fdl/models/plain.py").write_text(block('"""A small convolutional'))
-    name_in("from fdl.models import", "plain, ", models, before="resnet")
-    vgg = "        net = Member(vgg.features(blocks), vgg.head(filters * size**2, hidden, num_classes, dropout))\n"
-    insert(models, block('    elif variant == "plain"'), after=vgg)
-    insert(models, block('        "plain": (layers'), after="    dense = {\n")
-    name_in("BACKBONES = ", '"plain", ', protocol, before='"alexnet"')
-    name_in("_BACKBONES = ", "plain|", folder / "fdl/core/grid.py", before="alexnet")
-    name_in("_BACKBONES = ", '"plain": "Plain", ', folder / "fdl/core/titles.py", before='"alexnet"')
+    insert(protocol, block('    "plain": "Plain"'), after="BACKBONES = {  # with their printed names\n")
 
 
 def add_metric(folder: Path) -> None:
@@ -89,6 +72,12 @@ def add_combiner(folder: Path) -> None:
     insert(
         voting, block('    "certain": Combiner'), after="COMBINERS: dict[str, Combiner] = {  # in the order of tables\n"
     )
+
+
+def add_head(folder: Path) -> None:
+    protocol = folder / "fdl/core/protocol.py"
+    stacking = '    "stacking": HeadProtocol("stacking", "probabilities", units=128, learning_rate=1e-3),\n'
+    insert(protocol, block('    "blend": HeadProtocol'), after=stacking)
 
 
 def add_table_and_figure(folder: Path) -> None:
@@ -115,12 +104,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").mkdir()
     for name in ("environment.yml", "docs/report.md"):
         shutil.copy(ROOT / name, folder / name)
-    for add in (add_method, add_dataset, add_metric, add_combiner, add_table_and_figure):
+    for add in (add_method, add_dataset, add_metric, add_combiner, add_head, add_table_and_figure):
         add(folder)
     asked = yaml.safe_load(block("overrides:"))["overrides"]
     asked["methods"].append("agree")
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    settings["overrides"] = TINY | {"datasets": ["bricks"], "backbones": ["plain"], "seeds": [0]} | asked
+    settings["overrides"] = TINY | ONE_BUNDLE | asked
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
     makefile = (ROOT / "Makefile").read_text()
     (schema,) = re.findall(r"^\tpython -c (.* > workflow/schemas/params\.schema\.json)$", makefile, flags=re.MULTILINE)
@@ -188,6 +177,15 @@ def test_a_combiner(project, rows, page, listed, mlflow) -> None:
     views = mlflow.execute("SELECT value FROM experiment_tags WHERE key LIKE '%sharedViewState%'").fetchall()
     assert len(views) == 2
     assert all("certain.accuracy" in view for (view,) in views)
+
+
+def test_a_head(project, rows, page, listed) -> None:
+    assert {"accuracy", "nll", "kappa"} <= {row["metric"] for row in rows if row["combiner"] == "blend"}
+    assert {row["combiner"] for row in rows} >= {"blend", "blend-tuned"}
+    assert "Blending, tuned" in table(project, "combiners")
+    assert "blending of 2 members" in table(project, "accuracy_blend")
+    assert 'id="table-accuracy_blend_tuned"' in page
+    assert "| `blend-tuned` | blending, tuned |" in listed
 
 
 def test_a_table(project, page, listed) -> None:

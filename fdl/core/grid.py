@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from fdl.core import torchvision_nets
 from fdl.core.errors import InputError
-from fdl.core.protocol import DATASETS, HEADS
+from fdl.core.protocol import BACKBONES, DATASETS, HEADS
 
 if TYPE_CHECKING:  # it cannot read the names from there
     Dataset = str
@@ -29,7 +29,7 @@ def _backbone(name: str) -> str:
 
 # One of the authors', or one of torchvision's classifiers, `torchvision:resnet18`; its form with a dash goes into
 # names of folders. The pattern is for editors: what is wrong is said by `torchvision_nets.checked`.
-_BACKBONES = r"^(alexnet|vgg|resnet|torchvision[:-][a-z0-9_]+(@[A-Za-z0-9_.]+)?)$"
+_BACKBONES = rf"^({'|'.join(BACKBONES)}|torchvision[:-][a-z0-9_]+(@[A-Za-z0-9_.]+)?)$"
 Backbone = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _BACKBONES}), AfterValidator(_backbone)]
 Pixels = Annotated[int, Field(ge=16, le=1024)]
 Count = Annotated[int, Field(ge=1, le=100_000)]

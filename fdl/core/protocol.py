@@ -5,10 +5,15 @@ and solved from their logs).
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fdl.core.places import Entry, File, Place
 
-BACKBONES = ("alexnet", "vgg", "resnet")
+BACKBONES = {  # with their printed names
+    "alexnet": "AlexNet",
+    "vgg": "VGG",
+    "resnet": "ResNet",
+}
 MEMBERS = 5
 BATCH_SIZE = 10
 HEAD_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5
@@ -16,21 +21,27 @@ HEAD_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5
 
 @dataclass(frozen=True)
 class HeadProtocol:
-    """A head: the small net of a trained combiner, which `fdl.training.heads` builds."""
+    """A head: the small net of a trained combiner, two dense layers, which `fdl.training.heads` builds."""
 
     title: str
-    units: int | None = None  # of its hidden layer; None: the dataset's
+    reads: Literal["maps", "probabilities"]  # of the members
+    batch_norm: bool = False  # after the hidden layer
+    dropout: float = 0.0  # before the output layer
+    units: int | None = None  # of the hidden layer; None: the dataset's
     learning_rate: float | None = None  # None: the `fusion_learning_rate` of backbone and dataset
 
 
-HEADS = {"fusion": HeadProtocol("fusion"), "stacking": HeadProtocol("stacking", 128, 1e-3)}
+HEADS = {  # a new one comes last: the place in this order is part of the key of its weights and dropout
+    "fusion": HeadProtocol("fusion", "maps", batch_norm=True, dropout=0.5),
+    "stacking": HeadProtocol("stacking", "probabilities", units=128, learning_rate=1e-3),
+}
 
 
 @dataclass(frozen=True)
 class BackboneProtocol:
     """What the authors used for one backbone on one dataset."""
 
-    variant: str  # "alexnet", "vgg-a", "vgg-b", "vgg-c", "resnet-3", "resnet-4"
+    variant: str  # of the network, such as "vgg-a": the module of `fdl.models`, a dash, which of its variants
     learning_rate: float  # constant Adam rate of the base training
     weights: tuple[float, float]  # (cosine, Gaussian) weight of the distance loss
     fusion_learning_rate: float

@@ -2,10 +2,9 @@
 
 from fdl.core import torchvision_nets
 from fdl.core.method_sources import registered
+from fdl.core.protocol import BACKBONES
 
 BASELINE, METHOD = "classical", "fdl"
-
-_BACKBONES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet"}
 
 SYNTHETIC = "Synthetic images: the numbers say nothing about the method."
 
@@ -29,7 +28,7 @@ def dataset_title(title: str, *, synthetic: bool) -> str:
 def backbone_title(backbone: str) -> str:
     """A backbone's printed name."""
     published = torchvision_nets.parse(backbone)
-    return torchvision_nets.title(published) if published else _BACKBONES.get(backbone, backbone)
+    return torchvision_nets.title(published) if published else BACKBONES.get(backbone, backbone)
 
 
 def method_title(method: str) -> str:

@@ -1,5 +1,6 @@
 """The members: the authors' networks, built and initialised as theirs (docs/reference.md 1), or torchvision's."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from fdl.core import torchvision_nets
 from fdl.core.errors import InputError
 from fdl.core.protocol import DATASETS
 from fdl.core.randomness import derive
-from fdl.models import alexnet, layers, resnet, vgg
+from fdl.models.variants import Sizes, Variant
 
 if TYPE_CHECKING:
     from fdl.models.torchvision_member import PublishedMember
@@ -63,56 +64,32 @@ def build(
         from fdl.models.torchvision_member import build as build_published  # torchvision takes its time to import
 
         return build_published(published, num_classes, size, init_seed=init_seed, member=member, weights=weights)
-    variant = protocol.backbones[backbone].variant
-
-    def scaled(channels: int) -> int:
-        return max(1, round(channels * width))
-
-    hidden = scaled(protocol.hidden_units)
-    if variant == "alexnet":
-        channels = tuple(scaled(c) for c in (96, 256, 384, 384, 256))
-        size = _halved(size, times=3 + (protocol.conv1_stride == 2), up=True)
-        net = Member(
-            alexnet.features(channels, protocol.conv1_stride), alexnet.head(channels[-1] * size**2, hidden, num_classes)
-        )
-    elif variant.startswith("vgg"):
-        blocks = [(scaled(filters), convolutions, p) for filters, convolutions, p in vgg.BLOCKS[variant]]
-        size = _halved(size, times=len(blocks))
-        filters, _, dropout = blocks[-1]
-        net = Member(vgg.features(blocks), vgg.head(filters * size**2, hidden, num_classes, dropout))
-    else:
-        filters_per_block = [scaled(filters) for filters in resnet.FILTERS[variant]]
-        size = _halved(size, times=len(filters_per_block))
-        net = Member(resnet.features(filters_per_block), resnet.head(filters_per_block[-1], num_classes))
-    if size < 1:
-        raise InputError(f"{dataset} {backbone}: images of {image_size} pixels vanish in its pools; use 16 or more")
+    sizes = Sizes(
+        f"{dataset} {backbone}",
+        image_size=size,
+        num_classes=num_classes,
+        hidden_units=max(1, round(protocol.hidden_units * width)),
+        conv1_stride=protocol.conv1_stride,
+        width=width,
+    )
+    variant = _variant(protocol.backbones[backbone].variant)
+    net = Member(*variant.build(sizes))
     _initialise(net, variant, init_seed, member)
     return net
 
 
-def _halved(size: int, *, times: int, up: bool = False) -> int:
-    """Side of the feature map after that many layers of stride 2 (`up`: "same" padding rounds up)."""
-    for _ in range(times):
-        size = (size + up) // 2
-    return size
+def _variant(name: str) -> Variant:
+    """The variant of a name such as `vgg-a`; the module of this package is called as the name begins."""
+    variants: dict[str, Variant] = import_module(f"{__name__}.{name.partition('-')[0]}").VARIANTS
+    return variants[name]
 
 
-def _initialise(net: Member, variant: str, init_seed: int, member: int) -> None:
+def _initialise(net: Member, variant: Variant, init_seed: int, member: int) -> None:
     """Keras' initial weights; the layer's place in forward order is part of its key."""
-    conv = layers.he_uniform if variant == "vgg-a" else layers.he_normal
-    # (hidden dense, output dense), docs/reference.md 1.2 to 1.4
-    dense = {
-        "alexnet": (layers.glorot_uniform, layers.glorot_uniform),
-        "vgg-a": (layers.he_uniform, layers.he_uniform),
-        "vgg-b": (layers.he_normal, layers.glorot_uniform),
-        "vgg-c": (layers.he_normal, layers.glorot_uniform),
-        "resnet-3": (layers.he_normal, layers.he_normal),
-        "resnet-4": (layers.he_normal, layers.he_normal),
-    }[variant]
     weighted = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     for index, module in enumerate(weighted):
-        is_output = index == len(weighted) - 1
-        initialise = conv if isinstance(module, nn.Conv2d) else dense[is_output]
+        dense = variant.output_weights if index == len(weighted) - 1 else variant.hidden_weights
+        initialise = variant.conv_weights if isinstance(module, nn.Conv2d) else dense
         initialise(module.weight, derive(init_seed, "weights", member, index))
         assert module.bias is not None
         nn.init.zeros_(module.bias)

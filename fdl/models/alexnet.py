@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from fdl.models.layers import Dropout, MaxPool32, Same, batch_norm
+from fdl.models.layers import Dropout, MaxPool32, Same, batch_norm, glorot_uniform
+from fdl.models.variants import Sizes, Variant
 
 
 def features(channels: tuple[int, ...], stride: int) -> nn.Sequential:
@@ -22,3 +23,15 @@ def head(flat: int, hidden: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(inplace=True), Dropout(0.5), nn.Linear(hidden, num_classes)
     )
+
+
+def _build(sizes: Sizes) -> tuple[nn.Sequential, nn.Sequential]:
+    channels = tuple(sizes.scaled(c) for c in (96, 256, 384, 384, 256))
+    size = sizes.map_size(3 + (sizes.conv1_stride == 2), up=True)
+    return (
+        features(channels, sizes.conv1_stride),
+        head(channels[-1] * size**2, sizes.hidden_units, sizes.num_classes),
+    )
+
+
+VARIANTS = {"alexnet": Variant(_build, glorot_uniform, glorot_uniform)}

@@ -1,10 +1,11 @@
 """The authors' two ResNet variants (docs/reference.md 1.4): no stem, blocks of three convolutions."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
-from fdl.models.layers import batch_norm
-
-FILTERS = {"resnet-3": (64, 128, 256), "resnet-4": (64, 128, 256, 512)}
+from fdl.models.layers import batch_norm, he_normal
+from fdl.models.variants import Sizes, Variant
 
 
 def _leaky_relu() -> nn.LeakyReLU:
@@ -38,3 +39,15 @@ def features(filters: list[int]) -> nn.Sequential:
 def head(channels: int, num_classes: int) -> nn.Sequential:
     """Global average pooling and one dense layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+def _build(filters: tuple[int, ...], sizes: Sizes) -> tuple[nn.Sequential, nn.Sequential]:
+    scaled = [sizes.scaled(number) for number in filters]
+    sizes.map_size(len(scaled))  # images that are too small are refused
+    return features(scaled), head(scaled[-1], sizes.num_classes)
+
+
+VARIANTS = {
+    "resnet-3": Variant(partial(_build, (64, 128, 256)), he_normal, he_normal),
+    "resnet-4": Variant(partial(_build, (64, 128, 256, 512)), he_normal, he_normal),
+}

@@ -11,7 +11,7 @@ from fdl.core import layout, torchvision_nets
 from fdl.core.errors import InputError
 from fdl.core.grid import Cell
 from fdl.core.head_settings import head_settings
-from fdl.core.protocol import DATASETS
+from fdl.core.protocol import DATASETS, HEADS
 from fdl.core.settings import Params
 from fdl.data import prepare
 from fdl.evaluation.overlap import COMPARED
@@ -114,9 +114,10 @@ def work(params: Params, cell: Cell) -> Work:
         tuned = (validated + 1) * (of.validation + again) + of.test
         evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
         # Of validation and test images the predictions are known, and the feature maps if they could be kept.
+        reading_maps = sum(HEADS[head].reads == "maps" for head in heads.heads)
         for split in (of.validation, of.test):
-            if "fusion" in heads.heads and not _is_kept(shape, members * split):
-                evaluated += split
+            if not _is_kept(shape, members * split):
+                evaluated += reading_maps * split
         trained += len(heads.heads) * heads.tuning_epochs * train
     authors = torchvision_nets.parse(cell.backbone) is None
     known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)

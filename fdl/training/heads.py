@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
+from fdl.core.protocol import HEADS
 from fdl.core.randomness import derive, permutation
 from fdl.evaluation.parts import in_parts
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
@@ -24,9 +25,6 @@ from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
 from fdl.training.engine import epoch_batches, to_input
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings
-
-# A head's name → its place in the keys of its weights and dropout.
-HEADS = {"fusion": 0, "stacking": 1}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def train_head(
     diverges leaves logits that are not finite.
 
     Args:
-        name: fusion or stacking.
+        name: in `HEADS`.
         cell: settings of the cell that the members were trained in; its first selection counts.
         settings: of the heads.
         members: M nets in evaluation mode; they are left as they are.
@@ -72,7 +70,7 @@ def train_head(
         outputs: of "validation" and "test", by the members as they are; what is not given is computed.
 
     Returns:
-        The combiners: "fusion" and "fusion-tuned", or the same of stacking.
+        The combiners: for "fusion" they are "fusion" and "fusion-tuned".
     """
     run = _HeadRun(name, cell, settings, copy.deepcopy(list(members)), data, epoch_done, outputs or {})
     trained = {name: run.frozen()}
@@ -85,21 +83,26 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
     """A head with its initial weights (Keras' Glorot uniform, biases 0).
 
     Args:
-        name: fusion: dense, batch norm, ReLU, dropout 0.5, dense; stacking: dense, ReLU, dense.
+        name: in `HEADS`, which says what lies between the two dense layers.
         inputs: length of the input vector: all cells of all feature maps, or M·C probabilities.
         units: of the hidden layer.
         num_classes: outputs.
         seed: key of the weights.
     """
-    middle: list[nn.Module] = [nn.ReLU()]
-    if name == "fusion":
-        middle = [DenseBatchNorm(units), nn.ReLU(), Dropout(0.5)]
+    kind = HEADS[name]
+    norm = [DenseBatchNorm(units)] if kind.batch_norm else []
+    dropout = [Dropout(kind.dropout)] if kind.dropout else []
     # Not `skip_init`: it imports sympy, seconds in every bundle's process, to save what is overwritten below.
     dense = nn.Linear(inputs, units), nn.Linear(units, num_classes)
     for index, layer in enumerate(dense):
-        glorot_uniform(layer.weight, derive(seed, "head", HEADS[name], 0, index))
+        glorot_uniform(layer.weight, derive(seed, "head", _place(name), 0, index))
         nn.init.zeros_(layer.bias)
-    return nn.Sequential(dense[0], *middle, dense[1])
+    return nn.Sequential(dense[0], *norm, nn.ReLU(), *dropout, dense[1])
+
+
+def _place(name: str) -> int:
+    """Of a head in the keys of its weights and dropout."""
+    return list(HEADS).index(name)
 
 
 class _HeadRun:
@@ -116,7 +119,7 @@ class _HeadRun:
         outputs: Mapping[str, Outputs],
     ) -> None:
         self.name, self.settings, self.members, self.data, self.epoch_done = name, settings, members, data, epoch_done
-        self.outputs = outputs
+        self.outputs, self.reads = outputs, HEADS[name].reads
         self.cell = replace(cell, augment=settings.augment)
         # Training images without augmentation: frozen features, and re-estimated batch-norm statistics.
         self.plain = list(data.train.pixels.split(cell.batch_size))
@@ -231,7 +234,7 @@ class _HeadRun:
         device = self.data.train.labels.device
         loss_sum, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
         for step, inputs, labels in batches(epoch):
-            set_dropout_key(self.head, derive(self.cell.seed, "head", HEADS[self.name], 1, epoch, step))
+            set_dropout_key(self.head, derive(self.cell.seed, "head", _place(self.name), 1, epoch, step))
             logits = self.head(inputs)
             loss = functional.cross_entropy(logits, labels)
             optimiser.zero_grad()
@@ -262,7 +265,7 @@ class _HeadRun:
     def _frozen(self, split: str) -> Iterator[Tensor]:
         """What the members said of validation or test images before any of them was tuned."""
         known = self.outputs.get(split)
-        if known and self.name == "stacking":
+        if known and self.reads == "probabilities":
             return (_probabilities(part.unbind()) for part in known.logits.split(EVALUATION_BATCH, dim=1))
         if known and known.maps:
             return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in known.maps), strict=True))
@@ -272,7 +275,7 @@ class _HeadRun:
         """What the members say of images (B, 3, H, W), as one float32 vector each: (B, F)."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.cell.autocast):
             outputs = [member(inputs) for member in self.members]
-        if self.name == "stacking":
+        if self.reads == "probabilities":
             return _probabilities([logits for logits, _ in outputs])
         return _features([feature_map for _, feature_map in outputs])
 

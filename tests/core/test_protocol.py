@@ -6,12 +6,14 @@ stands here with the section of that page.
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from fdl import models
 from fdl.core import settings as settings_module
 from fdl.core.head_settings import head_settings
 from fdl.core.protocol import (
@@ -24,9 +26,11 @@ from fdl.core.protocol import (
     TUNING_EPOCHS,
     TUNING_LEARNING_RATE,
 )
+from fdl.core.randomness import Key
 from fdl.core.settings import Cell, Params
-from fdl.models import build, layers
+from fdl.models import build
 from fdl.models.layers import Dropout
+from fdl.models.variants import Initialiser
 from fdl.training import adam
 from fdl.training.heads import build_head
 
@@ -52,7 +56,7 @@ def authors_preset() -> Params:
 def test_the_protocol_holds_the_authors_18_ensembles_and_no_other() -> None:
     assert len(AUTHORS) == 18
     assert list(AUTHORS) == [(dataset, backbone) for dataset in DATASETS for backbone in DATASETS[dataset].backbones]
-    assert all(tuple(protocol.backbones) == BACKBONES for protocol in DATASETS.values())
+    assert all(list(protocol.backbones) == list(BACKBONES) for protocol in DATASETS.values())
 
 
 @every_ensemble
@@ -156,22 +160,28 @@ def test_initial_weights_are_drawn_as_the_authors(dataset: str, backbone: str, m
     used: dict[str, set[str]] = {"convolution": set(), "hidden": set(), "output": set()}
     row, classes = AUTHORS[dataset, backbone], len(DATASETS[dataset].classes)
 
-    def record(name: str) -> None:
-        def initialise(weight: torch.Tensor, key: int) -> None:
+    def recorded(initialiser: Initialiser) -> Initialiser:
+        def initialise(weight: torch.Tensor, key: Key) -> None:
             dense = "output" if weight.shape[0] == classes else "hidden"
-            used["convolution" if weight.dim() == 4 else dense].add(name)
+            used["convolution" if weight.dim() == 4 else dense].add(initialiser.__name__)
 
-        monkeypatch.setattr(layers, {"HeNormal": "he_normal", "HeUniform": "he_uniform"}.get(name, name), initialise)
+        return initialise
 
-    for name in ("HeNormal", "HeUniform", "glorot_uniform"):
-        record(name)
+    variant = models._variant(DATASETS[dataset].backbones[backbone].variant)
+    watched = replace(
+        variant,
+        conv_weights=recorded(variant.conv_weights),
+        hidden_weights=recorded(variant.hidden_weights),
+        output_weights=recorded(variant.output_weights),
+    )
+    monkeypatch.setattr(models, "_variant", lambda name: watched)
     net = build(backbone, dataset, width=0.0625)
     dense = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
     assert len(dense) == (1 if backbone == "resnet" else 2)
 
     def named(column: str) -> set[str]:
-        name = row[column].split("(")[0].replace("GlorotUniform", "glorot_uniform")
-        return set() if name == "n/a" else {name}
+        name = row[column].split("(")[0]  # HeNormal
+        return set() if name == "n/a" else {re.sub(r"\B([A-Z])", r"_\1", name).lower()}
 
     assert used["convolution"] == named("conv_init")
     assert used["hidden"] == named("hidden_dense_init")
