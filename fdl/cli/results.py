@@ -50,16 +50,16 @@ def status(
     from fdl.results import status as states
 
     resolved = load(file, preset, set_, configfile)
-    found = states.status(resolved)
+    cell_states = states.status(resolved)
     if as_json:
-        print(files.to_json(states.as_json(resolved, found)).decode(), end="")
+        print(files.to_json(states.as_json(resolved, cell_states)).decode(), end="")
     else:
-        _print_table(found)
-    if not all(state.finished for state in found):
+        _print_table(cell_states)
+    if not all(state.finished for state in cell_states):
         raise typer.Exit(1)
 
 
-def _print_table(found: "list[CellStatus]") -> None:
+def _print_table(cell_states: "list[CellStatus]") -> None:
     """Counts by bundle, and what there is to say of single cells."""
     from rich.console import Console
     from rich.table import Table
@@ -70,14 +70,14 @@ def _print_table(found: "list[CellStatus]") -> None:
     table = Table("bundle", box=None, pad_edge=False)
     for name in STATUSES:
         table.add_column(name, justify="right")
-    for bundle, of_bundle in by_bundle(found).items():
+    for bundle, of_bundle in by_bundle(cell_states).items():
         table.add_row(bundle.key, *(str(count or "·") for count in counts(of_bundle).values()))
-    table.add_row("all", *map(str, counts(found).values()))
+    table.add_row("all", *map(str, counts(cell_states).values()))
     # Where another program reads it, so wide that nothing is folded or cut.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for name in STATUSES:
         notes: dict[str, list[str]] = {}
-        for state in found:
+        for state in cell_states:
             if state.status == name and state.note:
                 notes.setdefault(state.note, []).append(state.cell.key)
         for note, (first, *more) in list(notes.items())[:_NOTES]:

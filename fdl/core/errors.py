@@ -21,7 +21,7 @@ class MethodError(Exception):
 
 def did_you_mean(name: object, known: Iterable[object], others: str = "") -> str:
     """What to say after a name that nothing has: the known name nearest to it; else `others`, or all known names."""
-    names = [str(one) for one in known]
+    names = [str(known_name) for known_name in known]
     close = get_close_matches(str(name), names, n=1)
     return f"did you mean {close[0]!r}?" if close else others or f"there are: {', '.join(names) or 'none'}"
 

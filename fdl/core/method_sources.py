@@ -86,7 +86,7 @@ def _signature(file: Path, stamp: Stamp, function: str) -> tuple[tuple[str, ...]
     definitions = read_module(file).definitions
     node = definitions.get(function, [None])[-1]
     if not isinstance(node, ast.FunctionDef):
-        functions = [name for name, found in definitions.items() if isinstance(found[-1], ast.FunctionDef)]
+        functions = [name for name, nodes in definitions.items() if isinstance(nodes[-1], ast.FunctionDef)]
         raise InputError(f"{file.name} has no function {function!r}; {did_you_mean(function, functions)}")
     arguments = node.args
     keywords = [argument.arg for argument in arguments.kwonlyargs]

@@ -144,8 +144,8 @@ def kept(key: Key, x: Tensor, p: float) -> Tensor:
             z *= np.uint64(factor)
         # The last step of SplitMix64 changes the lower 33 bits, of which the comparison uses none.
         np.greater_equal(z, at_least, out=keep[start : start + block])
-    ones = torch.from_numpy(keep.view(np.uint8)).to(x.dtype)  # from booleans it takes torch seven times as long
-    return ones.view(images, *x.shape[2:], channels).movedim(-1, 1)
+    factors = torch.from_numpy(keep.view(np.uint8)).to(x.dtype)  # from booleans it takes torch seven times as long
+    return factors.view(images, *x.shape[2:], channels).movedim(-1, 1)
 
 
 def normal(

@@ -120,8 +120,8 @@ def _pickled_images(content: dict[str, object], path: Path) -> NDArray[np.uint8]
     """(N, 32, 32, 3)."""
     data = content.get("data")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _VALUES:
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise InputError(f"{path}: 'data' is {found}, not uint8 (N, {_VALUES}); download it again")
+        held = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise InputError(f"{path}: 'data' is {held}, not uint8 (N, {_VALUES}); download it again")
     return _images(data)
 
 

@@ -200,16 +200,16 @@ def _verify(dataset: str, folder: Path, say: Say) -> int:
     paths = _files(folder)
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        found = files.file_hash(path)
+        sha256 = files.file_hash(path)
         known = published.get(name)
         if name not in ledger.files and not (known and known.hash):
             _recognise(path)
-        if known and known.hash and not transfer.has_hash(path, known.hash, sha256=found):
+        if known and known.hash and not transfer.has_hash(path, known.hash, sha256=sha256):
             raise InputError(
                 f"{path}: is not the published file ({known.hash} is); delete it and download it again, "
                 "or give it another name if you mean to use your own"
             )
-        if ledger.files.setdefault(name, found) != found:
+        if ledger.files.setdefault(name, sha256) != sha256:
             raise InputError(
                 f"{path}: differs from the file first seen (SHA-256 {ledger.files[name]} in {folder / LEDGER}); "
                 f"put that one back, or delete its line {name!r} there if the new one is meant"

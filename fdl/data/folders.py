@@ -156,13 +156,13 @@ def read_classes(folder: Path) -> ImageFiles:
     names = {pool: [entry.name for entry in _class_folders(place)] for pool, place in places}
     classes = sorted({name for pool in names for name in names[pool]}, key=natural)
     check_distinct(classes, folder)
-    found = [
+    pictures = [
         (pool, label, path)
         for pool, place in places
         for label, name in enumerate(classes)
         for path in _images(place / name)
     ]
-    return _files(folder, classes, found)
+    return _files(folder, classes, pictures)
 
 
 _EXPECTED = "expected a folder per class, or the folders train, validation and test with a folder per class in each"
@@ -279,10 +279,10 @@ def read_numbered(folder: Path) -> ImageFiles:
     whole_tex = set(classes) == _TEX_CLASSES and any(number >= _TEX_TRAIN_FILES for _, number, _ in named.values())
     pools = ("train", "test") if whole_tex else ("all", "all")
     rows = sorted(named.values(), key=lambda row: (labels[row[0]], natural(row[2].stem)))
-    found = [(pools[number >= _TEX_TRAIN_FILES], labels[name], path) for name, number, path in rows]
-    return _files(folder, classes, found)
+    pictures = [(pools[number >= _TEX_TRAIN_FILES], labels[name], path) for name, number, path in rows]
+    return _files(folder, classes, pictures)
 
 
-def _files(folder: Path, classes: list[str], found: list[tuple[str, int, Path]]) -> ImageFiles:
-    records = [Record(pool, label, path.relative_to(folder).as_posix(), str(path)) for pool, label, path in found]
-    return ImageFiles(classes, records, lambda: (path.read_bytes() for _, _, path in found))
+def _files(folder: Path, classes: list[str], pictures: list[tuple[str, int, Path]]) -> ImageFiles:
+    records = [Record(pool, label, path.relative_to(folder).as_posix(), str(path)) for pool, label, path in pictures]
+    return ImageFiles(classes, records, lambda: (path.read_bytes() for _, _, path in pictures))

@@ -87,8 +87,8 @@ def open_images(
     search = _Search(LAYOUTS if own else (*LAYOUTS, NUMBERED), unpacked or folder / ".extracted")
     places = search.places(folder)
     if len(places) > 1:
-        found = " and ".join(f"{layout.name} ({place})" for layout, place in places)
-        raise InputError(f"{folder}: holds {found}; keep one of them")
+        layouts = " and ".join(f"{layout.name} ({place})" for layout, place in places)
+        raise InputError(f"{folder}: holds {layouts}; keep one of them")
     ((layout, place),) = places
     _account(layout, place)
     files = layout.read(place)
@@ -114,9 +114,9 @@ class _Search:
         return self._places(folder, _DEPTH) or [(CLASS_FOLDERS, folder)]
 
     def _places(self, folder: Path, depth: int) -> list[tuple[Layout, Path]]:
-        found = [(layout, folder) for layout in self.layouts if layout.matches(folder)]
-        if found or not depth:
-            return found
+        places = [(layout, folder) for layout in self.layouts if layout.matches(folder)]
+        if places or not depth:
+            return places
         entries = folders.visible(folder)
         packed = [path for path in entries if archives.is_archive(path)]
         if packed:

@@ -34,11 +34,11 @@ def read(folder: Path) -> ImageFiles:
     """
     paths = []
     for names in _FILES:
-        found = [path for name in names if (path := _path(folder, name)).is_file()]
-        if len(found) != 1:
-            what = "is missing" if not found else f"is there twice, {found[1].name} too"
+        twins = [path for name in names if (path := _path(folder, name)).is_file()]
+        if len(twins) != 1:
+            what = "is missing" if not twins else f"is there twice, {twins[1].name} too"
             raise InputError(f"{_path(folder, names[0])}: {what}; put exactly the three published files there")
-        paths += found
+        paths += twins
     classes: list[str] = []
     records: list[Record] = []
     for path in paths:
@@ -71,8 +71,8 @@ def _images(content: dict[str, Any], path: Path) -> NDArray[np.uint8]:
         or images.shape[3] != 3
         or not images.size
     ):
-        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise InputError(f"{path}: 'image_data' is {found}, not uint8 (N, 84, 84, 3); download it again")
+        held = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise InputError(f"{path}: 'image_data' is {held}, not uint8 (N, 84, 84, 3); download it again")
     return images
 
 

@@ -46,7 +46,7 @@ class Signatures:
         if not len(rows) or not len(others):
             return []
         turns: Sequence[Image.Transpose | None] = _TURNS if turned else _TURNS[:1]
-        found = []
+        copies = []
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             least = np.full(len(chunk), 65, np.uint8)
@@ -60,8 +60,8 @@ class Signatures:
                 least = np.minimum(least, bits_there)
             near = np.flatnonzero(least <= _BITS)
             pairs = [NearCopy(int(chunk[index]), int(place[index])) for index in near]
-            found += [pair for pair in pairs if self._correlation(pair, turns) >= _CORRELATION]
-        return found
+            copies += [pair for pair in pairs if self._correlation(pair, turns) >= _CORRELATION]
+        return copies
 
     def _turned(self, row: int, turn: Image.Transpose) -> np.uint64:
         return np.uint64(_hash(self.small[row].transpose(turn)))

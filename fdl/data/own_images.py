@@ -124,13 +124,13 @@ def near_copies(
         name: gives the entry of an image in the list, by its row.
     """
     signatures = Signatures(images)
-    found = {
+    pairs_by_kind = {
         "validation and test images that look like a copy (saved again, resized, mirrored or turned) of an image in an "
         "earlier pool": between_pools(signatures, pools),
         "images that look like a copy of one under another label": between_labels(signatures, labels),
     }
-    pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in found.values() for pair in pairs))
-    notes = [f"{what}: {len(pairs):,}" for what, pairs in found.items() if pairs]
+    pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
+    notes = [f"{what}: {len(pairs):,}" for what, pairs in pairs_by_kind.items() if pairs]
     return [[name(pair.other), name(pair.image)] for pair in pairs_found], notes
 
 

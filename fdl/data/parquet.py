@@ -37,8 +37,8 @@ def files_in(folder: Path) -> list[tuple[str, Path]]:
     """
     if not folder.is_dir():
         return []
-    found = [(named[0], path) for path in sorted(folder.iterdir()) if (named := _named(path)) and path.is_file()]
-    return sorted(found, key=lambda file: POOLS.index(file[0]))
+    shards = [(named[0], path) for path in sorted(folder.iterdir()) if (named := _named(path)) and path.is_file()]
+    return sorted(shards, key=lambda file: POOLS.index(file[0]))
 
 
 def read(folder: Path) -> ImageFiles:
@@ -86,9 +86,9 @@ def _check_shards(paths: list[tuple[str, Path]]) -> None:
             continue
         for number, (path, match) in enumerate(zip(held, names, strict=True)):
             if (match["number"], match["count"]) != (f"{number:05d}", f"{len(held):05d}"):
-                expected = f"{match['word']}-{number:05d}-of-{len(held):05d}"
+                wanted = f"{match['word']}-{number:05d}-of-{len(held):05d}"
                 raise InputError(
-                    f"{path.parent}: found {path.name}, expected {expected}.parquet; "
+                    f"{path.parent}: found {path.name}, expected {wanted}.parquet; "
                     "keep all the shards of one version and nothing else"
                 )
 

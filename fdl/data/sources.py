@@ -28,16 +28,18 @@ def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: P
     if dataset not in SOURCES:
         classes = sorted(names)
         return classes, [classes.index(name) for name in names]
-    entry, expected = SOURCES[dataset], DATASETS[dataset].classes
+    entry, protocol_classes = SOURCES[dataset], DATASETS[dataset].classes
     own = [entry.class_names.get(name, name) for name in names]
     if synthetic:
-        classes = list(expected[: len(names)])
+        classes = list(protocol_classes[: len(names)])
     elif entry.sorted_names:
         classes = sorted(own)
-        if len(set(own)) != len(expected):
-            raise InputError(f"{where}: {len(set(own))} classes, but {dataset} has {len(expected)}; complete the files")
+        if len(set(own)) != len(protocol_classes):
+            raise InputError(
+                f"{where}: {len(set(own))} classes, but {dataset} has {len(protocol_classes)}; complete the files"
+            )
     else:
-        classes = list(expected)
+        classes = list(protocol_classes)
     for name, known in zip(names, own, strict=True):
         if known not in classes:
             allowed = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
@@ -51,8 +53,8 @@ def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: P
 
 def file_number(identity: str) -> int | None:
     """The last number in a file's name: 17 for `crazing_17.jpg`."""
-    found = re.findall(r"\d+", PurePath(identity).stem)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", PurePath(identity).stem)
+    return int(numbers[-1]) if numbers else None
 
 
 def group(dataset: str, identity: str) -> str:

@@ -47,9 +47,9 @@ def q_statistic(logits: Logits, labels: Labels) -> float | None:
     1 if they are right on the same images, 0 if independently, -1 if never together. Pairs for which it is 0/0 do not
     count.
     """
-    one, other = _pairs(logits, labels)
-    alike = (one & other).sum(axis=1) * (~one & ~other).sum(axis=1)
-    unlike = (one & ~other).sum(axis=1) * (~one & other).sum(axis=1)
+    first, second = _pairs(logits, labels)
+    alike = (first & second).sum(axis=1) * (~first & ~second).sum(axis=1)
+    unlike = (first & ~second).sum(axis=1) * (~first & second).sum(axis=1)
     defined = alike + unlike > 0
     return float(((alike - unlike)[defined] / (alike + unlike)[defined]).mean()) if defined.any() else None
 
@@ -60,11 +60,11 @@ def error_correlation(logits: Logits, labels: Labels) -> float | None:
     1 if they are right on the same images, 0 if independently. A pair of which one is right on all or on no image has
     none and does not count.
     """
-    one, other = _pairs(logits, labels)
-    first, second, both = one.mean(axis=1), other.mean(axis=1), (one & other).mean(axis=1)
-    spread = np.sqrt(first * (1 - first) * second * (1 - second))
+    first, second = _pairs(logits, labels)
+    share, other_share, both = first.mean(axis=1), second.mean(axis=1), (first & second).mean(axis=1)
+    spread = np.sqrt(share * (1 - share) * other_share * (1 - other_share))
     defined = spread > 0
-    return float(((both - first * second)[defined] / spread[defined]).mean()) if defined.any() else None
+    return float(((both - share * other_share)[defined] / spread[defined]).mean()) if defined.any() else None
 
 
 def _right(logits: Logits, labels: Labels) -> NDArray[np.bool_]:
@@ -75,8 +75,8 @@ def _right(logits: Logits, labels: Labels) -> NDArray[np.bool_]:
 def _pairs(logits: Logits, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The same of the first and of the second member of every pair, (P, N) each."""
     first, second = np.triu_indices(len(logits), k=1)
-    right = _right(logits, labels)
-    return right[first], right[second]
+    correct = _right(logits, labels)
+    return correct[first], correct[second]
 
 
 def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -117,8 +117,8 @@ def ece(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> flo
         probabilities: (N, C), rows of sum 1; N ≥ 1.
         labels: (N,).
     """
-    _, confidence, right = confidence_bins(probabilities, labels)
-    return float(np.abs(right - confidence).sum() / len(labels))
+    _, confidence, accuracy = confidence_bins(probabilities, labels)
+    return float(np.abs(accuracy - confidence).sum() / len(labels))
 
 
 def confidence_bins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -132,10 +132,10 @@ def confidence_bins(probabilities: NDArray[np.floating], labels: NDArray[np.inte
         (3, 15): number of images, sum of their confidences, number of hits.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     # Compared with the edges themselves: confidence × 15 would round across them.
     bins = np.digitize(confidence, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
-    return np.stack([np.bincount(bins, of, ECE_BINS) for of in (np.ones_like(confidence), confidence, right)])
+    return np.stack([np.bincount(bins, summed, ECE_BINS) for summed in (np.ones_like(confidence), confidence, correct)])
 
 
 def brier(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

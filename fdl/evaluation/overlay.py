@@ -21,18 +21,18 @@ def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
     """
     labels: NDArray[np.int64] = records[0]["labels"]
     voted = all("voted" in record for record in records)
-    right = votes_right(records) if voted else np.zeros(len(labels), bool)
+    correct = votes_right(records) if voted else np.zeros(len(labels), bool)
     of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)[:classes]]
-    return [int([*images[right[images]], *images][0]) for images in of_class]
+    return [int([*images[correct[images]], *images][0]) for images in of_class]
 
 
 def votes_right(records: Sequence[Record]) -> NDArray[np.bool_]:
     """Which images all soft votes get right, of the records that hold votes."""
-    right = np.ones(len(records[0]["labels"]), bool)
+    correct = np.ones(len(records[0]["labels"]), bool)
     for record in records:
         if "voted" in record:
-            right &= record["voted"] == record["labels"]
-    return right
+            correct &= record["voted"] == record["labels"]
+    return correct
 
 
 def image_shown(record: Record, image: int) -> NDArray[np.uint8]:

@@ -118,17 +118,17 @@ def clustered_mean(
     pairs = sum(_found(array).sum((-1, -2)) for array in differences)  # (...)
     values, by_seeds, by_images, residual, freedom = [], [], [], [], []
     for number, array in enumerate(differences):
-        found = _found(array)[..., None]  # (..., G, S, 1)
+        present = _found(array)[..., None]  # (..., G, S, 1)
         images = array.shape[-1]
-        counts = found.sum((-1, -2))  # (..., G)
+        counts = present.sum((-1, -2))  # (..., G)
         weight = counts / np.asarray(pairs)[..., None] if weights is None else weights[number]
         share = (weight / np.maximum(counts, 1))[..., None, None]  # of each pair
-        known = np.where(found, array, 0)
+        known = np.where(present, array, 0)
         group_mean = known.sum((-1, -2)) / (np.maximum(counts, 1) * images)  # (..., G)
         values.append((group_mean * np.where(counts > 0, weight, 0)).sum(-1))
-        deviations = np.where(found, array - group_mean[..., None, None], 0) * share / images  # (..., G, S, N)
+        deviations = np.where(present, array - group_mean[..., None, None], 0) * share / images  # (..., G, S, N)
         deviation = deviations.sum(-3)  # (..., S, N)
-        seeds = found.any((-3, -1)).sum(-1)
+        seeds = present.any((-3, -1)).sum(-1)
         df = _or_nan(seeds - 1)
         of_seed, of_image = deviation.sum(-1), deviation.sum(-2)  # (..., S), (..., N)
         part = seeds / df * (of_seed**2).sum(-1)
@@ -139,9 +139,9 @@ def clustered_mean(
             residual.append(np.zeros_like(part))
             continue
         # A seed of which the dataset has no pair at all is no row of the table.
-        rows = found.any(-3)
-        expected = of_seed[..., None] / images + of_image[..., None, :] / np.maximum(seeds, 1)[..., None, None]
-        rest = np.where(rows, deviation - expected, 0)
+        rows = present.any(-3)
+        independent = of_seed[..., None] / images + of_image[..., None, :] / np.maximum(seeds, 1)[..., None, None]
+        rest = np.where(rows, deviation - independent, 0)
         by_images.append(images / (images - 1) * (of_image**2).sum(-1))
         residual.append(seeds * images / (df * (images - 1)) * (rest**2).sum((-1, -2)))
     v_seeds, v_images, v_residual = np.sum(by_seeds, 0), np.sum(by_images, 0), np.sum(residual, 0)

@@ -138,9 +138,9 @@ def _lines(results: Results, run: StoredRun) -> list[Line]:
     for (combiner, metric), names in _STORED.items():
         stored = [run.numbers[name] for name in names if name in run.numbers]
         if stored:
-            found = results.values(combiner, metric)
+            accuracies = results.values(combiner, metric)
             factor = 1 if metric in _SUMS else 100
-            ours = spread([factor * found[cell] for cell in cells if cell in found])
+            ours = spread([factor * accuracies[cell] for cell in cells if cell in accuracies])
             measure = _measure(run, combiner, metric)
             lines.append(_line(results, run, measure, factor * stored[0], ours, len(cells), differs, metric))
     return lines
@@ -152,7 +152,7 @@ def _line(
     measure: str,
     theirs: float,
     ours: Spread,
-    expected: int,
+    asked: int,
     differs: list[str],
     metric: str,
 ) -> Line:
@@ -162,14 +162,14 @@ def _line(
     labels = [title, backbone_title(run.bundle.backbone), str(run.bundle.shots), method_title(run.method), measure]
     raw: dict[str, str | float | int | None] = dict(zip(_RAW[:5], labels, strict=True))
     raw |= {"notebook": run.notebook, "authors": theirs}
-    raw |= {"mean": ours.mean, "std": ours.std, "n": ours.n, "expected": expected, "differs": "; ".join(differs)}
+    raw |= {"mean": ours.mean, "std": ours.std, "n": ours.n, "expected": asked, "differs": "; ".join(differs)}
     bounds = prediction_interval(ours)
-    mean = "not in the grid" if not expected else "–" if ours.mean is None else f"{ours.mean:.{digits}f}"
+    mean = "not in the grid" if not asked else "–" if ours.mean is None else f"{ours.mean:.{digits}f}"
     mean += f" ± {ours.std:.{digits}f}" if ours.std is not None else ""
-    seeds = f"{ours.n} of {expected}" if expected else "–"
+    seeds = f"{ours.n} of {asked}" if asked else "–"
     texts = [*labels, f"{theirs:.{digits}f}", mean, seeds]
     if bounds is None:
-        return Line([*texts, "–", "–", "–"], raw, printed=bool(expected))
+        return Line([*texts, "–", "–", "–"], raw, printed=bool(asked))
     low, high = bounds
     inside = "inside" if low <= theirs <= high else "outside"
     raw |= {"low": low, "high": high, "width": high - low, "inside": inside}

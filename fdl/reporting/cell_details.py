@@ -38,11 +38,11 @@ def read_details(results: Results) -> Details:
     Raises:
         InputError: a record is not the one that was collected.
     """
-    found: list[tuple[CellState, dict[str, str]]] = []
+    cells_and_details: list[tuple[CellState, dict[str, str]]] = []
     for state in results.collected.cells:
         usable = state.status in USABLE
-        found.append((state, _flat(read_record(results.params, state)) if usable else {}))
-    known = [details for _, details in found if details]
+        cells_and_details.append((state, _flat(read_record(results.params, state)) if usable else {}))
+    known = [details for _, details in cells_and_details if details]
     common = {
         key: value
         for key, value in (known[0] if known else {}).items()
@@ -56,7 +56,7 @@ def read_details(results: Results) -> Details:
             {key: value for key, value in details.items() if key not in common},
             layout.record_folder(results.params, state.cell).as_posix(),
         )
-        for state, details in found
+        for state, details in cells_and_details
     ]
     return Details(cells, common)
 

@@ -217,7 +217,7 @@ def arrays_of(
     """Arrays of `cam.npz` of the finished cells of both methods, of the cells whose records have all of `names`."""
     cells = [cell for cell in frozen.of(METHOD, BASELINE) if cell in frozen.correct]
     arrays = {cell: read_arrays(params, cell, "cam.npz", optional=[*names, *optional]) for cell in cells}
-    return {cell: found for cell, found in arrays.items() if found.keys() >= set(names)}
+    return {cell: record for cell, record in arrays.items() if record.keys() >= set(names)}
 
 
 def overlaps_of(params: Params, frozen: Frozen) -> dict[Cell, dict[str, NDArray[Any]]]:

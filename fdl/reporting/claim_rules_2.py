@@ -65,7 +65,7 @@ def _activity(params: Params, frozen: Frozen) -> Quantity:
             continue
         settings = params.training_settings(cell)["method_params"]
         weights = np.array([settings["cosine_weight"], settings["gaussian_weight"]])
-        mine, other = (np.array([terms[one] for terms in sums]) for one in (cell, twin))
+        mine, other = (np.array([terms[arm] for terms in sums]) for arm in (cell, twin))
         terms = [_ratio(a, b) if weight else np.nan for a, b, weight in zip(mine, other, weights, strict=True)]
         values[cell.bundle, cell.seed] = np.array([_ratio(weights @ mine, weights @ other), *terms])
     shown = [
@@ -124,7 +124,7 @@ def _empty_maps(params: Params, frozen: Frozen) -> Quantity:
 
 def _signed_maps(params: Params, frozen: Frozen) -> Quantity:
     """C4b: mean pairwise correlation of the members' signed maps; values are its bounds (2, N) by test image."""
-    arrays = {cell: found["signed_correlations"] for cell, found in _signed(params, frozen).items()}
+    arrays = {cell: record["signed_correlations"] for cell, record in _signed(params, frozen).items()}
     values = {
         (cell.bundle, cell.seed): np.stack(signed_bounds(mine, arrays[twin]))
         for cell, mine in arrays.items()
@@ -139,7 +139,7 @@ def _signed_maps(params: Params, frozen: Frozen) -> Quantity:
 def _signed(params: Params, frozen: Frozen) -> Mapping[Cell, Mapping[str, Array]]:
     """What records hold of signed maps; an ensemble of one has no pairs."""
     arrays = arrays_of(params, frozen, "signed_correlations")
-    return {cell: found for cell, found in arrays.items() if len(found["signed_correlations"])}
+    return {cell: record for cell, record in arrays.items() if len(record["signed_correlations"])}
 
 
 def _bounded(values: Values) -> Bounded:
@@ -160,8 +160,8 @@ def _arms(measured: Mapping[Cell, Array], style: str) -> str:
     """The means of both methods."""
     means = []
     for method, title in ((METHOD, "FDL"), (BASELINE, "classical")):
-        found = [float(value.mean()) for cell, value in measured.items() if cell.method == method]
-        means += [f"{title} {style.format(fmean(found))}"] if found else []
+        values = [float(value.mean()) for cell, value in measured.items() if cell.method == method]
+        means += [f"{title} {style.format(fmean(values))}"] if values else []
     return ", ".join(means).replace("-", "−")
 
 

@@ -260,9 +260,9 @@ def _sensitivity(frozen: Frozen, quantity: Quantity) -> str:
         return ""
     small = []
     for bundles, array in stacked(_cell_values(quantity.values)):
-        _, seen, expected = statistics.seed_spreads(array)
-        if seen < expected:
-            small.append(f"{frozen.titles[bundles[0].dataset]} {seen:.2f} instead of {expected:.2f}")
+        _, seen, independent = statistics.seed_spreads(array)
+        if seen < independent:
+            small.append(f"{frozen.titles[bundles[0].dataset]} {seen:.2f} instead of {independent:.2f}")
     holds = "includes" if low <= 0 <= high else "excludes"
     because = f" (standard deviation of the seeds' means: {', '.join(small)})" if small else ""
     return (

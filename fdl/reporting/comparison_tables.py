@@ -69,12 +69,10 @@ def ablation_table(results: Results) -> Listing:
     )
 
 
-def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, expected: int) -> Line:
+def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, asked: int) -> Line:
     raw = dict(zip(_KEYS, labels, strict=True)) | {"mean": score.mean, "std": score.std, "n": score.n}
     raw |= _difference_columns(difference) | {"difference_n": difference.n}
-    return _line(
-        [*labels, _score(score), _difference(difference), f"{score.n} of {expected}"], raw | {"expected": expected}
-    )
+    return _line([*labels, _score(score), _difference(difference), f"{score.n} of {asked}"], raw | {"expected": asked})
 
 
 def combiner_table(results: Results) -> Listing:
@@ -84,11 +82,11 @@ def combiner_table(results: Results) -> Listing:
     lines = []
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
-        scores = {name: _percent(found, cells) for name, found in values.items()}
+        scores = {name: _percent(by_cell, cells) for name, by_cell in values.items()}
         raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
         for name, score in scores.items():
             raw |= {f"{name}_mean": score.mean, f"{name}_std": score.std, f"{name}_n": score.n}
-        lines.append(_line([*labels, *(_score(score, expected=len(cells)) for score in scores.values())], raw))
+        lines.append(_line([*labels, *(_score(score, asked=len(cells)) for score in scores.values())], raw))
     parts = [f"{name}_{part}" for name in combiners for part in ("mean", "std", "n")]
     return Listing(
         "combiners",
@@ -157,10 +155,10 @@ def _measured(
         raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
         texts = list(labels)
         for column, (measure, _, values) in columns.items():
-            found = [values[cell] for cell in cells if cell in values]
-            score = spread([100 * value for value in found] if measure.percent else found)
+            measured = [values[cell] for cell in cells if cell in values]
+            score = spread([100 * value for value in measured] if measure.percent else measured)
             raw |= {f"{column}_{part}": getattr(score, part) for part in ("mean", "std", "n")}
-            texts.append(_score(score, expected=len(cells), digits=1 if measure.percent else 2))
+            texts.append(_score(score, asked=len(cells), digits=1 if measure.percent else 2))
         lines.append(_line(texts, raw))
     headings = [sentence(measure.title) + f", {split}" * (split != "test") for measure, split, _ in columns.values()]
     return Listing(
@@ -207,14 +205,14 @@ def selection_table(results: Results) -> Listing:
             score = _percent(values["test", rule], cells)
             seen = _percent(values["validation", rule], cells)
             labels = [*_labels(results, bundle, method), rule]
-            of, base = values["test", rule], values["test", reference]
-            gains = [100 * (of[cell] - base[cell]) for cell in cells if cell in of and cell in base]
+            chosen, base = values["test", rule], values["test", reference]
+            gains = [100 * (chosen[cell] - base[cell]) for cell in cells if cell in chosen and cell in base]
             gain = spread(gains if rule != reference else [])
             raw: dict[str, str | float | int | None] = dict(zip((*_KEYS, "selection"), labels, strict=True))
             raw |= {"mean": score.mean, "std": score.std, "n": score.n, "validation_mean": seen.mean}
             raw["reference"] = reference
             raw |= _difference_columns(gain)
-            texts = [*labels, _score(score, expected=len(cells)), _difference(gain), _score(seen)]
+            texts = [*labels, _score(score, asked=len(cells)), _difference(gain), _score(seen)]
             lines.append(_line(texts, raw))
     return Listing(
         "selections",
@@ -276,12 +274,12 @@ def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
     return spread([100 * values[cell] for cell in cells if cell in values])
 
 
-def _score(score: Spread, expected: int | None = None, digits: int = 1) -> str:
+def _score(score: Spread, asked: int | None = None, digits: int = 1) -> str:
     """`41.2 ± 1.3`, with the number of seeds where some have no value."""
     if score.mean is None:
         return "–"
     text = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if score.std is not None else "")
-    return text.replace("-", "−") + (f" (n={score.n})" if expected is not None and score.n < expected else "")
+    return text.replace("-", "−") + (f" (n={score.n})" if asked is not None and score.n < asked else "")
 
 
 def _difference(difference: Spread) -> str:

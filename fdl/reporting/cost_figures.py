@@ -30,32 +30,32 @@ def seconds_per_cell(results: Results) -> "Figure":
         for seconds in costs.done["seconds"]
     ]
     frame = pd.DataFrame(rows, columns=["backbone", "dataset", "method", "seconds"])
-    of, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
+    styles, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
     datasets = [facts.title for facts in results.collected.datasets.values()]
     dodge = 0.4 if len(results.methods) > 1 else False  # seaborn divides by the number of methods less one
     with house_style():
         size = 2.3 * len(backbones) + 1.4, 0.25 * len(datasets) * max(len(results.methods) / 2, 1) + 1.2
         figure = Figure(figsize=size, layout="constrained")
         axes = list(figure.subplots(1, len(backbones), squeeze=False, sharex=True, sharey=True).flat)
-        for one, backbone in zip(axes, backbones, strict=True):
+        for panel, backbone in zip(axes, backbones, strict=True):
             here = frame[frame["backbone"] == backbone]
             if here.empty:
-                say_nothing_there(one)
+                say_nothing_there(panel)
             else:
                 sns.pointplot(
-                    here, x="seconds", y="dataset", hue="method", order=datasets, hue_order=list(of["palette"]),
-                    palette=of["palette"], markers=list(of["markers"].values()), estimator="median",
+                    here, x="seconds", y="dataset", hue="method", order=datasets, hue_order=list(styles["palette"]),
+                    palette=styles["palette"], markers=list(styles["markers"].values()), estimator="median",
                     errorbar=("pi", 100), dodge=dodge, linestyle="none", markersize=4, err_kws={"linewidth": 1.2},
-                    ax=one,
+                    ax=panel,
                 )  # fmt: skip
-                one.legend().remove()
-                one.set_xscale("log")
-                one.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                one.minorticks_off()
-            one.set_title(backbone_title(backbone))
-            one.grid(visible=True, axis="x")
-            one.grid(visible=False, axis="y")
+                panel.legend().remove()
+                panel.set_xscale("log")
+                panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                panel.minorticks_off()
+            panel.set_title(backbone_title(backbone))
+            panel.grid(visible=True, axis="x")
+            panel.grid(visible=False, axis="y")
         label_axes(figure, axes, x="seconds per cell", y="")
         legend_below(figure, axes)
         warn(figure, results.collected)

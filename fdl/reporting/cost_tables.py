@@ -34,8 +34,8 @@ def grouped_costs(results: Results) -> list[Costs]:
     frame, groups = results.costs, []
     for dataset, backbone in results.nets:
         for method in results.methods:
-            of = (frame["dataset"] == dataset) & (frame["backbone"] == backbone) & (frame["method"] == method)
-            here, done = frame[of], frame[of & (frame["status"] == "done")]
+            chosen = (frame["dataset"] == dataset) & (frame["backbone"] == backbone) & (frame["method"] == method)
+            here, done = frame[chosen], frame[chosen & (frame["status"] == "done")]
             if len(here):
                 groups.append(Costs(dataset, backbone, method, done, len(here) - len(done)))
     return groups
@@ -74,23 +74,23 @@ def _line(results: Results, costs: Costs) -> Line:
     raw |= {"n": len(costs.done), "failed": costs.failed}
     if costs.done.empty:
         return Line([*labels, "–", "–", "–", "–", "–", "–", f"0 ({costs.failed} failed)"], raw)
-    of = costs.done
-    seconds, training = of["seconds"].tolist(), median(of["train_seconds"].tolist())
-    memory, parameters = float(of["peak_memory_mb"].max()), int(of["parameters"].max())
-    device, precision = (", ".join(sorted(set(of[name]))) for name in ("device", "precision"))
+    done = costs.done
+    seconds, training = done["seconds"].tolist(), median(done["train_seconds"].tolist())
+    memory, parameters = float(done["peak_memory_mb"].max()), int(done["parameters"].max())
+    device, precision = (", ".join(sorted(set(done[name]))) for name in ("device", "precision"))
     raw |= {
         "parameters": parameters,
         "seconds_median": median(seconds),
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
         "train_seconds_median": training,
-        "evaluate_seconds_median": median(of["evaluate_seconds"].tolist()),
+        "evaluate_seconds_median": median(done["evaluate_seconds"].tolist()),
         "peak_memory_mb_max": memory,
         "device": device,
         "precision": precision,
     }
     range_ = f"{median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-    cells = str(len(of)) + (f" ({costs.failed} failed)" if costs.failed else "")
+    cells = str(len(done)) + (f" ({costs.failed} failed)" if costs.failed else "")
     texts = [f"{parameters:,}", range_, f"{training:.1f}", f"{memory:,.0f}", device, precision, cells]
     return Line([*labels, *texts], raw)
 

@@ -148,25 +148,25 @@ def looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def look(methods: Sequence[str], method: str) -> dict[str, Any]:
     """Colour and line style of one method, as matplotlib takes them."""
-    of = looks(methods)
+    styles = looks(methods)
     title = method_title(method)
-    dashes = of["dashes"][title]
-    return {"color": of["palette"][title], "linestyle": (0, dashes) if dashes else "-"}
+    dashes = styles["dashes"][title]
+    return {"color": styles["palette"][title], "linestyle": (0, dashes) if dashes else "-"}
 
 
 def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str, also: Sequence["Axes"] = ()) -> None:
     """Name the axes once: x below the last row, and below those in `also`; y at the side."""
-    for one in axes:  # no supxlabel: the legend would be put on top of it
-        place = one.get_subplotspec()
-        lowest = one in also or (place is not None and place.is_last_row())
-        one.set(xlabel=x if lowest else "", ylabel="")
+    for panel in axes:  # no supxlabel: the legend would be put on top of it
+        place = panel.get_subplotspec()
+        lowest = panel in also or (place is not None and place.is_last_row())
+        panel.set(xlabel=x if lowest else "", ylabel="")
     place_no_empty_labels(axes)
     figure.supylabel(y, fontsize=8)
 
 
 def place_no_empty_labels(axes: Iterable["Axes"]) -> None:
     """Spare the layout the labels without text: for the place of one the ticks of all its neighbours are measured."""
-    for axis in (axis for one in axes for axis in (one.xaxis, one.yaxis)):
+    for axis in (axis for panel in axes for axis in (panel.xaxis, panel.yaxis)):
         if not axis.label.get_text():
             axis.set_label_coords(0, 0)
 
@@ -174,8 +174,8 @@ def place_no_empty_labels(axes: Iterable["Axes"]) -> None:
 def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str] = ()) -> None:
     """One legend of all that these axes label, below the figure; the labels `last` at its end."""
     handles: dict[str, Any] = {}
-    for one in axes:
-        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     order = sorted(handles, key=lambda label: label in last)
     if order:

@@ -54,7 +54,8 @@ def _accuracy(results: Results) -> bytes:
         group = _name(results, cell.dataset), cell.backbone, cell.shots, cell.method
         seeds.setdefault(group, []).append(value)
     spreads = {group: spread(values) for group, values in seeds.items()}
-    rows: list[tuple[object, ...]] = [(*group, of.n, of.mean, of.std) for group, of in spreads.items()]
+    rows: list[tuple[object, ...]]
+    rows = [(*group, accuracy.n, accuracy.mean, accuracy.std) for group, accuracy in spreads.items()]
     return _csv(["dataset", "backbone", "shots", "method", "seeds", "accuracy", "std"], rows)
 
 

@@ -96,17 +96,19 @@ def _facet(
 ) -> None:
     import seaborn as sns
 
-    of = looks(list(dict.fromkeys(state.cell.method for state in collected.cells)))
+    styles = looks(list(dict.fromkeys(state.cell.method for state in collected.cells)))
     facts = collected.datasets[dataset]
     here = frame[(frame["dataset"] == dataset) & (frame["backbone"] == backbone)]
     if facts.chance is not None:
         axes.axhline(100 * facts.chance, color="black", linestyle=":", linewidth=1, label="chance", zorder=1)
     if not here.empty:
-        order = list(of["palette"])
+        order = list(styles["palette"])
         for title in order:
-            one = here[here["method"] == title]
-            look = {"color": of["palette"][title], "marker": of["markers"][title], "alpha": 0.35, "linewidth": 0}
-            axes.scatter(one["at"], one["percent"], s=10, zorder=2, **look)
+            seeds = here[here["method"] == title]
+            colour, marker = styles["palette"][title], styles["markers"][title]
+            axes.scatter(
+                seeds["at"], seeds["percent"], s=10, zorder=2, color=colour, marker=marker, alpha=0.35, linewidth=0
+            )
         sns.lineplot(
             here,
             x="at",
@@ -115,9 +117,9 @@ def _facet(
             style="method",
             hue_order=order,
             style_order=order,
-            palette=of["palette"],
-            markers=of["markers"],
-            dashes=of["dashes"],
+            palette=styles["palette"],
+            markers=styles["markers"],
+            dashes=styles["dashes"],
             ax=axes,
             errorbar="sd",
             err_style="bars",

@@ -104,8 +104,8 @@ def _strip(results: Results, rows: Rows, image: int, pictures: dict[bytes, Pictu
 
 def _panel(record: Record, member: int, image: int, names: tuple[str, ...]) -> MapPanel:
     values, predicted = record["maps_predicted"][member, image], int(record["predicted"][member, image])
-    right = predicted == int(record["labels"][image])
-    return MapPanel(_map_address(values.tobytes(), values.shape), names[predicted], right, not values.any())
+    correct = predicted == int(record["labels"][image])
+    return MapPanel(_map_address(values.tobytes(), values.shape), names[predicted], correct, not values.any())
 
 
 def _picture(style: str, pixels: NDArray[np.uint8]) -> Picture:

@@ -90,15 +90,15 @@ def paired_differences(results: Results) -> "Figure":
 
     Of several methods one more facet holds the means over all pairs.
     """
-    found = {method: measured_differences(results, method) for method in results.methods[1:]}
+    by_method = {method: measured_differences(results, method) for method in results.methods[1:]}
     with house_style():
-        several = len(found) > 1  # else `forest` shows it
+        several = len(by_method) > 1  # else `forest` shows it
         figure, axes = facets(results.nets, extra=several)
-        shots, reach = sorted({bundle.shots for bundle in results.bundles}), _reach(found)
-        for one, net in zip(axes, results.nets, strict=False):
-            _forest(one, results, found, net, shots, reach)
+        shots, reach = sorted({bundle.shots for bundle in results.bundles}), _reach(by_method)
+        for panel, net in zip(axes, results.nets, strict=False):
+            _forest(panel, results, by_method, net, shots, reach)
         if several:
-            _overall(axes[-1], results, found, reach)
+            _overall(axes[-1], results, by_method, reach)
         label_axes(
             figure, axes, x="Δ test accuracy (points)", y="training images per class", also=axes[-4:] if several else ()
         )
@@ -107,16 +107,16 @@ def paired_differences(results: Results) -> "Figure":
     return figure
 
 
-def _reach(found: Mapping[str, Sequence[Difference]]) -> float:
+def _reach(by_method: Mapping[str, Sequence[Difference]]) -> float:
     """Half the scale that all facets share: every seed and the band of ± 2 points are on it, wide intervals are cut."""
-    seen = [abs(difference.accuracy) for differences in found.values() for difference in differences]
+    seen = [abs(difference.accuracy) for differences in by_method.values() for difference in differences]
     return 1.08 * max([1.5 * statistics.MARGIN, *seen])
 
 
 def _forest(
     axes: "Axes",
     results: Results,
-    found: dict[str, list[Difference]],
+    by_method: dict[str, list[Difference]],
     net: Net,
     shots: Sequence[int],
     reach: float,
@@ -124,27 +124,27 @@ def _forest(
     axes.set_title(net_title(results.collected, net))
     axes.set_yticks(range(len(shots)), labels=[str(count) for count in shots])
     axes.set_ylim(len(shots) - 0.5, -0.5)
-    for place, method in enumerate(found):
-        offset = (place - (len(found) - 1) / 2) * 0.7 / len(found)
+    for place, method in enumerate(by_method):
+        offset = (place - (len(by_method) - 1) / 2) * 0.7 / len(by_method)
         single: dict[float, list[float]] = {}
-        for difference in found[method]:
+        for difference in by_method[method]:
             if _net(difference.cell) == net:
                 single.setdefault(shots.index(difference.cell.shots) + offset, []).append(difference.accuracy)
         if single:
-            _draw(axes, results, method, {y: bundle_interval(of) for y, of in single.items()}, single)
+            _draw(axes, results, method, {y: bundle_interval(differences) for y, differences in single.items()}, single)
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, reach)
 
 
-def _overall(axes: "Axes", results: Results, found: dict[str, list[Difference]], reach: float) -> None:
+def _overall(axes: "Axes", results: Results, by_method: dict[str, list[Difference]], reach: float) -> None:
     """The last facet: one line per method."""
     axes.set_title("all settings", fontweight="bold")
     axes.set_yticks([])
-    axes.set_ylim(max(len(found), 1) - 0.5, -0.5)
-    for row, method in enumerate(found):
-        if found[method]:
-            _draw(axes, results, method, {row: overall_interval(found[method])}, {})
+    axes.set_ylim(max(len(by_method), 1) - 0.5, -0.5)
+    for row, method in enumerate(by_method):
+        if by_method[method]:
+            _draw(axes, results, method, {row: overall_interval(by_method[method])}, {})
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, reach)
@@ -158,8 +158,8 @@ def _draw(
     single: Mapping[float, Sequence[float]],
 ) -> None:
     """A method's marks, by their y."""
-    of, title = looks(results.methods), method_title(method)
-    colour, marker = of["palette"][title], of["markers"][title]
+    styles, title = looks(results.methods), method_title(method)
+    colour, marker = styles["palette"][title], styles["markers"][title]
     known = [(y, interval.low, interval.high) for y, interval in intervals.items() if np.isfinite(interval.low)]
     if known:
         axes.hlines(*zip(*known, strict=True), color=colour, linewidth=1.3, capstyle="butt", zorder=2)
@@ -205,12 +205,12 @@ def paired_differences_caption(results: Results) -> str:
 
 def gain_over_shots(results: Results) -> "Figure":
     """Accuracy of every method minus classical over training images per class; a facet per dataset and backbone."""
-    found = {method: measured_differences(results, method) for method in results.methods[1:]}
+    by_method = {method: measured_differences(results, method) for method in results.methods[1:]}
     shots = sorted({bundle.shots for bundle in results.bundles})
     intervals = {
         (net, method): _intervals([d for d in differences if _net(d.cell) == net])
         for net in results.nets
-        for method, differences in found.items()
+        for method, differences in by_method.items()
     }
     drawn_intervals = [interval for by_shots in intervals.values() for interval in by_shots.values()]
     # Half the scale that all facets share: every mean is on it, and every interval that is not far wider than these.
@@ -219,17 +219,17 @@ def gain_over_shots(results: Results) -> "Figure":
     reach = 1.08 * max([farthest, *(bound for bound in bounds if bound <= 2 * farthest)])
     with house_style():
         figure, axes = facets(results.nets, share="all")
-        for one, net in zip(axes, results.nets, strict=True):
-            for place, method in enumerate(found):
-                _draw_gains(one, results, method, intervals[net, method], 0.13 * (place - (len(found) - 1) / 2))
-            if not one.lines:
-                say_nothing_there(one)
-            one.axhspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
-            one.axhline(0, color="black", linewidth=0.8, zorder=1)
-            one.set(title=net_title(results.collected, net), ylim=(-reach, reach), xscale="log")
-            one.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
-            one.set_xticks(shots, labels=[str(count) for count in shots])
-            one.minorticks_off()
+        for panel, net in zip(axes, results.nets, strict=True):
+            for place, method in enumerate(by_method):
+                _draw_gains(panel, results, method, intervals[net, method], 0.13 * (place - (len(by_method) - 1) / 2))
+            if not panel.lines:
+                say_nothing_there(panel)
+            panel.axhspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
+            panel.axhline(0, color="black", linewidth=0.8, zorder=1)
+            panel.set(title=net_title(results.collected, net), ylim=(-reach, reach), xscale="log")
+            panel.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
+            panel.set_xticks(shots, labels=[str(count) for count in shots])
+            panel.minorticks_off()
         label_axes(figure, axes, x="training images per class", y="Δ test accuracy (points)")
         legend_below(figure, axes, last=[_BAND])
         warn(figure, results.collected)
@@ -250,13 +250,13 @@ def _draw_gains(
     """A method's means and intervals by number of shots, set off sideways to keep methods apart."""
     if not intervals:
         return
-    of, title = looks(results.methods), method_title(method)
+    styles, title = looks(results.methods), method_title(method)
     style: dict[str, Any] = look(results.methods, method)
     x = [shots * 2**doublings for shots in intervals]
     low, high = ([getattr(interval, bound) for interval in intervals.values()] for bound in ("low", "high"))
     axes.vlines(x, low, high, color=style["color"], linewidth=1.2, zorder=2)
     (line,) = axes.plot(x, [interval.mean for interval in intervals.values()], **style, linewidth=0.9, zorder=3)
-    line.set(marker=of["markers"][title], markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=title)
+    line.set(marker=styles["markers"][title], markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=title)
 
 
 def gain_over_shots_caption(results: Results) -> str:
@@ -278,14 +278,14 @@ def diversity_and_gain(results: Results) -> "Figure":
 
     backbones = list(dict.fromkeys(backbone for _, backbone in results.nets))
     methods = results.methods[1:]
-    found = {method: measured_differences(results, method) for method in methods}
+    by_method = {method: measured_differences(results, method) for method in methods}
     with house_style():
         rows, columns = max(len(methods), 1), len(backbones)
         figure = Figure(figsize=(max(2.4 * columns, 3.4) + 0.4, 2.1 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for method, line in zip(methods or [""], grid, strict=True):
             for backbone, axes in zip(backbones, line, strict=True):
-                here = [d for d in found.get(method, []) if d.cell.backbone == backbone]
+                here = [d for d in by_method.get(method, []) if d.cell.backbone == backbone]
                 _scatter(axes, results, here)
                 axes.set_title(" · ".join(filter(None, [backbone_title(backbone), method_title(method)])))
         everything = list(grid.flat)

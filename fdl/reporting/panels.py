@@ -150,9 +150,9 @@ def draw_maps(
             sheet.text(line.label, _column(0, side) - 0.1, top + side / 2, size=size_of_letters, upwards=True)
             for member, maps in enumerate(line.maps):
                 predicted = line.record["predicted"][member, image]
-                right = predicted == line.record["labels"][image]
-                mark = _fitting(f"{'✓' if right else '✗'} {classes[predicted]}", side) if line.predictions else ""
-                colour, left = "black" if right else WARNING_COLOUR, _column(member, side)
+                correct = predicted == line.record["labels"][image]
+                mark = _fitting(f"{'✓' if correct else '✗'} {classes[predicted]}", side) if line.predictions else ""
+                colour, left = "black" if correct else WARNING_COLOUR, _column(member, side)
                 sheet.panel(on_grey(pixels, maps[image], round(side * DPI)), left, top, side, mark, colour=colour)
                 if not maps[image].any():
                     sheet.text("empty", left + side / 2, top + side / 2, colour="white")

@@ -55,7 +55,7 @@ def training_curves(results: Results, dataset: str) -> "Figure":
             compared = results.compared(*net)
             curves = {method: _mean_curves(results, cells) for method, cells in compared.items()}
             for axes, name in zip(line, _CURVES, strict=True):
-                _draw_curves(axes, results, {method: of[name] for method, of in curves.items() if name in of})
+                _draw_curves(axes, results, {method: named[name] for method, named in curves.items() if name in named})
                 axes.set_title(_CURVES[name])
             shots = next((cells[0].shots for cells in compared.values()), None)
             line[0].set_ylabel(backbone_title(net[1]) + (f"\n{shots} per class" if shots else ""))
@@ -74,19 +74,19 @@ def _mean_curves(results: Results, cells: Sequence[Cell]) -> dict[str, tuple[Flo
     epochs = min(map(len, histories))
     curves = {}
     for name in _CURVES:
-        columns = [[column for column in of if column == name or column.startswith(f"{name}_")] for of in names]
+        columns = [[column for column in held if column == name or column.startswith(f"{name}_")] for held in names]
         if all(columns):
-            of = np.array([h[c].to_numpy()[:epochs].mean(axis=1) for h, c in zip(histories, columns, strict=True)])
-            curves[name] = of.mean(axis=0), np.array([of.min(axis=0), of.max(axis=0)])
+            rows = np.array([h[c].to_numpy()[:epochs].mean(axis=1) for h, c in zip(histories, columns, strict=True)])
+            curves[name] = rows.mean(axis=0), np.array([rows.min(axis=0), rows.max(axis=0)])
     return curves
 
 
 def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
     for method, (mean, (low, high)) in curves.items():
-        of = look(results.methods, method)
+        style = look(results.methods, method)
         epochs = np.arange(1, len(mean) + 1)
-        axes.fill_between(epochs, low, high, color=of["color"], alpha=0.2, linewidth=0)
-        axes.plot(epochs, mean, **of, linewidth=1.3, label=method_title(method))
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, **style, linewidth=1.3, label=method_title(method))
     axes.locator_params(nbins=4)
     if not curves:
         axes.set(xticks=[], yticks=[])
@@ -119,14 +119,16 @@ _COUNTS = 0.4  # height of all images together: a bin with half of them reaches 
 
 def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
     axes.plot([0, 1], [0, 1], ":", color="black", linewidth=1, label="calibrated", zorder=1)
-    of = looks(results.methods)
+    styles = looks(results.methods)
     for method, cells in results.compared(*net).items():
         bins = np.sum([_soft_vote_bins(results, cell) for cell in cells], axis=0)
-        count, confidence, right = bins[:, bins[0] > 0]
+        count, confidence, correct = bins[:, bins[0] > 0]
         title = method_title(method)
         size = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
         style: dict[str, Any] = look(results.methods, method) | size
-        axes.plot(confidence / count, right / count, marker=of["markers"][title], **style, linewidth=1.2, label=title)
+        axes.plot(
+            confidence / count, correct / count, marker=styles["markers"][title], **style, linewidth=1.2, label=title
+        )
         # How many images a point rests on: a share of the lowest fifth of the facet.
         tops = _COUNTS * count / count.sum()
         axes.vlines(confidence / count, 0, tops, color=style["color"], linewidth=2.5, alpha=0.45, zorder=1)
@@ -158,8 +160,8 @@ def cam_overlap(results: Results) -> "Figure":
 
 
 def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
-    found = image_overlaps(results, net)
-    for method, overlaps in found.items():
+    by_method = image_overlaps(results, net)
+    for method, overlaps in by_method.items():
         if len(overlaps.means):
             ordered = np.sort(overlaps.means)
             share = np.arange(1, len(ordered) + 1) / len(ordered)
@@ -169,8 +171,8 @@ def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
         say_nothing_there(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     # Of methods with other pairs of members, the one that keeps the fewest.
-    left_out = max((overlaps.left_out for overlaps in found.values()), default=0.0)
-    return f"{100 * left_out:.0f} % of pairs left out" if found else ""
+    left_out = max((overlaps.left_out for overlaps in by_method.values()), default=0.0)
+    return f"{100 * left_out:.0f} % of pairs left out" if by_method else ""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
             mean, pairs, share = overlap(arm["cosines"], without)
             means[cell.method].append(mean[pairs > 0])
             shares[cell.method].append(share)
-    return {method: Overlaps(np.concatenate(of), fmean(shares[method])) for method, of in means.items() if of}
+    known = [method for method, values in means.items() if values]
+    return {method: Overlaps(np.concatenate(means[method]), fmean(shares[method])) for method in known}
 
 
 def cam_overlap_caption(results: Results) -> str:
@@ -224,13 +227,13 @@ def cam_overlap_caption(results: Results) -> str:
 def _facets_of_methods(results: Results, draw: Any, *, x: str, y: str, legend_last: Sequence[str] = ()) -> "Figure":
     with house_style():
         figure, axes = facets(results.nets, share="all")
-        for one, net in zip(axes, results.nets, strict=True):
+        for panel, net in zip(axes, results.nets, strict=True):
             compared = results.compared(*net)
-            note = draw(one, results, net)
+            note = draw(panel, results, net)
             shots = f" · {next(iter(compared.values()))[0].shots}" if compared else ""
-            one.set_title("\n".join(filter(None, [net_title(results.collected, net) + shots, note])))
+            panel.set_title("\n".join(filter(None, [net_title(results.collected, net) + shots, note])))
             if not compared:
-                say_nothing_there(one)
+                say_nothing_there(panel)
         label_axes(figure, axes, x=x, y=y)
         legend_below(figure, axes, last=legend_last)
         warn(figure, results.collected)

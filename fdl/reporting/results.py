@@ -37,8 +37,8 @@ class Results:
 
     def values(self, combiner: str, metric: str, split: str = "test") -> dict[Cell, float]:
         """Every cell's value, at the first selection rule of its dataset; empty where none was measured."""
-        found = self._of_measure.get((split, combiner, metric))
-        return {} if found is None else of_headline_rule(self.params, found)
+        rows = self._of_measure.get((split, combiner, metric))
+        return {} if rows is None else of_headline_rule(self.params, rows)
 
     @cached_property
     def _of_measure(self) -> dict[tuple[str, ...], "DataFrame"]:
@@ -69,8 +69,8 @@ class Results:
     @cached_property
     def combiners(self) -> list[str]:
         """The combiners that any cell has values of, in the order of tables; members and diversity are none."""
-        found = set(self.runs["combiner"])
-        return [name for name in COMBINERS if name in found]
+        names = set(self.runs["combiner"])
+        return [name for name in COMBINERS if name in names]
 
     @cached_property
     def methods(self) -> list[str]:
@@ -111,8 +111,8 @@ class Results:
         here = [cell for cell in here if (cell.dataset, cell.backbone) == (dataset, backbone)]
         methods = self._methods_of(here)
         for shots in sorted({cell.shots for cell in here}, reverse=True):
-            if found := self._twins(Bundle(dataset, backbone, shots), methods, here):
-                return found
+            if twins := self._twins(Bundle(dataset, backbone, shots), methods, here):
+                return twins
         return {}
 
     def compared_in(self, bundle: Bundle) -> dict[str, list[Cell]]:

@@ -176,8 +176,8 @@ def _relative(results: Results, path: str) -> str:
 def _counts(results: Results) -> str:
     """How many cells there are of each status."""
     states = results.collected.cells
-    found = [(status, sum(state.status == status for state in states)) for status in _STATUSES]
-    named = ", ".join(f"{count} {status}" for status, count in found if count)
+    counts = [(status, sum(state.status == status for state in states)) for status in _STATUSES]
+    named = ", ".join(f"{count} {status}" for status, count in counts if count)
     return f"{len(states)} cells: {named}."
 
 

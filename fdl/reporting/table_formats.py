@@ -100,9 +100,9 @@ def _text_panel(table: Table, columns: list[Column], rows: list[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(shots, names, *body, strict=True)]
     lines = []
     for line in (shots, names, ["-" * width for width in widths], *body):
-        left = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
-        right = [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
+        labels = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
+        numbers = [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
+        lines.append("  ".join(labels + numbers).rstrip())
     return "\n".join(lines)
 
 

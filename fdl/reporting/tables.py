@@ -210,8 +210,8 @@ def _columns(params: Params, cells: list[Cell]) -> list[Column]:
 
 
 def _score(states: list[CellState], values: Mapping[Cell, float]) -> Entry:
-    found = [values[state.cell] for state in states if state.cell in values]
-    return _entry(found, len(states), failed=sum(state.status == "failed" for state in states))
+    scores = [values[state.cell] for state in states if state.cell in values]
+    return _entry(scores, len(states), failed=sum(state.status == "failed" for state in states))
 
 
 def _difference(
@@ -228,8 +228,8 @@ def _difference(
         for state in states[dataset, backbone, column.shots, column.method]
         if state.cell.seed in baseline
     ]
-    found = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
-    return _entry(found, len(pairs), difference=True)
+    differences = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
+    return _entry(differences, len(pairs), difference=True)
 
 
 def _entry(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Entry:
@@ -282,13 +282,13 @@ def _setting(params: Params, collected: Collected) -> str:
     cells = [state.cell for state in collected.cells]
 
     def epochs(dataset: str) -> str:
-        found: dict[str, list[int]] = defaultdict(list)
+        shots_by_epochs: dict[str, list[int]] = defaultdict(list)
         for shots in sorted({cell.shots for cell in cells if cell.dataset == dataset}):
             here = {params.epochs_of(cell) for cell in cells if (cell.dataset, cell.shots) == (dataset, shots)}
-            found[" or ".join(map(str, sorted(here)))].append(shots)
-        if len(found) == 1:
-            return next(iter(found))
-        return ", ".join(f"{count} at {_listed(shots)} per class" for count, shots in found.items())
+            shots_by_epochs[" or ".join(map(str, sorted(here)))].append(shots)
+        if len(shots_by_epochs) == 1:
+            return next(iter(shots_by_epochs))
+        return ", ".join(f"{count} at {_listed(shots)} per class" for count, shots in shots_by_epochs.items())
 
     def test_images(dataset: str) -> str:
         return str(collected.datasets[dataset].test or "unknown")

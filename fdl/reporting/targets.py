@@ -40,13 +40,13 @@ class Target:
 @cache
 def entries() -> dict[str, Entry]:
     """All tables and figures by name, in the order of the page: those of the modules beside this one."""
-    found: list[Entry] = []
+    listed: list[Entry] = []
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if module.name.endswith(("tables", "figures")):
-            found += import_module(f"fdl.reporting.{module.name}").ENTRIES
-    found.sort(key=lambda entry: (entry.kind != "table", entry.order))
-    by_name = {entry.name: entry for entry in found}
-    assert len(by_name) == len(found), "two tables or figures have one name"
+            listed += import_module(f"fdl.reporting.{module.name}").ENTRIES
+    listed.sort(key=lambda entry: (entry.kind != "table", entry.order))
+    by_name = {entry.name: entry for entry in listed}
+    assert len(by_name) == len(listed), "two tables or figures have one name"
     return by_name
 
 

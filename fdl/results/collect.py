@@ -112,12 +112,12 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
             be compared were trained on different images.
     """
     judged = Judge(params).states()
-    found = [_read(params, state) for state in judged]
-    states = [state for state, _ in found]
+    read = [_read(params, state) for state in judged]
+    states = [state for state, _ in read]
     unusable = [state for state in judged if not state.finished]
     if unusable and (not partial or len(unusable) == len(states)):
         raise InputError(_refusal(params, unusable, len(states)))
-    recorded = {state.cell: run for state, run in found if run is not None}
+    recorded = {state.cell: run for state, run in read if run is not None}
     _check_images(params, recorded)
     collected = Collected(states, _datasets(params, recorded))
 
@@ -153,10 +153,10 @@ def read_collected(params: Params) -> Collected:
     except ValueError:
         raise InputError(f"{path}: damaged; {again}") from None
     cells = params.cells()
-    expected = [(cell.key, params.settings_digest(cell)) for cell in cells]
+    asked = [(cell.key, params.settings_digest(cell)) for cell in cells]
     if (
         content.get("schema_version") != SCHEMA_VERSION
-        or [(entry["cell"], entry["settings"]) for entry in content["cells"]] != expected
+        or [(entry["cell"], entry["settings"]) for entry in content["cells"]] != asked
     ):
         raise InputError(f"{path}: collected with other settings; {again}")
     _check_records(params, content["cells"], cells, again)
@@ -278,10 +278,10 @@ def _check_images(params: Params, recorded: Mapping[Cell, Mapping[str, Any]]) ->
         images = cell.dataset, params.pool_of(cell.dataset, cell.backbone)
         groups = [(images, run["data"]["hash"]), ((*images, cell.shots, cell.seed), run["split"]["hash"])]
         for group, hash_ in groups:
-            other, expected = first.setdefault(group, (cell.key, hash_))
-            if hash_ != expected:
+            first_cell, first_hash = first.setdefault(group, (cell.key, hash_))
+            if hash_ != first_hash:
                 raise InputError(
-                    f"{cell.dataset}: {other} and {cell.key} were trained on different images; "
+                    f"{cell.dataset}: {first_cell} and {cell.key} were trained on different images; "
                     "`python -m fdl run` trains the older one again"
                 )
 

@@ -129,8 +129,8 @@ def verify(folder: Path, run: Mapping[str, Any], *names: str) -> None:
         InputError: a file is missing, a link, or was changed.
     """
     for name in names or run["files"]:
-        path, expected = _present(folder, name), run["files"][name]
-        if files.file_hash(path) != expected:
+        path, recorded = _present(folder, name), run["files"][name]
+        if files.file_hash(path) != recorded:
             raise _changed(path, folder)
 
 

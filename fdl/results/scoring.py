@@ -115,13 +115,13 @@ def write_scores(folder: Path, source: Path) -> None:
             if combiner.trained and f"{rule}/test/{name}" in stored
         }
         logits = {split: stored[f"{rule}/{split}/logits"] for split in labels}
-        rows, right = score(logits, labels, heads, stored.get("test/near_duplicates"))
+        rows, bits_of = score(logits, labels, heads, stored.get("test/near_duplicates"))
         if "train" in splits:
             rows += _ensemble_rows(DIVERSITY, "train", stored[f"{rule}/train/logits"], stored["train/labels"])
         for split in splits:
             rows += _ensemble_rows(DISTANCE, split, stored[f"{rule}/{split}/distance"])
         metrics += [{"selection": rule, **row} for row in rows]
-        correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in right.items()}
+        correct |= {f"{rule}/{name}": np.packbits(bits) for name, bits in bits_of.items()}
         vote = mean_probabilities(stored[f"{rule}/test/logits"])
         correct[f"reliability/{rule}"] = confidence_bins(vote, labels["test"])
     with np.load(source / "cam.npz", allow_pickle=False) as cam:

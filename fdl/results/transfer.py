@@ -180,12 +180,12 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
     counts = Imported()
     cells = {cell.key: cell for cell in params.cells()}
     with _opened(source) as folder:
-        found = sorted(path.parent for path in folder.absolute().rglob("run.json") if path.parent.name[:1] != ".")
-        if not found:
+        folders = sorted(path.parent for path in folder.absolute().rglob("run.json") if path.parent.name[:1] != ".")
+        if not folders:
             raise InputError(f"{source}: holds no records (…/<dataset>/<backbone>/<k>shot/<method>/seed<s>/run.json)")
         judge, said = Judge(params, running=False), _SomeLines(say)
         wanted: dict[Bundle, dict[Cell, tuple[Path, CellStatus]]] = {}
-        for record in found:
+        for record in folders:
             cell = cells.get("/".join(record.parts[-5:]))
             if cell is None:
                 counts.elsewhere += 1

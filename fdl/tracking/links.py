@@ -34,11 +34,11 @@ def links(server: str = SERVER, uri: str | None = None) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Print them."""
     try:
-        found = links(*arguments)
+        lines = links(*arguments)
     except InputError as error:
         print(f"fdl: {error}", file=sys.stderr)
         return 2
-    print("\n".join(found) or "No runs yet: `python -m fdl track` mirrors the records into MLflow.")
+    print("\n".join(lines) or "No runs yet: `python -m fdl track` mirrors the records into MLflow.")
     return 0
 
 

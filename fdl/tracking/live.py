@@ -78,13 +78,13 @@ def curves(begun: Unfinished, *, after: int = 0) -> dict[str, list[tuple[int, fl
         after: leave out the points of so many first epochs.
     """
     stretch = math.ceil(begun.epochs / CURVE_POINTS)
-    found: dict[str, dict[int, tuple[int, float]]] = {}
+    by_curve: dict[str, dict[int, tuple[int, float]]] = {}
     for row in begun.history:
         epoch = int(row["epoch"] or 0)
         for column, value in row.items():
             if column != "epoch" and value is not None:
-                found.setdefault(curve_name(column), {}).setdefault(epoch // stretch, (epoch, value))
-    return {name: [point for point in points.values() if point[0] >= after] for name, points in found.items()}
+                by_curve.setdefault(curve_name(column), {}).setdefault(epoch // stretch, (epoch, value))
+    return {name: [point for point in points.values() if point[0] >= after] for name, points in by_curve.items()}
 
 
 def watch(
@@ -115,7 +115,7 @@ def watch(
     try:
         while True:
             try:
-                found = one_pass()
+                current = one_pass()
             except InputError as error:
                 failures += 1
                 if failures == ATTEMPTS or isinstance(error, Unusable):
@@ -124,9 +124,9 @@ def watch(
                 say(f"{error} (trying again in {pause:.0f} s)")
             else:
                 failures, pause = 0, seconds
-                if found != counts:
-                    say(f"mlflow: {', '.join(f'{count} {name}' for name, count in found.items())}")
-                counts = found
+                if current != counts:
+                    say(f"mlflow: {', '.join(f'{count} {name}' for name, count in current.items())}")
+                counts = current
                 if not counts["missing"] and not counts["stale"]:
                     return counts
             wait(pause)

@@ -67,27 +67,27 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
     begun = unfinished_cells(params) if live else {}
     states = {state.cell: state for state in Judge(params, running=False).states()}
     for bundle, cells in params.bundles().items():
-        found = [record for cell in cells if (record := record_view.record_of(params, states[cell]))]
-        recorded = {record.cell for record in found}
+        finished = [record for cell in cells if (record := record_view.record_of(params, states[cell]))]
+        recorded = {record.cell for record in finished}
         unfinished = {cell: begun[cell] for cell in cells if cell in begun and cell not in recorded}
         for status in ("missing", "stale"):
             counts[status] += sum(states[cell].status == status for cell in cells)
         # One that was stopped is looked at only if it is shown: as running, until now.
-        if not found and not any(one.running or known.get(cell.key) for cell, one in unfinished.items()):
+        if not finished and not any(progress.running or known.get(cell.key) for cell, progress in unfinished.items()):
             continue
-        parent, fresh = _parent(client, number, bundle, len(cells), found, known)
-        for record in found:
+        parent, fresh = _parent(client, number, bundle, len(cells), finished, known)
+        for record in finished:
             runs = known.get(record.cell.key, [])
             if _keep_current(client, runs, record.digest):
                 counts["same"] += 1
             else:
                 _write_cell(client, number, parent, record, layout.dataset_name(params, bundle.dataset))
                 counts["replaced" if runs else "new"] += 1
-        for cell, one in unfinished.items():
-            live_runs.mirror(client, number, parent, params, cell, one, known.get(cell.key, []))
+        for cell, progress in unfinished.items():
+            live_runs.mirror(client, number, parent, params, cell, progress, known.get(cell.key, []))
         if fresh:  # only now: a pass that was killed is seen as unfinished
-            client.set_terminated(parent, end_time=max((record.end for record in found), default=None))
-    return counts | ({"running": sum(one.running for one in begun.values())} if live else {})
+            client.set_terminated(parent, end_time=max((record.end for record in finished), default=None))
+    return counts | ({"running": sum(progress.running for progress in begun.values())} if live else {})
 
 
 def _known_runs(client: "MlflowClient", experiment: str) -> dict[str, list["Run"]]:
@@ -105,11 +105,11 @@ def _known_runs(client: "MlflowClient", experiment: str) -> dict[str, list["Run"
             return runs
 
 
-def _keep_current(client: "MlflowClient", runs: list["Run"], expected: str) -> str | None:
+def _keep_current(client: "MlflowClient", runs: list["Run"], wanted: str) -> str | None:
     """Id of the one finished run with this digest; all others of these runs are deleted."""
     current = None
     for run in runs:
-        if not current and run.data.tags.get(DIGEST_TAG) == expected and run.info.status in ("FINISHED", "FAILED"):
+        if not current and run.data.tags.get(DIGEST_TAG) == wanted and run.info.status in ("FINISHED", "FAILED"):
             current = run.info.run_id
         else:
             client.delete_run(run.info.run_id)
@@ -121,23 +121,23 @@ def _parent(
     experiment: str,
     bundle: Bundle,
     cells: int,
-    found: list[record_view.Record],
+    finished: list[record_view.Record],
     known: Mapping[str, list["Run"]],
 ) -> tuple[str, bool]:
     """Id of the bundle's run, and whether it was made now and is still to be ended."""
-    expected = digest([cells, *(record.digest for record in found)])
-    current = _keep_current(client, known.get(bundle.key, []), expected)
+    parent_digest = digest([cells, *(record.digest for record in finished)])
+    current = _keep_current(client, known.get(bundle.key, []), parent_digest)
     if current:
         return current, False
-    failed = sum(record.run["status"] == "failed" for record in found)
+    failed = sum(record.run["status"] == "failed" for record in finished)
     identity = {"dataset": bundle.dataset, "backbone": bundle.backbone, "shots": bundle.shots}
-    status = f"{len(found) - failed} done, {failed} failed, {cells - len(found)} missing"
-    tags = {BUNDLE_TAG: bundle.key, DIGEST_TAG: expected, **identity, "status": status}
-    if found:
-        tags |= record_view.data_tags(found[0])
-    start = min((record.start for record in found), default=None)
+    status = f"{len(finished) - failed} done, {failed} failed, {cells - len(finished)} missing"
+    tags = {BUNDLE_TAG: bundle.key, DIGEST_TAG: parent_digest, **identity, "status": status}
+    if finished:
+        tags |= record_view.data_tags(finished[0])
+    start = min((record.start for record in finished), default=None)
     parent = create_run(client, experiment, bundle.key, tags, start)
-    log(client, parent, max((record.end for record in found), default=0), identity, record_view.means(found), {})
+    log(client, parent, max((record.end for record in finished), default=0), identity, record_view.means(finished), {})
     for key, runs in known.items():  # those of cells that left the grid, too
         if key.startswith(f"{bundle.key}/"):
             for run in runs:

@@ -26,7 +26,8 @@ class RegisteredEnsemble(PythonModel):
         """Class, probability and the members' votes; the columns are those of `fdl predict`."""
         images = [self.ensemble.decode(image, f"image {number}") for number, image in enumerate(model_input)]
         names = [str(number) for number in range(len(images))]
-        return pd.DataFrame([as_row(one) for one in self.ensemble.predict(names, images)]).drop(columns="file")
+        rows = [as_row(prediction) for prediction in self.ensemble.predict(names, images)]
+        return pd.DataFrame(rows).drop(columns="file")
 
 
 set_model(RegisteredEnsemble())

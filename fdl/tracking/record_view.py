@@ -119,14 +119,14 @@ def final(record: Record) -> dict[str, float]:
     return ({"accuracy": values[SOFT]} if SOFT in values else {}) | values
 
 
-def means(found: list[Record]) -> dict[str, float]:
+def means(finished: list[Record]) -> dict[str, float]:
     """Test means over a method's finished seeds, `soft.accuracy.fdl`, and how many they are, `seeds.fdl`.
 
     `accuracy.fdl` is the soft vote's again, for the comparison of runs (`final`).
     """
     values: dict[str, list[float]] = {}
     seeds: dict[str, float] = {}
-    for record in found:
+    for record in finished:
         method = record.cell.method
         seeds[f"seeds.{method}"] = seeds.get(f"seeds.{method}", 0) + (record.run["status"] == "done")
         for row in _rows(record):
@@ -151,11 +151,11 @@ def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
 
     columns = parquet.read_table(checked(record, "history.parquet")).to_pydict()
     epochs = columns.pop("epoch")
-    found = {}
+    by_name = {}
     for column, values in columns.items():
         points = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
-        found[curve_name(column)] = thin(points)
-    return found
+        by_name[curve_name(column)] = thin(points)
+    return by_name
 
 
 def curve_name(column: str) -> str:

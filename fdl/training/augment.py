@@ -273,9 +273,9 @@ def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     def tap(offset: int) -> Tensor:
         return packed.gather(1, (corner + offset).flatten(1)).view_as(corner)
 
-    right, down = x & 31, y & 31
-    upper = tap(0) * (32 - right) + tap(1) * right
-    lower = tap(stride) * (32 - right) + tap(stride + 1) * right
+    across, down = x & 31, y & 31
+    upper = tap(0) * (32 - across) + tap(1) * across
+    lower = tap(stride) * (32 - across) + tap(stride + 1) * across
     total = upper * (32 - down) + lower * down
     return torch.stack([((total >> bit & 0xFFFFF) + 512 >> 10).to(torch.uint8) for bit in (0, 20, 40)], 1)
 

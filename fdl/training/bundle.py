@@ -75,8 +75,10 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
-            one = next(state for state in after if not state.finished)
-            raise InputError(f"{one.cell.key}: changed while its bundle was trained ({one.note}); run the bundle again")
+            late = next(state for state in after if not state.finished)
+            raise InputError(
+                f"{late.cell.key}: changed while its bundle was trained ({late.note}); run the bundle again"
+            )
         return receipt
 
 
@@ -98,8 +100,8 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
         _look_for_room(params, bundle, before, inputs, say, all_wait=True)
         fused = _train_together(params, before, inputs, say)
         for number, (cell, state) in enumerate(before.items(), start=1):
-            expected = inputs.training_digest(cell)
-            checkpoint = inputs.checkpoint(cell, expected, say)
+            training = inputs.training_digest(cell)
+            checkpoint = inputs.checkpoint(cell, training, say)
             if cell in fused:
                 counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
                 continue
@@ -157,11 +159,11 @@ def _train_together(params: Params, states: Mapping[Cell, CellStatus], inputs: B
     """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
     waiting = {}
     for cell, state in states.items():
-        settings, expected = inputs.settings(cell), inputs.training_digest(cell)
+        settings, training = inputs.settings(cell), inputs.training_digest(cell)
         if is_fused(settings, inputs.device) and _is_due(params, state):
             data, _ = inputs.data(cell)
-            waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, expected, say), expected)
-    new = [cell for cell, one in waiting.items() if not is_finished(one.checkpoint)]
+            waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, training, say), training)
+    new = [cell for cell, ensemble in waiting.items() if not is_finished(ensemble.checkpoint)]
     inputs.unsaved = train_together(list(waiting.values()), device=inputs.device, say=say, progress=inputs.progress)
     return new
 

@@ -62,9 +62,9 @@ class BundleInputs:
         """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
         return training_digest(self.params, cell, self.split(cell).hash, self.prepared.hash)
 
-    def checkpoint(self, cell: Cell, expected: str, say: Say) -> Checkpoint:
+    def checkpoint(self, cell: Cell, training: str, say: Say) -> Checkpoint:
         """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""
-        folder, settings = layout.SCRATCH / expected, self.params.settings_digest(cell)
+        folder, settings = layout.SCRATCH / training, self.params.settings_digest(cell)
         about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
         return Checkpoint(folder, say, ProgressFile(folder, about))
 

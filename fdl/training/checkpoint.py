@@ -133,7 +133,7 @@ def _is_whole(file: BinaryIO) -> bool:
     if end < 0:
         return False
     file.seek(end)
-    expected = file.read()
+    recorded = file.read()
     file.seek(0)
     actual = hashlib.sha256()
     while end:
@@ -143,7 +143,7 @@ def _is_whole(file: BinaryIO) -> bool:
         actual.update(block)
         end -= len(block)
     file.seek(0)
-    return actual.digest() == expected
+    return actual.digest() == recorded
 
 
 _received: list[int] = []

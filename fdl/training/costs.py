@@ -98,31 +98,31 @@ def _prepared(folder: Path, changed: int) -> Sizes:
 
 def work(params: Params, cell: Cell) -> Work:
     """What a cell asks of its nets; raises as `sizes`."""
-    settings, of = params.training_settings(cell), sizes(params, cell.dataset, cell.backbone)
+    settings, data = params.training_settings(cell), sizes(params, cell.dataset, cell.backbone)
     members, epochs, rules = settings["members"], settings["epochs"], len(settings["selections"])
-    train, rates = cell.shots * of.classes, len(settings.get("learning_rates", [0]))
+    train, rates = cell.shots * data.classes, len(settings.get("learning_rates", [0]))
     validations = epochs // settings["evaluate_every"] if settings["evaluate_every"] else 1
     again = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
-    evaluated = rates * validations * (of.validation + again) + rules * (train + of.validation + of.test)
+    evaluated = rates * validations * (data.validation + again) + rules * (train + data.validation + data.test)
     shape = Shape(
-        cell.backbone, settings.get("like", cell.dataset), of.classes, settings["image_size"], settings["width"]
+        cell.backbone, settings.get("like", cell.dataset), data.classes, settings["image_size"], settings["width"]
     )
     if heads := head_settings(params, cell):
         validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
         frozen = (1 + heads.epochs * heads.augment) * train
-        tuned = (validated + 1) * (of.validation + again) + of.test
+        tuned = (validated + 1) * (data.validation + again) + data.test
         evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
         # Of validation and test images the predictions are known, and the feature maps if they could be kept.
         reading_maps = sum(HEADS[head].reads == "maps" for head in heads.heads)
-        for split in (of.validation, of.test):
+        for split in (data.validation, data.test):
             if not _is_kept(shape, members * split):
                 evaluated += reading_maps * split
         trained += len(heads.heads) * heads.tuning_epochs * train
     authors = torchvision_nets.parse(cell.backbone) is None
-    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * of.test)
-    mapped = 0 if known else 2 * min(COMPARED, of.test)
-    images = train + of.validation + of.test
+    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
+    mapped = 0 if known else 2 * min(COMPARED, data.test)
+    images = train + data.validation + data.test
     return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
 
 
@@ -212,21 +212,21 @@ def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool
         all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
     """
     each = [work(params, cell) for cell in cells]
-    largest = max(each, key=lambda one: one.members * count(one.shape).parameters)
+    largest = max(each, key=lambda work: work.members * count(work.shape).parameters)
     net, batch = count(largest.shape), params.batch_size
     rules = len(params.selections_of(cells[0].dataset))
     weights = 4 * largest.members * net.parameters
     state = (3 + rules) * weights  # weights, two moments, the best of every rule
     images = 3 * largest.shape.image_size**2 * largest.images
     step = max(largest.members * batch * net.kept, 2 * EVALUATED * net.largest) + weights  # and gradients
-    of = sizes(params, cells[0].dataset, cells[0].backbone)
+    data = sizes(params, cells[0].dataset, cells[0].backbone)
     heads = head_settings(params, cells[0])
-    train = cells[0].shots * of.classes
-    outputs = rules * largest.members * (train + of.validation + of.test)
-    outputs += len(heads.heads if heads else ()) * 2 * (of.validation + of.test)
-    logits = 4 * outputs * of.classes
+    train = cells[0].shots * data.classes
+    outputs = rules * largest.members * (train + data.validation + data.test)
+    outputs += len(heads.heads if heads else ()) * 2 * (data.validation + data.test)
+    logits = 4 * outputs * data.classes
     # Two bytes a pair of members and image, of the rectified maps and of the signed ones.
-    overlaps = largest.members * (largest.members - 1) * 2 * min(of.test, COMPARED)
+    overlaps = largest.members * (largest.members - 1) * 2 * min(data.test, COMPARED)
     kept = rules * weights if params.keep_weights else 0
     waiting = len(cells) if program > 1 or all_wait else 1 if heads else 0
     return Bytes(

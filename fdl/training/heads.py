@@ -232,7 +232,7 @@ class _HeadRun:
         """One pass over the training images; mean loss and accuracy over images."""
         self.head.train()
         device = self.data.train.labels.device
-        loss_sum, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
+        loss_sum, correct = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
         for step, inputs, labels in batches(epoch):
             set_dropout_key(self.head, derive(self.cell.seed, "head", _place(self.name), 1, epoch, step))
             logits = self.head(inputs)
@@ -242,9 +242,9 @@ class _HeadRun:
             _no_gradient_is_zero(optimiser.parameters)
             optimiser.step()
             loss_sum += loss.detach() * len(labels)
-            right += (logits.argmax(dim=1) == labels).sum()
+            correct += (logits.argmax(dim=1) == labels).sum()
         images = len(self.data.train)
-        return {"cross_entropy": float(loss_sum) / images, "train_accuracy": float(right) / images}
+        return {"cross_entropy": float(loss_sum) / images, "train_accuracy": float(correct) / images}
 
     @torch.no_grad()
     def _logits(self, inputs: Iterable[Tensor]) -> Tensor:

@@ -193,10 +193,10 @@ def predict_files(
             names.append(_name(path, folder))
         if not images:
             continue
-        found = ensemble.predict(names, images)
-        predictions += found
+        predicted = ensemble.predict(names, images)
+        predictions += predicted
         if overlays:
-            for name, picture in zip(names, _pictures(ensemble, images, found), strict=True):
+            for name, picture in zip(names, _pictures(ensemble, images, predicted), strict=True):
                 picture_of = Path(name).with_suffix(".png")
                 target = overlays / (picture_of if alike[picture_of] == 1 else f"{name}.png")
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,10 +209,10 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path != folder else path.name
 
 
-def _pictures(ensemble: Ensemble, images: Sequence[Pixels], found: Sequence[Prediction]) -> Iterator[Image.Image]:
+def _pictures(ensemble: Ensemble, images: Sequence[Pixels], predictions: Sequence[Prediction]) -> Iterator[Image.Image]:
     for start in range(0, len(images), 20):  # the maps need a graph
         part = slice(start, start + 20)
-        yield from ensemble.overlays(images[part], [prediction.chosen for prediction in found[part]])
+        yield from ensemble.overlays(images[part], [prediction.chosen for prediction in predictions[part]])
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:
@@ -227,7 +227,9 @@ def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
     columns = ["file", "class", "probability", *(f"member{member}" for member in range(members))]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(as_row(one) | {"probability": f"{one.probability:.6f}"} for one in predictions)
+    writer.writerows(
+        as_row(prediction) | {"probability": f"{prediction.probability:.6f}"} for prediction in predictions
+    )
     return text.getvalue().encode()
 
 

@@ -87,9 +87,9 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
         bundle: _works(params, [cell for cell in cells if cell not in finished], device)
         for bundle, cells in bundles.items()
     }
-    paces = calibrate(params, [one for works in due.values() for one in works], device, seconds)
+    paces = calibrate(params, [work for works in due.values() for work in works], device, seconds)
     lines = [_line(params, bundle, bundles[bundle], works, paces, device=device) for bundle, works in due.items()]
-    running = sorted((line for line in lines if line.cells > line.finished), key=lambda one: -one.memory)[:processes]
+    running = sorted((line for line in lines if line.cells > line.finished), key=lambda line: -line.memory)[:processes]
     notes = []
     if device == "cuda":
         notes.append("measured without fusing the runs of a bundle, which is faster; GPU memory is an estimate")
@@ -121,8 +121,8 @@ def _works(params: Params, cells: list[Cell], device: str) -> list[Work]:
 def makespan(hours: Sequence[float], processes: int) -> float:
     """Hours until all bundles are done, the longest begun first."""
     free = [0.0] * processes
-    for one in sorted(hours, reverse=True):
-        free[free.index(min(free))] += one
+    for duration in sorted(hours, reverse=True):
+        free[free.index(min(free))] += duration
     return max(free)
 
 
@@ -131,16 +131,16 @@ def _line(
 ) -> Line:
     space = costs.space(params, cells, program=costs.program_size(params, cells, device))
     seconds = sum(
-        one.trained * (pace := paces[one.shape, one.together]).trained
-        + one.evaluated * pace.evaluated
-        + one.mapped * pace.mapped
-        for one in works
+        work.trained * (pace := paces[work.shape, work.together]).trained
+        + work.evaluated * pace.evaluated
+        + work.mapped * pace.mapped
+        for work in works
     )
     return Line(
         bundle=bundle.key,
         cells=len(cells),
         finished=len(cells) - len(works),
-        flops=sum(one.flops for one in works),
+        flops=sum(work.flops for work in works),
         hours=(seconds + IMPORTS * bool(works)) / 3600,
         memory=(space.memory + LIBRARIES) / 2**30,
         gpu_memory=space.gpu / 2**30,
@@ -155,8 +155,8 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
 
     set_up_torch(params, device)
     flops: dict[Network, float] = {}
-    for one in works:
-        flops[one.shape, one.together] = flops.get((one.shape, one.together), 0.0) + one.flops
+    for work in works:
+        flops[work.shape, work.together] = flops.get((work.shape, work.together), 0.0) + work.flops
     networks = sorted(flops, key=lambda network: -flops[network])
     paces: dict[Network, Pace] = {}
     # The smallest first: its rate tells which others there is time for.
@@ -188,17 +188,17 @@ def _at_once(shape: Shape) -> int:
 
 def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
     """From the rates of the measured networks of the same backbone, or of all."""
-    rates = [(one, pace) for (one, _), pace in measured.items() if pace.measured]
-    alike = [(one, pace) for one, pace in rates if one.backbone == shape.backbone] or rates
+    rates = [(other, pace) for (other, _), pace in measured.items() if pace.measured]
+    alike = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
     net = costs.count(shape)
 
     def mean(seconds: Callable[[Pace], float], flops: Callable[[costs.Net], float]) -> float:
-        return sum(seconds(pace) / flops(costs.count(one)) for one, pace in alike) / len(alike) * flops(net)
+        return sum(seconds(pace) / flops(costs.count(other)) for other, pace in alike) / len(alike) * flops(net)
 
     return Pace(
-        mean(lambda pace: pace.trained, lambda of: of.training),
-        mean(lambda pace: pace.evaluated, lambda of: of.forward),
-        mean(lambda pace: pace.mapped, lambda of: of.forward),
+        mean(lambda pace: pace.trained, lambda counted: counted.training),
+        mean(lambda pace: pace.evaluated, lambda counted: counted.forward),
+        mean(lambda pace: pace.mapped, lambda counted: counted.forward),
         measured=False,
     )
 

@@ -18,7 +18,7 @@ class Selector:
         self.settings, self.small, self.result = settings, data.small, result
         self.best: dict[str, list[int]] = {}
 
-    def add(self, right: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
+    def add(self, correct: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
         """Score an epoch; the validation columns of the history.
 
         Args:
@@ -27,18 +27,18 @@ class Selector:
             epoch: 0-based.
         """
         for rule in self.settings.selections:
-            self._select(rule, right, state_of, epoch)
+            self._select(rule, correct, state_of, epoch)
         self.result.validated.append(epoch)
-        self.result.validation_correct.append(right.cpu())
-        accuracies = right.double().mean(dim=1).tolist()
+        self.result.validation_correct.append(correct.cpu())
+        accuracies = correct.double().mean(dim=1).tolist()
         return {f"validation_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
-    def _select(self, rule: str, right: Tensor, state_of: Callable[[int], State], epoch: int) -> None:
-        members = len(right)
+    def _select(self, rule: str, correct: Tensor, state_of: Callable[[int], State], epoch: int) -> None:
+        members = len(correct)
         if rule == "last":
             scores = [int(epoch == self.settings.epochs - 1)] * members
         else:
-            counted = right[:, self.small] if rule == "sum-small" else right
+            counted = correct[:, self.small] if rule == "sum-small" else correct
             scores = counted.sum(dim=1).tolist()
             if rule != "own" and not self.settings.own_batches:
                 scores = [sum(scores[:3] if rule == "sum3" else scores)] * members

@@ -51,10 +51,10 @@ def train(
         except Diverged as error:
             failure, scores[rate] = failure or error, None
             continue
-        right, images = _score(settings, data, trained)
-        scores[rate] = right / images
-        if best is None or right > best[0]:
-            best = right, rate, trained
+        correct, images = _score(settings, data, trained)
+        scores[rate] = correct / images
+        if best is None or correct > best[0]:
+            best = correct, rate, trained
     if best is None:
         assert failure is not None
         raise failure
