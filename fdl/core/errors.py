@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class InputError(Exception):
@@ -29,6 +30,15 @@ def did_you_mean(name: object, known: Iterable[object], others: str = "") -> str
 def one_line(text: object) -> str:
     """A text without line breaks: tables and messages are made of lines, and one would break theirs."""
     return " ".join(str(text).split())
+
+
+_SHORT = Repr()
+_SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 12, 12, 60
+
+
+def shown(value: object) -> str:
+    """A value as far as a message has room for it."""
+    return one_line(_SHORT.repr(value))
 
 
 _ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"

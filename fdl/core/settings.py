@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import product
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
-from fdl.core.errors import InputError, did_you_mean, one_line
+from fdl.core.errors import InputError, did_you_mean, one_line, shown
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -55,8 +54,6 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 # More are a slip of the hand, and would take minutes to be listed.
 CELLS_AT_MOST = 100_000
-_SHORT = Repr()
-_SHORT.maxlist, _SHORT.maxstring = 12, 60
 
 
 class Params(Strict):
@@ -133,7 +130,7 @@ class Params(Strict):
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
                 values = chosen if name == "datasets" else getattr(block, name) or []
                 if len(set(values)) < len(values):
-                    raise ValueError(f"{name}: {_shown(values)} names a value twice")
+                    raise ValueError(f"{name}: {shown(values)} names a value twice")
             for method in block.methods or []:
                 self._check_method(method)
             for dataset in chosen:
@@ -486,7 +483,7 @@ def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {key}: must be a mapping, not {_shown(value)}")
+        raise InputError(f"{where}: {key}: must be a mapping, not {shown(value)}")
     return value
 
 
@@ -498,7 +495,7 @@ def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
 
 
 def _unknown(value: Any, known: Any, what: str = "") -> str:
-    return f"unknown {what + ' ' if what else ''}{_shown(value)}; {did_you_mean(value, known)}"
+    return f"unknown {what + ' ' if what else ''}{shown(value)}; {did_you_mean(value, known)}"
 
 
 def _explain(error: ValidationError) -> str:
@@ -520,7 +517,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return message
     hint = _hint(key, first["type"], first["input"])
-    return f"{key}: {_shown(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+    return f"{key}: {shown(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _hint(key: str, kind: str, value: Any) -> str:
@@ -538,11 +535,6 @@ def _hint(key: str, kind: str, value: Any) -> str:
     if kind in ("int_type", "float_type") and any(character.isdigit() for character in value):
         return "; write it in decimal digits, such as 10 or 1.0e-3"
     return f"; write [{value}]" if kind == "list_type" else ""
-
-
-def _shown(value: Any) -> str:
-    """A value as far as a message has room for it."""
-    return one_line(_SHORT.repr(value))
 
 
 def json_schema() -> dict[str, Any]:

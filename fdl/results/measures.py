@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fdl.core.errors import one_line
+from fdl.core.errors import one_line, shown
 from fdl.evaluation.diversity import DISTANCE, DIVERSITY
 from fdl.evaluation.metrics import METRICS, Metric
 from fdl.evaluation.overlap import OVERLAP
@@ -69,18 +69,13 @@ def _checked(row: Any) -> tuple[str, str, str, str]:
     selection, split, combiner, metric = key
     known = combiner in (*COMBINERS, ENSEMBLE) or _MEMBER.fullmatch(combiner)
     if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not known:
-        raise ValueError(f"no such selection, split or combiner: {_shown(key)}")
+        raise ValueError(f"no such selection, split or combiner: {shown(key)}")
     if metric not in measures():
-        raise ValueError(f"no such metric: {_shown(key)}")
+        raise ValueError(f"no such metric: {shown(key)}")
     value = row["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{' '.join(key)} is {_shown(value)}, not a number")
+        raise ValueError(f"{' '.join(key)} is {shown(value)}, not a number")
     low, high = measures()[metric].limits
     if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         raise ValueError(f"{' '.join(key)} is {value}")
     return selection, split, combiner, metric
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -174,7 +174,7 @@ def changed_settings(params: Params, cell: Cell, run: Mapping[str, Any]) -> list
         return []
     then, now = _flat(run["settings"]), _flat(params.training_settings(cell))
     return [
-        f"{key}: {_shown(then.get(key))} → {_shown(now.get(key))}"
+        f"{key}: {_brief(then.get(key))} → {_brief(now.get(key))}"
         for key in dict.fromkeys([*now, *then])
         if then.get(key) != now.get(key)
     ] or ["settings: their digest does not fit them"]
@@ -198,7 +198,7 @@ def require(run: Any, cell: Cell | None = None, folder: Path | None = None) -> M
         detail = f": {one_line(error)}" if isinstance(error, ValueError) else ""
         raise InputError(f"{where}: not that of a record{detail}") from None
     if cell and run["key"] != cell.key:
-        raise InputError(f"{where}: of the cell {_shown(run['key'])}, not of its folder's")
+        raise InputError(f"{where}: of the cell {_brief(run['key'])}, not of its folder's")
     checked: Mapping[str, Any] = run
     return checked
 
@@ -254,6 +254,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def _brief(value: Any) -> str:
     text = "none" if value is None else one_line(value)
     return text if len(text) <= _VALUE else f"{text[: _VALUE - 1]}…"

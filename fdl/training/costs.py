@@ -17,8 +17,6 @@ from fdl.data import prepare
 from fdl.evaluation.overlap import COMPARED
 
 # Of modules that would import torch:
-EVALUATED = 200  # images at a time, `fdl.training.state.EVALUATION_BATCH`
-KEPT = 2**29  # bytes of feature maps at most, `fdl.evaluation.known.MOST`
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,9 @@ def work(params: Params, cell: Cell) -> Work:
 
 def _is_kept(shape: Shape, maps: int) -> bool:
     """Whether so many feature maps stay in the memory between their prediction and their use."""
-    return maps * count(shape).feature_map <= KEPT
+    from fdl.evaluation.known import MOST
+
+    return maps * count(shape).feature_map <= MOST
 
 
 @cache
@@ -211,14 +211,15 @@ def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool
         program: how many are trained at once, see `program_size`.
         all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
     """
-    each = [work(params, cell) for cell in cells]
-    largest = max(each, key=lambda work: work.members * count(work.shape).parameters)
+    from fdl.training.state import EVALUATION_BATCH
+
+    largest = max([work(params, cell) for cell in cells], key=lambda work: work.members * count(work.shape).parameters)
     net, batch = count(largest.shape), params.batch_size
     rules = len(params.selections_of(cells[0].dataset))
     weights = 4 * largest.members * net.parameters
     state = (3 + rules) * weights  # weights, two moments, the best of every rule
     images = 3 * largest.shape.image_size**2 * largest.images
-    step = max(largest.members * batch * net.kept, 2 * EVALUATED * net.largest) + weights  # and gradients
+    step = max(largest.members * batch * net.kept, 2 * EVALUATION_BATCH * net.largest) + weights  # and gradients
     data = sizes(params, cells[0].dataset, cells[0].backbone)
     heads = head_settings(params, cells[0])
     train = cells[0].shots * data.classes

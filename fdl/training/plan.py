@@ -183,7 +183,9 @@ def _nets(params: Params, together: int) -> int:
 
 def _at_once(shape: Shape) -> int:
     """Images of an evaluation that takes a fraction of a second on one core, at most as many as the engine's."""
-    return int(min(costs.EVALUATED, max(10, 2e10 / costs.count(shape).forward)))
+    from fdl.training.state import EVALUATION_BATCH
+
+    return int(min(EVALUATION_BATCH, max(10, 2e10 / costs.count(shape).forward)))
 
 
 def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:

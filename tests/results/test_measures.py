@@ -59,7 +59,7 @@ def test_a_value_lies_within_the_bounds_of_its_measure(problem, metric, low, hig
 
 KEYS = "a row without the keys combiner, metric, selection, split, value"
 UNKNOWN = "no such selection, split or combiner: "
-LONG = "x" * 78  # with its quotes 80 letters
+LONG = "x" * 58  # with its quotes 60 letters
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ LONG = "x" * 78  # with its quotes 80 letters
         ([ROW | {"metric": "luck"}], "no such metric: ('last', 'test', 'soft', 'luck')"),
         ([ROW | {"value": True}], "last test soft accuracy is True, not a number"),
         ([ROW | {"value": LONG}], f"last test soft accuracy is '{LONG}', not a number"),
-        ([ROW | {"value": LONG + "x"}], f"last test soft accuracy is '{LONG}…, not a number"),
+        ([ROW | {"value": LONG + "x"}], f"last test soft accuracy is '{'x' * 27}...{'x' * 28}', not a number"),
     ],
 )
 def test_what_is_no_row_is_named(problem, rows, message):

@@ -18,7 +18,6 @@ from fdl.training.bundle import run_bundle
 from fdl.training.costs import Shape
 from fdl.training.device import autocast_bfloat16
 from fdl.training.seed_plan import seeds_for, seeds_needed
-from fdl.training.state import EVALUATION_BATCH
 from tests.faults.conftest import fdl
 from tests.projects import tiny, write_images, write_params
 from tests.reporting.claim_records import gain, grid, write
@@ -70,9 +69,7 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     changes = {"seeds": [0], "methods": ["fdl"], "width": 0.6} | changes
     if changes.get("precision") == "bfloat16" and not autocast_bfloat16("auto", "cpu"):
         pytest.skip("this processor has no bfloat16 arithmetic")
-    for module, name in ((costs, "KEPT"), (known, "MOST")):
-        monkeypatch.setattr(module, name, changes.get("kept", getattr(module, name)))
-    changes.pop("kept", None)
+    monkeypatch.setattr(known, "MOST", changes.pop("kept", known.MOST))
     write_params(layout.Path("params.yaml"), **changes)
     assert fdl("data", "prepare")[0] == fdl("split")[0] == 0
     params, forward = tiny(**changes), Member.forward
@@ -98,10 +95,6 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
         "mapped": sum(work.mapped for work in works),
     }
     assert seen == expected
-
-
-def test_the_constants_are_those_of_the_modules_that_import_torch():
-    assert (costs.EVALUATED, costs.KEPT) == (EVALUATION_BATCH, known.MOST)
 
 
 def test_the_longest_bundles_begin_first():
