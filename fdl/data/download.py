@@ -10,7 +10,7 @@ published names, or any layout that `fdl.data.formats` reads.
 Environment: FDL_MIRROR, an address at which every dataset is looked for first (`<FDL_MIRROR>/<dataset>/<file>`;
 where a host would list the files, `<FDL_MIRROR>/<dataset>/files.json` holds its list); FDL_OFFLINE, if it is not 0,
 false, no or off, nothing is fetched. A Kaggle token is read as Kaggle's own client reads it
-(`fdl.data.transfer.kaggle_token`) and goes to Kaggle only.
+(`fdl.data.http.kaggle_token`) and goes to Kaggle only.
 """
 
 import json
@@ -30,7 +30,7 @@ from fdl.core.console import Say, plain
 from fdl.core.errors import InputError
 from fdl.core.places import File, Place
 from fdl.core.protocol import DATASETS
-from fdl.data import recognise, sources, transfer
+from fdl.data import http, recognise, sources
 from fdl.data.folder_lock import folder_lock
 
 LEDGER, PARTIAL, TERMS = ".hashes.json", ".partial", "TERMS.txt"
@@ -135,7 +135,7 @@ def _download(dataset: str, folder: Path, say: Say) -> None:
         where = f"{masked(base)} ({place.wanted})" if base else place.name
         try:
             fetched = _fetch_place(dataset, place, base, folder, say)
-        except transfer.Unavailable as reason:
+        except http.Unavailable as reason:
             say(f"{dataset}: {where}: {reason}")
             failures.append(f"{where}: {reason}")
             continue
@@ -148,25 +148,25 @@ def _download(dataset: str, folder: Path, say: Say) -> None:
 def _fetch_place(dataset: str, place: Place, mirror: str | None, folder: Path, say: Say) -> tuple[File, ...]:
     """All files of one place into `.partial/`: from the place itself, or from a mirror of it."""
     if place.host == "page":
-        raise transfer.Unavailable("only a human can fetch there")
+        raise http.Unavailable("only a human can fetch there")
     base = f"{mirror.rstrip('/')}/{dataset}/" if mirror else None
-    files = place.files or transfer.listed(f"{base}{LISTING}" if base else place.listing(), say)
+    files = place.files or http.listed(f"{base}{LISTING}" if base else place.listing(), say)
     for file in files:
         if (folder / file.name).exists():
             continue
         recorded = _read(folder).files.get(file.name)
         note = f", of the file first seen; if the new one is meant, delete the line {file.name!r} in {folder / LEDGER}"
-        wanted = transfer.Wanted(
+        wanted = http.Wanted(
             folder / PARTIAL / file.name,
             file.size,
             file.hash or (f"sha256:{recorded}" if recorded else None),
             "" if file.hash else note,
         )
         if base:
-            transfer.fetch(f"{base}{quote(file.name)}", wanted, say)
+            http.fetch(f"{base}{quote(file.name)}", wanted, say)
         else:
-            token = transfer.kaggle_token() if place.host == "kaggle" else None
-            transfer.fetch(place.address(file), wanted, say, token=token)
+            token = http.kaggle_token() if place.host == "kaggle" else None
+            http.fetch(place.address(file), wanted, say, token=token)
     return files
 
 
@@ -204,7 +204,7 @@ def _verify(dataset: str, folder: Path, say: Say) -> int:
         known = published.get(name)
         if name not in ledger.files and not (known and known.hash):
             _recognise(path)
-        if known and known.hash and not transfer.has_hash(path, known.hash, sha256=sha256):
+        if known and known.hash and not http.has_hash(path, known.hash, sha256=sha256):
             raise InputError(
                 f"{path}: is not the published file ({known.hash} is); delete it and download it again, "
                 "or give it another name if you mean to use your own"

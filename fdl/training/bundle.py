@@ -28,10 +28,10 @@ from fdl.training.costs import program_size
 from fdl.training.device import device_slot, set_up_torch
 from fdl.training.disk_space import is_plenty, warn_of_little_room
 from fdl.training.fused import Run
+from fdl.training.parquet_files import write_table
 from fdl.training.predictions import replace_heads, replace_maps, weights_file, write_predictions
 from fdl.training.progress import Throttle
 from fdl.training.state import CellData, CellSettings, Diverged, Trained
-from fdl.training.tables import write_table
 from fdl.training.together import Waiting, is_finished, is_fused, train_together
 from fdl.training.tuning import train
 

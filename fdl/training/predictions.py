@@ -20,8 +20,8 @@ from fdl.results.scoring import write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
 from fdl.training.engine import load_members, predict, to_input
 from fdl.training.heads import Outputs, TrainedHead, train_head
+from fdl.training.parquet_files import write_table
 from fdl.training.state import CellData, CellSettings, Diverged, Trained
-from fdl.training.tables import write_table
 
 # combiner → {"epoch": the one that counts} or {"failed": why}
 HeadsBlock = dict[str, dict[str, Any]]

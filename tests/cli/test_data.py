@@ -12,7 +12,7 @@ from PIL import Image
 
 from fdl.cli import main
 from fdl.core.places import File, Place
-from fdl.data import transfer
+from fdl.data import http
 from fdl.data.sources import SOURCES
 from fdl.data.synthetic import write_twin
 from tests.data.fetching import CONTENT
@@ -27,7 +27,7 @@ def fdl(project, monkeypatch, capsys):
     """Call a verb of `data` in this process: exit code, lines that it printed, its errors. Nothing is published."""
     for name in ("FDL_MIRROR", "FDL_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "WAITS", ())
+    monkeypatch.setattr(http, "WAITS", ())
     for dataset, entry in SOURCES.items():
         # The twins stand for the official files here; how many images those hold is another test's.
         page = (Place("page", "https://data.example"),)

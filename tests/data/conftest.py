@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fdl.core.places import File, Place
-from fdl.data import transfer
+from fdl.data import http
 from fdl.data.sources import SOURCES
 from tests.data.fetching import CONTENT, SHA256
 from tests.data.server import serve
@@ -14,7 +14,7 @@ from tests.data.server import serve
 @pytest.fixture
 def site(project, monkeypatch):
     """A server with one file, `/a/neu.zip`; no waiting between attempts, no token, no mirror."""
-    monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(http, "WAITS", (0.0, 0.0, 0.0))
     for name in ("FDL_MIRROR", "FDL_OFFLINE", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(project / "kaggle"))

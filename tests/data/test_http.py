@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fdl.core.places import File, Place
-from fdl.data import transfer
+from fdl.data import http
 from tests.data import server
 from tests.data.fetching import CONTENT, MD5, NEU, OTHER, SHA256, fetch, refused
 
@@ -50,7 +50,7 @@ def test_a_passing_error_is_tried_again(site, publish, status):
 
 def test_waits_grow(site, publish, monkeypatch):
     waits = []
-    monkeypatch.setattr(transfer, "WAITS", (1.0, 4.0, 15.0))
+    monkeypatch.setattr(http, "WAITS", (1.0, 4.0, 15.0))
     monkeypatch.setattr("time.sleep", waits.append)
     site.script["/a/neu.zip"] = [server.error(500)] * 4
     assert "HTTP 500" in refused()
@@ -73,7 +73,7 @@ def test_waits_grow(site, publish, monkeypatch):
 )
 def test_a_server_may_ask_to_wait_within_bounds(site, publish, monkeypatch, asked, waits):
     slept = []
-    monkeypatch.setattr(transfer, "WAITS", (1.0, 1.0, 1.0))
+    monkeypatch.setattr(http, "WAITS", (1.0, 1.0, 1.0))
     monkeypatch.setattr("time.sleep", slept.append)
     site.script["/a/neu.zip"] = [server.busy(503, asked)]
     if waits:
@@ -84,8 +84,8 @@ def test_a_server_may_ask_to_wait_within_bounds(site, publish, monkeypatch, aske
 
 
 def test_a_trickle_is_given_up_for_the_next_place(site, publish, monkeypatch):
-    monkeypatch.setattr(transfer, "SLOW_AFTER", 0.2)
-    monkeypatch.setattr(transfer, "SLOWEST", 20_000)
+    monkeypatch.setattr(http, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(http, "SLOWEST", 20_000)
     published = (File("neu.zip", len(CONTENT), SHA256),)
     publish(Place("web", f"{site.address}/b", published), Place("web", f"{site.address}/a", published))
     site.files["/b/neu.zip"] = CONTENT
@@ -139,7 +139,7 @@ def test_a_lasting_error_is_not_tried_again(site, publish, status):
 
 
 def test_a_server_that_stops_sending_is_given_up_and_resumed(site, publish, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http, "TIMEOUT", 0.2)
     released = threading.Event()
     site.script["/a/neu.zip"] = [server.held(released)]
     try:

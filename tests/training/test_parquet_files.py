@@ -4,7 +4,7 @@ import math
 
 from pyarrow import parquet
 
-from fdl.training.tables import write_table
+from fdl.training.parquet_files import write_table
 
 
 def test_a_table_that_is_written_is_read_again(tmp_path):
