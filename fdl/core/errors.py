@@ -41,6 +41,11 @@ def shown(value: object) -> str:
     return one_line(_SHORT.repr(value))
 
 
+def unknown(value: object, known: Iterable[object], what: str = "") -> str:
+    """What to say of a name that nothing has."""
+    return f"unknown {what + ' ' if what else ''}{shown(value)}; {did_you_mean(value, known)}"
+
+
 _ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
