@@ -42,12 +42,7 @@ class CamScore(StrEnum):
 
 _NAMED = 10  # cells that `collect --partial` names
 
-app = typer.Typer(
-    help=__doc__ and "A fair test of the feature distance loss (arXiv 2205.11606).",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
 def _print_version(asked: bool) -> None:

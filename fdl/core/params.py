@@ -113,6 +113,27 @@ class Params(Strict):
         for own in self._own_datasets():
             if own.name in DATASETS:
                 raise ValueError(f"datasets: your own images cannot be called {own.name!r}: it is a published dataset")
+        self._check_lists(datasets)
+        for method in self.method_params:
+            self._check_method(method)
+        self._check_weights()
+        self._check_near_duplicates()
+        epochs = self.epochs if isinstance(self.epochs, dict) else {}
+        for key, named in (("epochs", epochs), ("claims.reruns", self.claims.reruns or {})):
+            for dataset in named:
+                if dataset not in datasets:
+                    raise ValueError(f"{key}: {unknown(dataset, datasets)}")
+        if len(set(self.selections)) < len(self.selections):
+            raise ValueError(f"selections: {self.selections} names a rule twice")
+        if len(set(self.heads or [])) < len(self.heads or []):
+            raise ValueError(f"heads: {self.heads} names a head twice")
+        if self.evaluate_every is None and self.selections != ["last"]:
+            raise ValueError(f"selections: {self.selections} needs validations: set evaluate_every, or use [last]")
+        self._check_cells()
+        return self
+
+    def _check_lists(self, datasets: Sequence[str]) -> None:
+        """The lists at the top and in blocks of the grids; `datasets`: those that there are."""
         for name, cell_blocks in (("grid", self.grid), ("claims.grid", self.claims.grid)):
             count = sum(math.prod(map(len, self._lists(block))) for block in cell_blocks or [GridBlock()])
             if count > CELLS_AT_MOST:
@@ -129,22 +150,8 @@ class Params(Strict):
             for dataset in chosen:
                 if dataset not in datasets:
                     raise ValueError(f"datasets: {unknown(dataset, datasets)}")
-        for method in self.method_params:
-            self._check_method(method)
-        self._check_weights()
-        self._check_near_duplicates()
-        for dataset in self.epochs if isinstance(self.epochs, dict) else ():
-            if dataset not in datasets:
-                raise ValueError(f"epochs: {unknown(dataset, datasets)}")
-        for dataset in self.claims.reruns or ():
-            if dataset not in datasets:
-                raise ValueError(f"claims.reruns: {unknown(dataset, datasets)}")
-        if len(set(self.selections)) < len(self.selections):
-            raise ValueError(f"selections: {self.selections} names a rule twice")
-        if len(set(self.heads or [])) < len(self.heads or []):
-            raise ValueError(f"heads: {self.heads} names a head twice")
-        if self.evaluate_every is None and self.selections != ["last"]:
-            raise ValueError(f"selections: {self.selections} needs validations: set evaluate_every, or use [last]")
+
+    def _check_cells(self) -> None:
         cells = self.cells()
         if len(set(cells)) < len(cells):
             raise ValueError("grid: two blocks name the same cell")
@@ -156,7 +163,6 @@ class Params(Strict):
                     f"methods: {cell.method} needs a backbone whose width can be set; {cell.backbone} has its own: "
                     "name its methods in a block of grid"
                 )
-        return self
 
     def _check_weights(self) -> None:
         for backbone, file in self.weights.items():
