@@ -47,7 +47,12 @@ def runs():
 def test_from_images_to_the_table(project):
     write_images()
     write_params(project / "params.yaml", seeds=[0])
-    done()
+    printed = done()
+    steps = [line for line in printed.splitlines() if " steps done: " in line]
+    assert len(steps) == 7  # one line each, and nothing else of a step; the log has it all
+    assert re.fullmatch(r"3 of 7 steps done: run dataset=bsd backbone=alexnet shots=3 \(\d+ s\)", steps[2])
+    assert "jobid" not in printed
+    assert "output: reports/demo/tables/accuracy.csv" in next(Path(".snakemake/log").iterdir()).read_text()
     first = records()
     assert len(first) == 2
     rows = runs()
@@ -138,6 +143,8 @@ def test_a_failing_bundle_costs_no_finished_one_and_is_named(project):
     assert failed.returncode == 1
     assert f"{draw}: damaged (its hash does not fit its content)" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout + failed.stderr
+    assert "    output: " not in failed.stdout + failed.stderr
+    assert "1 of 6 steps done: run dataset=bsd backbone=alexnet shots=3 (" in failed.stdout + failed.stderr
     first = records()
     assert [name.split("/")[4] for name in sorted(first)] == ["3shot", "3shot"]
     draw.write_bytes(good)

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
 from snakemake.utils import validate
 
 # Use the package beside this workflow and this interpreter, also in jobs and without an activated environment.
@@ -21,7 +22,13 @@ from fdl.reporting.targets import report_files, targets, write_captions
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
 from fdl.core.settings_file import Laid, lay
+from fdl.core.step_lines import print_step_lines
 from fdl.training.device import gpu_slots
+
+# A dry run says what each step would do; a job on a cluster writes its log as Snakemake does.
+shown = workflow.output_settings
+if workflow.is_main_process and not (shown.dryrun or shown.verbose):
+    print_step_lines(logger)
 
 # Read the file again, as every verb does: Snakemake reads YAML 1.1, lets the last of two equal keys win, and reads
 # `--config seeds=[0,1]` as text. A workflow that uses this one as a module may pass a config of its own.
