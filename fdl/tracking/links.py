@@ -1,7 +1,9 @@
 """Addresses of the tables that `track` made in MLflow's pages; `make ui` prints them."""
 
+import socket
 import sys
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from fdl.core.errors import InputError
 from fdl.tracking.store import opened
@@ -31,9 +33,22 @@ def links(server: str = SERVER, uri: str | None = None) -> list[str]:
         ]
 
 
+def taken(server: str) -> bool:
+    """Whether something answers already where the pages are to be served."""
+    address = urlsplit(server)
+    with socket.socket() as connection:
+        return connection.connect_ex((address.hostname, address.port)) == 0
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Print them."""
+    """Print them; `arguments` are those of `links`."""
+    server = arguments[0] if arguments else SERVER
     try:
+        if taken(server):
+            port = urlsplit(server).port or 0
+            raise InputError(
+                f"port {port} is taken, perhaps by another `make ui`; use one of your own: make ui PORT={port + 1}"
+            )
         lines = links(*arguments)
     except InputError as error:
         print(f"fdl: {error}", file=sys.stderr)

@@ -16,10 +16,11 @@ from fdl.results import records
 from fdl.results.state import CellStatus
 
 CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all
-DISPLAY_VERSION = 2  # raised when a run shows something else of the same record: the next pass replaces it
+DISPLAY_VERSION = 3  # raised when a run shows something else of the same record: the next pass replaces it
 CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
 PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
 SOFT = "test.soft.accuracy"  # the headline
+DECIMALS = 4  # of a number as it is shown: 0.01 points of accuracy; records and runs.csv hold all
 # Of terms that a method's loss does not have: MLflow draws a run without a parameter above those that have one.
 NO_TERMS = {"cosine_weight": 0, "gaussian_weight": 0, "strength": 0}
 SYNTHETIC = "Synthetic images: the numbers mean nothing."
@@ -115,7 +116,7 @@ def final(record: Record) -> dict[str, float]:
     values: dict[str, float] = {}
     for row in sorted(_rows(record), key=lambda row: (row["split"] != "test", "member" in row["combiner"])):
         prefix = "" if row["selection"] == headline(record) else f"{row['selection']}/"
-        values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = row["value"]
+        values[f"{prefix}{row['split']}.{row['combiner']}.{row['metric']}"] = round(row["value"], DECIMALS)
     return ({"accuracy": values[SOFT]} if SOFT in values else {}) | values
 
 
@@ -132,14 +133,14 @@ def means(finished: list[Record]) -> dict[str, float]:
         for row in _rows(record):
             if row["selection"] == headline(record) and row["split"] == "test" and "member" not in row["combiner"]:
                 values.setdefault(f"{row['combiner']}.{row['metric']}.{method}", []).append(row["value"])
-    all_means = {name: fmean(of_seeds) for name, of_seeds in values.items()}
+    all_means = {name: round(fmean(of_seeds), DECIMALS) for name, of_seeds in values.items()}
     soft = {name.removeprefix("soft."): mean for name, mean in all_means.items() if name.startswith("soft.accuracy.")}
     return soft | seeds | all_means
 
 
 def costs(record: Record) -> dict[str, float]:
     """`resources/seconds`, `resources/peak_memory_mb` and so on: a group of charts that follows the curves."""
-    return {f"resources/{name}": float(value) for name, value in record.run["timings"].items()}
+    return {f"resources/{name}": round(float(value), 1) for name, value in record.run["timings"].items()}
 
 
 def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
@@ -201,7 +202,7 @@ def experiment_tags(params: Params, made: int) -> dict[str, str]:
     final = [f"metrics.`test.{combiner}.accuracy`" for combiner in shown]
     methods = dict.fromkeys(cell.method for cell in params.cells())
     means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in shown for m in methods]
-    views = {
+    views = {  # sorted by their first column, the soft vote's accuracy
         "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
         # The run's name says which cell it is: its parts, to sort and group by, come last.
         "Cells": (CELL_TAG, [*final, "metrics.`resources/seconds`", "tags.`failure`", *identity]),
@@ -213,8 +214,8 @@ def experiment_tags(params: Params, made: int) -> dict[str, str]:
         widths = {"attributes.`Run Name`": 260} | {column: 40 + 7 * len(column.split("`")[1]) for column in columns}
         state = {
             "searchFilter": f"tags.`{tag}` LIKE '%'",
-            "orderByKey": "attributes.`run_name`",
-            "orderByAsc": True,
+            "orderByKey": columns[0],
+            "orderByAsc": False,
             "selectedColumns": columns,
             "columnOrder": list(widths),
             "columnWidths": widths,

@@ -1,5 +1,6 @@
 """The addresses that `make ui` prints."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from tests.reporting.fabricate import fabricate, small_grid
 def test_links_open_the_tables_of_every_experiment(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{project / 'mlflow.db'}"
     assert links(uri=uri) == []
-    assert main(["http://127.0.0.1:5001", uri]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert main([f"http://127.0.0.1:{port}", uri]) == 2
+    assert f"fdl: port {port} is taken" in capsys.readouterr().err
+    assert main([f"http://127.0.0.1:{port}", uri]) == 0
     assert "fdl track" in capsys.readouterr().out
     grid = small_grid(shots=[3], seeds=[0])
     fabricate(grid)
