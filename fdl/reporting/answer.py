@@ -69,7 +69,14 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
         gain = Gain(overall.estimate, overall.low, overall.high, overall.found // 2)
         if overall.verdict == "undecided" and collected.left_out:
             so_far = f"{overall.found:,} of {overall.cells:,} ensembles are done"
-            return f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)} of test accuracy."
+            nets = list(dict.fromkeys((state.cell.dataset, state.cell.backbone) for state in collected.cells))
+            begun = [net for net in nets if any((cell.dataset, cell.backbone) == net for cell in accuracy)]
+            part = f" That is not a sample of the grid: only {len(begun)} of {len(nets)} combinations of dataset and "
+            part += "backbone have results."
+            return (
+                f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)} of test accuracy."
+                f"{part if len(begun) < len(nets) else ''}"
+            )
         says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
         return f"{says}: {name} is {gain_text(gain)} of test accuracy."
     measured = pooled_gain(paired_differences(accuracy, method))

@@ -14,6 +14,7 @@ from fdl.reporting.table_formats import markdown_text
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
 _WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
+INCOMPLETE = "incomplete"  # how the reason begins while cells of the frozen grid are missing
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
 
@@ -61,6 +62,13 @@ class Claim:
         return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid ({self.reason})"
 
     @property
+    def word(self) -> str:
+        """The verdict in a word, as the page's badges have it."""
+        if self.reason.startswith(INCOMPLETE):
+            return INCOMPLETE
+        return (self.verdict or "no verdict").partition(",")[0]
+
+    @property
     def by_dataset_text(self) -> str:
         """`CIFAR-10 +0.05 [−0.53, +0.64]; NEU −3.41 [−5.74, −1.08]`, or `–`."""
         texts = []
@@ -94,7 +102,7 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
             claim.by_dataset_text,
             claim.estimate_text,
             _without_text(claim),
-            str(claim.seeds),
+            f"{claim.seeds} to {claim.most_seeds}" if claim.seeds < claim.most_seeds else str(claim.seeds),
             f"{claim.found} of {claim.cells}",
         ]
         for claim in claims
@@ -199,5 +207,9 @@ ENTRIES = [
         "were fixed before the runs (docs/claims.md).",
         None,
         order=90,
+        reading="Read the verdict first, then the interval, then *without a dataset*: if the estimate changes its "
+        "sign there, the verdict rests on one dataset. C1 in `lite` is contradicted, with −1.68 [−2.82, "
+        "−0.54] points; without NEU the estimate is +0.05. *Incomplete* means that part of the grid is "
+        "not trained yet.",
     ),
 ]

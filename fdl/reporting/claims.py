@@ -18,7 +18,7 @@ from fdl.evaluation import statistics
 from fdl.evaluation.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
 from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables
 from fdl.reporting.claim_quantities import Frozen, Quantity, Rules, Values, read_frozen, stacked
-from fdl.reporting.claim_tables import Claim, Part, interval_text, signed
+from fdl.reporting.claim_tables import INCOMPLETE, Claim, Part, interval_text, signed
 from fdl.reporting.results import Results, read_results
 
 SCHEMA_VERSION = 2
@@ -281,13 +281,16 @@ def _seeds(quantity: Quantity) -> tuple[int, int]:
 
 
 def _incomplete(frozen: Frozen, claim: Claim) -> str:
-    """How many seeds and cells there are, and which diverged; empty where they suffice."""
-    if claim.seeds >= SEEDS_NEEDED and claim.found == claim.cells:
-        # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
-        done, asked = len(frozen.correct), len(frozen.states)
-        return f"{done} of {asked} cells of the frozen grid" if done < asked else ""
+    """What the grid lacks for a verdict; empty where it lacks nothing."""
     failed = f"; diverged: {_some(claim.failed)}" if claim.failed else ""
-    return f"{claim.seeds} seeds, {claim.found} of {claim.cells} cells{failed}"
+    if claim.found + len(claim.failed) < claim.cells:
+        return f"{INCOMPLETE}: {claim.found:,} of {claim.cells:,} cells done{failed}"
+    if failed:
+        return f"{claim.found:,} of {claim.cells:,} cells have a result{failed}"
+    # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
+    if (done := len(frozen.correct)) < (asked := len(frozen.states)):
+        return f"{INCOMPLETE}: {done:,} of {asked:,} cells of the frozen grid done"
+    return f"{claim.seeds} seeds; a verdict needs {SEEDS_NEEDED}" if claim.seeds < SEEDS_NEEDED else ""
 
 
 def _some(names: Sequence[str]) -> str:

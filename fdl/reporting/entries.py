@@ -30,6 +30,7 @@ class Entry:
     each: Callable[[Params], Sequence[Named]] | None = None  # those that a preset has; None: the one of this name
     written: str = ""  # how the documentation writes the names of several
     endings: tuple[str, ...] = ()  # of its files; (): all of its kind
+    reading: str = ""  # how to read it, with an example from the report of `lite`; for docs/report.md
     linked: bool = False  # the page does not show the figure itself, but where it lies
 
 

@@ -106,7 +106,8 @@ def test_few_seeds_give_an_interval_and_no_verdict(project: Path) -> None:
     c1 = claim(evaluate(params), "C1")
     assert c1.low is not None
     assert c1.low > 0
-    assert c1.reading == "undecided (3 seeds, 24 of 24 cells)"
+    assert c1.reading == "undecided (3 seeds; a verdict needs 5)"
+    assert c1.word == "undecided"
 
 
 def test_an_incomplete_grid_is_undecided_and_names_what_diverged(project: Path) -> None:
@@ -114,12 +115,13 @@ def test_an_incomplete_grid_is_undecided_and_names_what_diverged(project: Path) 
     write(params, gain(30), failed=["neu/alexnet/3shot/fdl/seed2"], skip=["bsd/alexnet/5shot/classical/seed0"])
     claims = evaluate(params)
     c1 = claim(claims, "C1")
-    assert c1.reading == "undecided (4 seeds, 38 of 40 cells; diverged: neu/alexnet/3shot/fdl/seed2)"
+    assert c1.reading == "undecided (incomplete: 38 of 40 cells done; diverged: neu/alexnet/3shot/fdl/seed2)"
+    assert c1.word == "incomplete"
     assert c1.failed == ("neu/alexnet/3shot/fdl/seed2",)
     assert c1.low is not None
     assert c1.low > 0
     assert claim(claims, "C6a", "FDL").found == 19
-    assert claim(claims, "C2", "NEU").reading.startswith("undecided (4 seeds, 19 of 20 cells; diverged: neu/")
+    assert claim(claims, "C2", "NEU").reading.startswith("undecided (19 of 20 cells have a result; diverged: neu/")
 
 
 def test_a_complete_slice_waits_for_the_whole_frozen_grid(project: Path) -> None:
@@ -128,13 +130,13 @@ def test_a_complete_slice_waits_for_the_whole_frozen_grid(project: Path) -> None
     claims = evaluate(params)
     for name, where in (("C2", "NEU"), ("C2", "3 per class"), ("C6a", "FDL")):
         assert claim(claims, name, where).found == claim(claims, name, where).cells
-        assert claim(claims, name, where).reading == "undecided (39 of 40 cells of the frozen grid)"
+        assert claim(claims, name, where).reading == "undecided (incomplete: 39 of 40 cells of the frozen grid done)"
 
 
 def test_frozen_cells_that_the_lists_no_longer_hold_are_missing(project: Path) -> None:
     params = grid({"seeds": [0, 1, 2, 3, 4, 5]})
     write(params, gain(30))
-    assert claim(evaluate(params), "C1").reading == "undecided (5 seeds, 40 of 48 cells)"
+    assert claim(evaluate(params), "C1").reading == "undecided (incomplete: 40 of 48 cells done)"
 
 
 def test_cells_outside_the_frozen_grid_do_not_count(project: Path) -> None:

@@ -89,6 +89,9 @@ def test_the_authors_run_stands_beside_ours(project: Path, shift: float, word: s
     others = [r for r in rows(table) if r["Ours"] == "not in the grid"]
     assert others
     assert {r["Inside"] for r in others} == {"–"}
+    on_paper = [row for line, row in zip(table.lines, rows(table), strict=True) if line.printed]
+    assert {r["Ours"] for r in on_paper} & {"–", "not in the grid"} == set()
+    assert row in on_paper
 
 
 def test_methods_and_their_paired_differences_by_hand(project: Path) -> None:

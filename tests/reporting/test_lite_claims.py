@@ -77,6 +77,11 @@ def test_without_all_records_nothing_is_decided_yet(tmp_path: Path, monkeypatch:
     shutil.rmtree("results/lite/neu/alexnet/10shot")
     collect(params, partial=True)
     assert "Not decided yet, 50 of 60 ensembles are done: until now FDL − classical is −1." in headline(params)
+    assert "not a sample of the grid" not in headline(params)
+    shutil.rmtree("results/lite/neu")
+    collect(params, partial=True)
+    only = "That is not a sample of the grid: only 1 of 2 combinations of dataset and backbone have results."
+    assert only in headline(params)
 
 
 def test_the_caveat_of_lite_stands_wherever_its_verdict_does(lite: Params) -> None:

@@ -197,6 +197,25 @@ def test_no_column_is_cut_on_paper(visit: Visit) -> None:
     assert page.evaluate(wide) == 0
 
 
+def test_headings_are_no_buttons_on_paper(visit: Visit) -> None:
+    # Chromium repeats the head of a table on each page, but not the buttons in it.
+    head = visit.page.locator("th button").first
+    assert head.evaluate("button => getComputedStyle(button).display") == "inline-block"
+    visit.page.emulate_media(media="print")
+    assert head.evaluate("button => getComputedStyle(button).display") == "contents"
+
+
+def test_the_first_columns_stay_when_a_table_of_results_is_scrolled_on_a_telephone(visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    table = visit.page.locator("table.results").first
+    lefts = "t => [...t.tBodies[0].rows[0].cells].slice(0, 3).map(c => Math.round(c.getBoundingClientRect().left))"
+    before = table.evaluate(lefts)
+    table.evaluate("t => { t.parentElement.scrollLeft = 150; }")
+    after = table.evaluate(lefts)
+    assert after[:2] == before[:2]
+    assert after[2] < before[2]
+
+
 def test_the_answer_and_its_figure_come_first(visit: Visit) -> None:
     page = visit.page
     expect(page.locator(".answer")).to_contain_text("No answer: the images are synthetic")
