@@ -157,6 +157,9 @@ ENTRIES = [
         written="cam_DATASET_BACKBONE",
         endings=("png",),
         linked=True,
+        reading="Bright is where a member looks for the class that it predicts; an empty map is dark all over. If "
+        "the loss separates the members by place, FDL's row should show bright places that differ more "
+        "than those of the classical row.",
     ),
     Entry(
         "figure",
@@ -170,5 +173,8 @@ ENTRIES = [
         written="descriptors_DATASET_BACKBONE",
         endings=("png",),
         linked=True,
+        reading="These are the maps that the loss compares. Each is divided by its own maximum, so only differences "
+        "of place show: members whose maps differ by scale alone look alike here (docs/findings.md says how far "
+        "they do on NEU).",
     ),
 ]

@@ -318,6 +318,9 @@ ENTRIES = [
         "Test accuracy in % of every combiner, beside that of the members: mean and standard deviation over seeds.",
         combiner_table,
         order=30,
+        reading="Read along a row. If a vote is not above *member best on validation*, the ensemble is not worth "
+        "its five nets. On NEU with 10 images per class, the classical soft vote reaches 55.7 %, its mean "
+        "member 54.1 % and its best member 57.1 %.",
     ),
     Entry(
         "table",
@@ -326,6 +329,9 @@ ENTRIES = [
         "Every metric of the soft vote on the test images: mean and standard deviation over seeds, shares in %.",
         metric_table,
         order=35,
+        reading="The accuracy counts right answers; the last three columns ask whether the probabilities can be "
+        "trusted (lower is better). On NEU with 10 images per class, FDL and classical have the same "
+        "negative log-likelihood (1.42), but FDL is calibrated worse (24.9 against 18.7).",
     ),
     Entry(
         "table",
@@ -335,6 +341,8 @@ ENTRIES = [
         "paired by seed. The last rows are the means over all bundles.",
         ablation_table,
         order=40,
+        reading="The row of a method is compared with the classical row of the same setting, and the last rows "
+        "with each other. In `lite`, FDL is −1.7 points on average over 6 settings.",
     ),
     Entry(
         "table",
@@ -344,6 +352,10 @@ ENTRIES = [
         "their class activation maps: mean and standard deviation over seeds.",
         diversity_table,
         order=50,
+        reading="Lower sums, a lower Q and more disagreement mean members that differ more; whether that helps is "
+        "said by the accuracy. Look at *pairs left out* before you read *overlap of maps*. On CIFAR-10 "
+        "with 10 images per class, FDL lowers the cosine sum from 8.9 to 2.7, while the disagreement only "
+        "rises from 44.7 to 47.3 %.",
     ),
     Entry(
         "table",
@@ -353,5 +365,8 @@ ENTRIES = [
         selection_table,
         order=60,
         each=_with_several_rules,
+        reading="Compare rules within a row: what an accuracy gains by a rule that looks at many validation "
+        "images is not available to someone who has only a few. Only presets with several `selections` "
+        "have it, such as `lite-selection`.",
     ),
 ]

@@ -83,5 +83,7 @@ ENTRIES = [
         "maximum.",
         drawn(seconds_per_cell, seconds_per_cell_caption),
         order=80,
+        reading="Compare methods within a dataset and backbone, and only if their lines are short: long ones come "
+        "from a machine with other work.",
     ),
 ]

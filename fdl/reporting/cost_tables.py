@@ -109,5 +109,8 @@ ENTRIES = [
         "device under the same load.",
         cost_table,
         order=80,
+        reading="Median seconds of an ensemble, with minimum and maximum. If these lie far apart, as in `lite` "
+        "(510 to 3,058 s for the classical ensembles on CIFAR-10), the machine had other work, and the "
+        "times compare nothing.",
     ),
 ]

@@ -11,15 +11,18 @@ from fdl.core.protocol import DATASETS
 from fdl.data.sources import SOURCES
 from fdl.evaluation.metrics import sentence
 from fdl.evaluation.voting import COMBINERS
-from fdl.reporting.entries import FORMATS
+from fdl.reporting.entries import FORMATS, Entry
 from fdl.reporting.targets import entries
 from fdl.results.measures import measures
+
+EXAMPLE = Path("reports/published/lite/figures")
 
 
 def lists() -> dict[str, str]:
     """The Markdown tables by name."""
     return {
         "tables and figures": _table(["name", "what it shows", "files"], _entries()),
+        "how to read them": "".join(_sections()),
         "metrics": _table(["`metric`", "title", "meaning", "values", "better"], _measures()),
         "combiners": _table(["`combiner`", "title", "trained", "shown"], _combiners()),
         "methods": _table(["`method`", "title", "what it is"], _methods()),
@@ -41,10 +44,29 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _names(entry: Entry) -> list[str]:
+    return (entry.written or entry.name).split(", ")
+
+
+def _sections() -> list[str]:
+    """What the entries say of how they are read, and the published figure where there is one."""
+    sections = []
+    for entry in entries().values():
+        if entry.reading:
+            example = EXAMPLE / f"{entry.name}.png"
+            lines = [f"### {_names(entry)[0]}", f"**{entry.title}.** {entry.reading}"]
+            if example.is_file():
+                lines.append(f"![{entry.title}, preset lite](../{example.as_posix()})")
+            sections.append("\n\n".join(lines) + "\n\n")
+    return sections
+
+
 def _entries() -> list[list[str]]:
     rows = []
     for entry in entries().values():
-        names = ", ".join(f"`{name}`" for name in (entry.written or entry.name).split(", "))
+        names = ", ".join(f"`{name}`" for name in _names(entry))
+        if entry.reading:
+            names = f"[{names}](#{_names(entry)[0].lower()})"
         endings = entry.endings or FORMATS[entry.kind]
         files = endings[0] if len(endings) == 1 else f"{{{','.join(endings)}}}"
         rows.append([names, entry.shows, f"`{entry.kind}s/NAME.{files}`"])

@@ -154,5 +154,7 @@ ENTRIES = [
         "backbone. Bars: standard deviation over seeds; dotted: chance.",
         _of_soft_vote,
         order=20,
+        reading="Look at the distance between the lines and compare it with the bars. Lines at the dotted one are "
+        "at chance: such nets have learned nothing, and their comparison says nothing.",
     ),
 ]

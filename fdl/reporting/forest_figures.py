@@ -98,5 +98,8 @@ ENTRIES = [
         "three seeds no interval is drawn.",
         drawn(forest, forest_caption),
         order=10,
+        reading="Marks right of 0 favour the loss, marks left of it the classical ensemble. An interval that "
+        "crosses 0 finds no difference; one inside the shaded band finds that the difference is small. In "
+        "`lite`, CIFAR-10 lies inside the band, NEU left of 0.",
     ),
 ]

@@ -342,6 +342,8 @@ ENTRIES = [
         "shaded: ± 2 points. All facets have the same scale.",
         drawn(gain_over_shots, gain_over_shots_caption),
         order=30,
+        reading="The paper expects the largest gain with the fewest images: marks above 0 on the left that fall "
+        "towards the right. In `lite`, neither panel shows it.",
     ),
     Entry(
         "figure",
@@ -352,6 +354,8 @@ ENTRIES = [
         "2 points. All facets have the same scale.",
         drawn(paired_differences, paired_differences_caption),
         order=40,
+        reading="Each stroke is one seed. If the strokes lie on both sides of 0, single comparisons are luck, and "
+        "only the mean over seeds says something. On NEU with 10 images per class they do.",
     ),
     Entry(
         "figure",
@@ -361,5 +365,8 @@ ENTRIES = [
         "ensemble of the same seed; one mark per pair of ensembles.",
         drawn(diversity_and_gain, diversity_and_gain_caption),
         order=50,
+        reading="If diversity itself made ensembles better, the cloud would rise to the right. Worse members also "
+        "disagree more, so neither a rising nor a falling cloud proves anything. In `lite`, the members of NEU's "
+        "ensembles disagree by 27 to 63 points more with the loss, and the accuracy changes by −14 to +5 points.",
     ),
 ]

@@ -371,6 +371,11 @@ ENTRIES = [
         order=10,
         each=_metrics("always"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "always"),
+        reading="Compare the methods within a row and number of images. The standard deviation says how much "
+        "another draw of the training images and weights changes an accuracy, Δ and its interval by how "
+        "much the methods differ on the same draws. On NEU with 3 images per class, classical reaches "
+        "45.6 ± 10.0 % and FDL 38.8 ± 6.5 %; the difference of −6.7 points has the interval [−14.6, "
+        "+1.1], which includes 0.",
     ),
     entries.Entry(
         "table",
@@ -381,6 +386,8 @@ ENTRIES = [
         order=11,
         each=_metrics("own images"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "own images"),
+        reading="Read it instead of the accuracy if your classes have unequal numbers of test images: a net that "
+        "always names the largest class gets exactly chance here.",
     ),
     entries.Entry(
         "table",
@@ -392,6 +399,8 @@ ENTRIES = [
         order=12,
         each=_metrics("near-duplicates"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "near-duplicates"),
+        reading="Read it beside the accuracy: the difference of the two is what a method may owe to images that it "
+        "has seen in training.",
     ),
     entries.Entry(
         "table",
@@ -402,5 +411,8 @@ ENTRIES = [
         order=20,
         each=_combiners,
         written=", ".join(_name(name, "accuracy") for name, about in COMBINERS.items() if about.table or about.trained),
+        reading="Compare it with the table of the soft vote: where the two disagree, a method changes how sure "
+        "the members are, not only how often they are right. On NEU with 5 images per class, FDL loses "
+        "1.8 points in the soft vote and 12.1 in the hard vote.",
     ),
 ]
