@@ -109,7 +109,9 @@ def latex_table(
     lines = [_NEEDS]
     for number, parts in enumerate(floats):
         continued = r"\addtocounter{table}{-1}" if number else ""
-        what = rf"{latex_text(caption)}\label{{tab:{name}}}" if not number else "(continued)"
+        named = _named(labels[0], parts) if len(floats) > 1 else ""
+        what = rf"{latex_text(caption)}{' ' * bool(named)}{named}\label{{tab:{name}}}"
+        what = what if not number else f"(continued) {named}".strip()
         lines += [*_OPENING, rf"{continued}\caption{{{bold}{what}}}"]
         for position, (columns_here, rows) in enumerate(parts):
             lines += [r"\par\medskip"] * bool(position)
@@ -118,6 +120,14 @@ def latex_table(
             lines += _notes(notes)
         lines.append(r"\end{table*}")
     return "\n".join(lines) + "\n"
+
+
+def _named(label: LatexColumn, parts: Sequence["_Part"]) -> str:
+    """Which values of the first label a float holds: `NEU, BSD.`; not of running text."""
+    if label.width:
+        return ""
+    texts = dict.fromkeys(re.sub(r"( \[\d+\])+$", "", label.texts[row]) for _, rows in parts for row in rows)
+    return latex_text(f"{', '.join(texts)}.")
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
@@ -136,24 +146,40 @@ def _floats(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn]) -> li
     left = float(_LINES)
     for panel in _panels(labels, columns):
         rows = [row for row in range(len(labels[0].texts)) if any(column.texts[row] for column in panel)]
-        heights = [max(_height(column, row) for column in (*labels, *panel)) for row in rows]
-        if floats[-1] and sum(heights) > left:  # begin anew rather than break what fits on a page of its own
+        heights = {row: max(_height(column, row) for column in (*labels, *panel)) for row in rows}
+        whole = sum(heights.values())
+        if floats[-1] and whole > left:  # begin anew rather than break what fits on a page of its own
             floats.append([])
             left = _LINES
-        # A last float of a few rows would look lost: all are about equally long.
-        spare = _LINES - sum(heights) / max(1, ceil(sum(heights) / _LINES)) - max(heights, default=0)
-        chunk: list[int] = []
-        for row, height in zip(rows, heights, strict=True):
-            if chunk and height > left - max(0, spare) * (sum(heights) > _LINES):
-                floats[-1].append((panel, chunk))
-                floats.append([])
-                chunk, left = [], _LINES
-            chunk.append(row)
-            left -= height
-        if chunk:
-            floats[-1].append((panel, chunk))
+        parts, left = _pages(labels[0], heights, left)
+        floats[-1] += [(panel, parts[0])] if parts[0] else []
+        floats += [[(panel, part)] for part in parts[1:]]
         left -= 4  # headings, rules
     return floats
+
+
+def _pages(label: LatexColumn, heights: dict[int, float], left: float) -> tuple[list[list[int]], float]:
+    """Rows by float, the first for what is left of one, and the lines that the last leaves.
+
+    What does not fit is broken between values of the label, and within one only if it is itself longer than a page.
+    """
+    parts: list[list[int]] = [[]]
+    fits = sum(heights.values()) <= left
+    for _, members in groupby(heights, key=lambda row: "" if fits else label.texts[row]):
+        block = list(members)
+        size = sum(heights[row] for row in block)
+        if parts[-1] and left < size <= _LINES:
+            parts.append([])
+            left = _LINES
+        # A last float of a few rows would look lost: all are about equally long.
+        spare = _LINES - size / max(1, ceil(size / _LINES)) - max(heights[row] for row in block)
+        for row in block:
+            if parts[-1] and heights[row] > left - max(0, spare) * (size > _LINES):
+                parts.append([])
+                left = _LINES
+            parts[-1].append(row)
+            left -= heights[row]
+    return parts, left
 
 
 def _height(column: LatexColumn, row: int) -> float:

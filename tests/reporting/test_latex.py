@@ -79,8 +79,21 @@ def test_rows_that_do_not_fit_on_a_page_go_into_another_float() -> None:
     floats = text.split(r"\begin{table*}")[1:]
     assert [len(rows_of(one)) - 1 for one in floats] == [44, 44, 42]
     assert text.count(r"\label{tab:t}") == 1
-    assert [r"\caption{(continued)}" in one for one in floats] == [False, True, True]
+    assert [r"\caption{(continued) BSD.}" in one for one in floats] == [False, True, True]
+    assert r"\caption{A caption. NEU, BSD.\label{tab:t}}" in floats[0]
     assert [r"\textsuperscript{1} a note" in one for one in floats] == [False, False, True]
+
+
+def test_a_long_table_is_split_between_datasets() -> None:
+    names = ["NEU [1]"] * 30 + ["BSD [1] [2]"] * 20 + ["TEX"] * 40
+    accuracy = LatexColumn("Accuracy", ["41.2"] * 90, number=True)
+    text = latex_table("t", "A caption.", [LatexColumn("Dataset", names)], [accuracy], ["[1] a note"])
+    floats = text.split(r"\begin{table*}")[1:]
+    assert [len(rows_of(one)) - 1 for one in floats] == [50, 40]
+    assert r"\caption{A caption. NEU, BSD.\label{tab:t}}" in floats[0]
+    assert r"\caption{(continued) TEX.}" in floats[1]
+    short = latex_table("t", "A caption.", [LatexColumn("Dataset", names[:3])], [accuracy], [])
+    assert r"\caption{A caption.\label{tab:t}}" in short
 
 
 def compile_tables(folder: Path, *, columns: str) -> str:
