@@ -192,7 +192,8 @@ def test_a_table(project, page, listed) -> None:
     assert "the lowest and the highest over seeds" in table(project, "extremes")
     assert 'id="table-extremes"' in page
     assert "Worst and best seed" in page
-    assert "| `extremes` | Lowest and highest test accuracy" in listed
+    assert "| [`extremes`](#extremes) | Lowest and highest test accuracy" in listed
+    assert "**Worst and best seed.** If the worst seed of one method is above" in listed
     assert "Lowest and highest" in (project / ".snakemake/fdl/captions/extremes.rst").read_text()
 
 
