@@ -77,7 +77,7 @@ class Program:
         self.nets = FusedNets(
             [net for run in runs for net in built[run.settings.seed]], len(self.sources), apart=device == "cpu"
         )
-        self.adam = FlatAdam(self.nets.flat, self.nets.gradient, self.settings.learning_rate)
+        self.adam = FlatAdam(self.nets.flat, self.nets.gradient, self.settings.learning_rate, self.say)
         self.results = [Trained([], {}, {}) for _ in runs]
         self.selectors = [
             Selector(run.settings, replace(run.data, small=run.data.small.cpu()), result)
