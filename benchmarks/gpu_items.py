@@ -19,7 +19,7 @@ from benchmarks.timing import machine
 from fdl.core.protocol import DATASETS
 from fdl.models import build
 from fdl.models.convolutions import BACK_ENDS
-from fdl.training import engine
+from fdl.training import convolution_choice, engine
 from fdl.training.cuda_graph import WARM_UP
 from fdl.training.fused import Program, Run
 from fdl.training.state import CellData, CellSettings, Images
@@ -267,6 +267,10 @@ def _captured(trained: Program) -> int:
     return sum(graph is not None for graph in trained.replays.graphs.values())
 
 
+def _forms(trained: Program) -> str:
+    return convolution_choice.described(trained.nets.back_ends) or "; all grouped"
+
+
 class _Stop(Exception):
     """In the middle of a training."""
 
@@ -355,7 +359,7 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
         )  # fmt: skip
         reset_peak(scale)
         trained = program(made, scale, alike=True)
-        numbers: dict[str, Any] = {"evaluated at once": trained.evaluated}
+        numbers: dict[str, Any] = {"evaluated at once": trained.evaluated, "forms": _forms(trained)}
         for name, times in (("eager", 1), ("graph", WARM_UP + 1)):
             start = time.perf_counter()
             for epoch in range(times):
@@ -386,14 +390,8 @@ LAYERS = [
 def convolution(backbone: str, dataset: str, place: int, scale: Scale) -> tuple[nn.Conv2d, tuple[int, int]]:
     """A layer of a net, and the size of what it sees."""
     side = scale.of(DATASETS[dataset].image_size, 32)
-    net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625)).to("meta").eval()
-    seen: list[tuple[nn.Conv2d, tuple[int, int]]] = []
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda layer, given, _: seen.append((layer, tuple(given[0].shape[-2:]))))
-    with torch.no_grad():
-        net(torch.empty(1, 3, side, side, device="meta"))
-    return seen[place]
+    net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625))
+    return list(convolution_choice.convolutions(net, side).values())[place]
 
 
 def convolutions(scale: Scale, known: set[str], note: Note) -> None:
@@ -480,7 +478,9 @@ def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
 
 def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int, scale: Scale, note: Note) -> None:
     reset_peak(scale)
+    start = time.perf_counter()
     trained = program(made, scale, eager="eager" in case, alike=True)
+    begun = time.perf_counter() - start  # with the choice of the convolutions, if that is not known yet
     count = len(made)
     with trained.stream():
         pixels = seconds(
@@ -499,7 +499,8 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
             **{
                 "step ms": 1000 * (epoch - pixels) / steps / count, "augmentation ms": 1000 * pixels / steps / count,
                 "evaluated image µs": 1e6 * evaluation / evaluated / count, "captured": _captured(trained),
-                "runs": count, **memory(scale),
+                "runs": count, "s to begin": begun, "forms": _forms(trained),
+                **memory(scale),
             },
         )  # fmt: skip
 

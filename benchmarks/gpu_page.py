@@ -128,7 +128,7 @@ def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
                 naive[key] / value if naive else 0 for key, value in (("step ms", step), ("evaluated image µs", image))
             ]
             times = [f"{value:.1f}" if value else "" for value in faster]
-            more = [numbers.get(key, "") for key in ("augmentation ms", "peak GiB")]
+            more = [numbers.get(key, "") for key in ("augmentation ms", "s to begin", "peak GiB")]
             shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in more]
             rows.append(
                 f"| {name}: {case} | {step:.2f} | {times[0]} | {image:.0f} | {times[1]} | {' | '.join(shown)} |"
@@ -138,10 +138,15 @@ def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
     lines = [
         "", "## How fast is it?", "",
         "Per run, of ten at once (the naive loop: of one); batches of ten images and five nets.", "",
-        "| | ms a step | times faster | µs an image evaluated | times faster | ms of augmentation a step | peak GiB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | ms a step | times faster | µs an image evaluated | times faster | ms of augmentation a step "
+        "| s to begin | peak GiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
         *rows,
     ]  # fmt: skip
+    lines += ["", "The forms of the convolutions that a program chose when it began:", ""]
+    for item, of_item in list(cases.items()):
+        name = item.partition(": ")[2]
+        lines += [f"- {name}, {case}{numbers['forms']}" for case, numbers in of_item.items() if "forms" in numbers]
     for case, numbers in cases["kernels"].items():
         lines += ["", f"The longest kernels of an epoch, {case}:", ""]
         lines += [f"- {share:.1%}, {calls} calls: `{kernel}`" for kernel, share, calls in numbers["kernels"]]

@@ -27,7 +27,7 @@ from fdl.methods.losses import descriptor, pair_similarities
 from fdl.models import Member
 from fdl.models.fused import FusedNets, Pass
 from fdl.models.layers import MOMENTUM
-from fdl.training import engine
+from fdl.training import convolution_choice, engine
 from fdl.training.adam import FlatAdam
 from fdl.training.cuda_graph import Replays
 from fdl.training.extent import count, evaluated_at_once, gpu_memory
@@ -90,6 +90,8 @@ class Program:
         self._place_losses()
         self.replays = Replays(device, self.say)
         self._own_stream: torch.cuda.Stream | None = None
+        if device == "cuda":
+            self._choose_convolutions()
 
     def train(
         self,
@@ -142,7 +144,14 @@ class Program:
                     "failure": failure and vars(failure),
                 }
             )
-        return {"epoch": self.epoch, "seconds": self.seconds, "steps": self.adam.steps, "runs": runs}
+        back_ends = {kind: dict(forms) for kind, forms in self.nets.back_ends.items()}
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "steps": self.adam.steps,
+            "back_ends": back_ends,
+            "runs": runs,
+        }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
@@ -160,6 +169,8 @@ class Program:
                 self.failures[number] = Diverged(**kept["failure"])
                 self._active[number] = False
         self.adam.steps.copy_(state["steps"])
+        # Other forms would go on with other roundings. Half of a group whose memory ended is free to choose.
+        self.nets.back_ends = state.get("back_ends", self.nets.back_ends)
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
 
     def _initial_members(self, run: Run) -> list[Member]:
@@ -194,6 +205,18 @@ class Program:
         self._seen = self.data.validation.pixels[: self.evaluated].clone()
         self._truth = self.data.validation.labels[: self.evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
+
+    def _choose_convolutions(self) -> None:
+        with self.stream():
+            self.nets.back_ends = convolution_choice.choose(
+                self.nets,
+                self.settings.image_size,
+                {"training": self._index.shape[1], "evaluation": len(self._truth)},
+                autocast=self.settings.autocast,
+                say=self.say,
+                milliseconds=partial(convolution_choice.gpu_milliseconds, say=self.say),
+                file=convolution_choice.remembered_file(),
+            )
 
     def _place_losses(self) -> None:
         """The tensors that hold the runs' weights and collect their losses."""
