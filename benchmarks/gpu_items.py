@@ -483,9 +483,7 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
     begun = time.perf_counter() - start  # with the choice of the convolutions, if that is not known yet
     count = len(made)
     with trained.stream():
-        pixels = seconds(
-            lambda: [engine.epoch_pixels(run.settings, run.data.train, 0) for run in trained.sources], scale
-        )  # fmt: skip
+        pixels = seconds(lambda: trained.place_pixels(0), scale)
         if scale.device == "cuda":
             for _ in range(WARM_UP // steps + 1):  # until the step is captured
                 trained.train_epoch(0)
