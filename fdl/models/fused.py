@@ -18,7 +18,8 @@ from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
 
 State = dict[str, Tensor]
-# For "training" and "evaluation": layer → its form in `convolutions.BACK_ENDS`, where that is not "grouped".
+# For "training", where gradients are wanted, and "evaluation": layer → its form in `convolutions.BACK_ENDS`, where that
+# is not "grouped".
 BackEnds = Mapping[str, Mapping[str, str]]
 # Numbers that a processor takes at a time, at most. Torch's batch norm rounds the last few channels otherwise: whose
 # these are must not depend on how many nets there are, so on a CPU it is given channels that are none's.
@@ -130,7 +131,7 @@ class FusedNets:
                         ],
                         dim=1,
                     )
-                forms = self.back_ends.get("evaluation" if how.momentum is None else "training", {})
+                forms = self.back_ends.get("training" if torch.is_grad_enabled() else "evaluation", {})
                 return convolutions.BACK_ENDS[forms.get(name, "grouped")](x, weight, bias, module)
             case DenseBatchNorm() | nn.BatchNorm2d():
                 return self._normalise(module, name, x, how)

@@ -46,8 +46,8 @@ def choose(
     *,
     autocast: bool,
     say: Say,
-    milliseconds: Timer,
-    file: Path,
+    milliseconds: Timer | None = None,
+    file: Path | None = None,
 ) -> BackEnds:
     """The fastest form of every convolution, in training and in evaluation.
 
@@ -57,12 +57,13 @@ def choose(
         images: how many each net sees at a time, in "training" and in "evaluation".
         autocast: whether products are in bfloat16.
         say: takes a line for the log.
-        milliseconds: measures a call on the device.
-        file: of what was measured before, by card and versions; it is added to.
+        milliseconds: measures a call; None: `gpu_milliseconds`.
+        file: of what was measured before, by card and versions, and is added to; None: `remembered_file`.
 
     Returns:
         For "training" and "evaluation": layer → form, where that is not "grouped".
     """
+    milliseconds, file = milliseconds or partial(gpu_milliseconds, say=say), file or remembered_file()
     begun, card = time.monotonic(), _card()
     remembered = _read(file)
     known, measured = remembered.setdefault(card, {}), 0
@@ -79,11 +80,11 @@ def choose(
                 chosen[kind][name] = known[case]["form"]
     if measured:
         release_gpu_memory()
-        say(f"{measured} convolutions measured in {time.monotonic() - begun:.0f} s{described(chosen)}")
         try:
             write_atomically(file, to_json(remembered))
         except OSError as error:
             say(f"{file}: cannot be written ({error.strerror}); the next program measures again")
+        say(f"{measured} convolutions measured in {time.monotonic() - begun:.0f} s{described(chosen)}")
     return chosen
 
 

@@ -30,7 +30,7 @@ from fdl.models.layers import MOMENTUM
 from fdl.training import convolution_choice, engine
 from fdl.training.adam import FlatAdam
 from fdl.training.augment import augment
-from fdl.training.cuda_graph import Replays
+from fdl.training.cuda_graph import Replays, own_stream
 from fdl.training.extent import count, evaluated_at_once, gpu_memory
 from fdl.training.progress import Pace, fused_line
 from fdl.training.selection import Selector
@@ -215,8 +215,6 @@ class Program:
                 {"training": self._index.shape[1], "evaluation": len(self._truth)},
                 autocast=self.settings.autocast,
                 say=self.say,
-                milliseconds=partial(convolution_choice.gpu_milliseconds, say=self.say),
-                file=convolution_choice.remembered_file(),
             )
 
     def _place_losses(self) -> None:
@@ -240,17 +238,10 @@ class Program:
     @contextmanager
     def stream(self) -> Iterator[None]:
         """A stream of its own: CUDA captures no graph on the default one. Each waits for what the other has begun."""
-        if self.device == "cpu":
+        if self.device == "cuda":
+            self._own_stream = self._own_stream or torch.cuda.Stream()
+        with own_stream(self.device, self._own_stream):
             yield
-            return
-        outside = torch.cuda.current_stream()
-        self._own_stream = self._own_stream or torch.cuda.Stream()
-        self._own_stream.wait_stream(outside)
-        try:
-            with torch.cuda.stream(self._own_stream):
-                yield
-        finally:
-            outside.wait_stream(self._own_stream)
 
     def train_epoch(self, epoch: int) -> list[dict[str, float]]:
         """One pass over the training images; a row of the history for every run."""

@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_said(nets, tmp_path):
     (tmp_path / "file").touch()
     said = []
     chosen(nets, tmp_path / "file" / "file.json", say=said.append)
-    assert said[1].endswith("cannot be written (File exists); the next program measures again")
+    assert said[0].endswith("cannot be written (File exists); the next program measures again")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no engine\nmore"), torch.OutOfMemoryError("no engine")])
@@ -196,19 +196,25 @@ def test_a_time_is_the_median_of_replays(monkeypatch):
     assert len(calls) == 4 + 3
 
 
-def test_a_program_on_a_gpu_chooses_for_what_it_does(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_program_on_a_gpu_chooses_for_what_it_does(monkeypatch):
     given = []
 
     def chooses(*arguments, **options):
-        given.extend([*arguments, options])
-        return {"training": {"features.0": "loop"}}
+        given.extend([*arguments, options["autocast"]])
+        return {"training": {"features.5": "loop"}}
 
     monkeypatch.setattr(convolution_choice, "choose", chooses)
     monkeypatch.setattr(Program, "stream", lambda program: nullcontext())
     program = Program([run(data=cells.data(validation=12))], "cpu", quiet)
     assert (program.nets.back_ends, given) == ({}, []), "a CPU has no choice"
     program._choose_convolutions()
-    assert program.nets.back_ends == {"training": {"features.0": "loop"}}
-    assert given[:3] == [program.nets, 32, {"training": 4, "evaluation": 12}]
-    assert given[3]["file"] == tmp_path / "fdl" / "convolutions.json"
+    assert program.nets.back_ends == {"training": {"features.5": "loop"}}
+    assert given == [program.nets, 32, {"training": 4, "evaluation": 12}, False]
+
+
+def test_the_measurements_are_kept_for_the_user(nets, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(convolution_choice, "gpu_milliseconds", lambda work, say: Clock(LOOP_IS_FAST)(work))
+    back_ends = choose(nets, 32, IMAGES, autocast=False, say=quiet)
+    assert set(back_ends["training"].values()) == {"loop"}
+    assert (tmp_path / "fdl" / "convolutions.json").is_file()
