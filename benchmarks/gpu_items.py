@@ -2,13 +2,14 @@
 
 import gc
 import io
+import itertools
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import machine
 from fdl.core.protocol import DATASETS
-from fdl.models import build
+from fdl.models import Member, build
 from fdl.models.convolutions import BACK_ENDS
 from fdl.training import convolution_choice, engine
-from fdl.training.cuda_graph import WARM_UP
+from fdl.training import heads as training_heads
+from fdl.training.cuda_graph import WARM_UP, own_stream
 from fdl.training.fused import Program, Run
+from fdl.training.fused_heads import FusedMembers
 from fdl.training.state import CellData, CellSettings, Images
 
 Finding = dict[str, Any]
@@ -267,10 +270,6 @@ def _captured(trained: Program) -> int:
     return sum(graph is not None for graph in trained.replays.graphs.values())
 
 
-def _forms(trained: Program) -> str:
-    return convolution_choice.described(trained.nets.back_ends) or "; all grouped"
-
-
 class _Stop(Exception):
     """In the middle of a training."""
 
@@ -359,7 +358,10 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
         )  # fmt: skip
         reset_peak(scale)
         trained = program(made, scale, alike=True)
-        numbers: dict[str, Any] = {"evaluated at once": trained.evaluated, "forms": _forms(trained)}
+        numbers: dict[str, Any] = {
+            "evaluated at once": trained.evaluated,
+            "forms": convolution_choice.described(trained.nets.back_ends),
+        }
         for name, times in (("eager", 1), ("graph", WARM_UP + 1)):
             start = time.perf_counter()
             for epoch in range(times):
@@ -497,10 +499,65 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
             **{
                 "step ms": 1000 * (epoch - pixels) / steps / count, "augmentation ms": 1000 * pixels / steps / count,
                 "evaluated image µs": 1e6 * evaluation / evaluated / count, "captured": _captured(trained),
-                "runs": count, "s to begin": begun, "forms": _forms(trained),
+                "runs": count, "s to begin": begun, "forms": convolution_choice.described(trained.nets.back_ends),
                 **memory(scale),
             },
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _HeadSettings:
+    """As `fdl.core.head_settings` has them, which needs pydantic."""
+
+    tuning_epochs: int
+    epochs: int = 1
+    learning_rates: dict[str, float] = field(default_factory=lambda: {"fusion": 1e-4})
+    tuning_learning_rate: float = 1e-5
+    augment: bool = False
+    units: dict[str, int] = field(default_factory=lambda: {"fusion": 128})
+
+
+def heads(scale: Scale, known: set[str], note: Note) -> None:
+    """A fusion head of one run, on features computed once and then tuned."""
+    for precision in ("bfloat16", "tf32"):
+        set_precision(precision)
+        for size in SIZES:
+            for backbone in BACKBONES:
+                if (case := f"{backbone} at {size}, {precision}") not in known:
+                    note(case, **_time_of_head(backbone, size, precision, scale))
+                    reset_peak(scale)
+
+
+def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dict[str, float]:
+    steps, epochs = scale.of(5, 1), scale.of(10, 2)
+    (run,) = runs(
+        scale, backbone, SIZES[size], train=10 * steps, seeds=1, image_size=scale.of(size, 32),
+        autocast=precision == "bfloat16",
+    )[:1]  # fmt: skip
+    (net,) = engine.build_members(replace(run.settings, members=1), run.data.num_classes, scale.device)
+    nets, ends = [net.eval()] * run.settings.members, []
+    with (
+        patch.object(training_heads, "is_fused", lambda *_: True),
+        patch.object(training_heads, "glorot_uniform", lambda weight, key: None),  # torch's own weights will do
+    ):
+        training_heads.train_head(
+            "fusion",
+            run.settings,
+            cast(Any, _HeadSettings(tuning_epochs=epochs)),
+            nets,
+            run.data,
+            epoch_done=lambda line: ends.append(time.perf_counter()),
+        )
+    # After the frozen epoch and the first of the tuning, in which its step is captured.
+    times = sorted(after - before for before, after in itertools.pairwise(ends[-epochs:]))
+    with own_stream(scale.device), torch.no_grad():
+        members = FusedMembers(cast(list[Member], nets), run.settings, scale.of(200, 12), print)
+        inputs = engine.to_input(images(members.at_once, run.settings.image_size, 3, scale.device).pixels)
+        with engine.autocast(run.settings, inputs):
+            evaluation = seconds(partial(members, inputs), scale, repeats=5)
+    return {
+        "step ms": 1000 * times[len(times) // 2] / steps, "evaluated image µs": 1e6 * evaluation / len(inputs)
+    }  # fmt: skip
 
 
 def kernels(scale: Scale, known: set[str], note: Note) -> None:
@@ -557,6 +614,7 @@ ITEMS: dict[str, Item] = {
     "convolutions": Item(convolutions, 120),
     "naive loops": Item(naive_loops, 30),
     **dict(_speeds()),
+    "heads": Item(heads, 60),
     "kernels": Item(kernels, 90),
     "halves": Item(halves, 60),
 }

@@ -11,14 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.core.console import Say
-from fdl.core.head_settings import HeadSettings
 from fdl.core.protocol import HEADS
 from fdl.core.randomness import Key, absorb, derive, permutation
 from fdl.evaluation.parts import in_parts
@@ -30,6 +29,9 @@ from fdl.training.cuda_graph import own_stream
 from fdl.training.engine import epoch_batches, to_input
 from fdl.training.fused_heads import FusedMembers, ReplayedSteps
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings
+
+if TYPE_CHECKING:
+    from fdl.core.head_settings import HeadSettings
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class TrainedHead:
 def train_head(
     name: str,
     cell: CellSettings,
-    settings: HeadSettings,
+    settings: "HeadSettings",
     members: Sequence[nn.Module],
     data: CellData,
     *,
@@ -123,7 +125,7 @@ class _HeadRun:
         self,
         name: str,
         cell: CellSettings,
-        settings: HeadSettings,
+        settings: "HeadSettings",
         members: Sequence[nn.Module],
         data: CellData,
         epoch_done: Say,
