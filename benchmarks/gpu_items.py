@@ -517,6 +517,22 @@ class _HeadSettings:
     units: dict[str, int] = field(default_factory=lambda: {"fusion": 128})
 
 
+def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
+    """A fusion head, frozen and tuned: on fused members against the loop, and twice; logits of the test images."""
+    set_precision("float32")
+    for backbone in BACKBONES:
+        (run,) = runs(scale, backbone, "cifar10", train=18, seeds=1, width=scale.of(0.125, 0.0625))[:1]
+        nets = [net.eval() for net in engine.build_members(run.settings, run.data.num_classes, scale.device)]
+        settings = cast(Any, _HeadSettings(epochs=scale.of(8, 2), tuning_epochs=scale.of(8, 2)))
+        logits = []
+        for fused in (False, True, True):
+            with patch.object(training_heads, "is_fused", lambda *_, fused=fused: fused):
+                trained = training_heads.train_head("fusion", run.settings, settings, nets, run.data)
+            logits.append(torch.stack([head.logits["test"] for head in trained.values()]))
+        loop, once, again = logits
+        note(backbone, from_loop=apart(once, loop), same_bits_twice=torch.equal(once, again))
+
+
 def heads(scale: Scale, known: set[str], note: Note) -> None:
     """A fusion head of one run, on features computed once and then tuned."""
     for precision in ("bfloat16", "tf32"):
@@ -607,6 +623,7 @@ ITEMS: dict[str, Item] = {
     "gradients": Item(gradients, 45),
     "graphs": Item(graphs, 60),
     "resume": Item(resume, 45),
+    "heads agree": Item(heads_agree, 30),
     "extremes: NEU VGG": Item(partial(extremes, "vgg", 5), 40),
     "extremes: NEU ResNet": Item(partial(extremes, "resnet", 5), 50),
     "extremes: NEU ResNet, 3 shots": Item(partial(extremes, "resnet", 3), 50),

@@ -10,6 +10,7 @@ Finding = dict[str, Any]
 Cases = dict[str, dict[str, Any]]
 # Error of a net's gradient, relative to its norm, that rounding explains.
 ROUNDING = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1}
+HEADS_ERROR = 1e-3  # the same of a trained head's logits, in float32
 SIZES, BACKBONES = (32, 84, 200), ("alexnet", "vgg", "resnet")
 PRECISIONS = ("bfloat16", "tf32")
 
@@ -65,6 +66,9 @@ def _checks(cases: defaultdict[str, Cases]) -> list[str]:
         rows.append((f"graphs twice, bit for bit: {case}", numbers["same_bits_twice"], said))
     for case, numbers in cases["resume"].items():
         rows.append((f"restart, bit for bit: {case}", numbers["same_bits"] and numbers["same_history"], ""))
+    for case, numbers in cases["heads agree"].items():
+        said = f"error {numbers['from_loop']:.1e}" + ("" if numbers["same_bits_twice"] else "; another time other bits")
+        rows.append((f"head on fused members: {case}", numbers["from_loop"] <= HEADS_ERROR, said))
     for case, numbers in cases["halves"].items():
         rows.append((case, "left_out" not in numbers, numbers.get("left_out") or "; ".join(numbers["layouts"])))
     if not rows:
