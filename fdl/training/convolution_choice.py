@@ -67,10 +67,11 @@ def choose(
     begun, card = time.monotonic(), _card()
     remembered = _read(file)
     known, measured = remembered.setdefault(card, {}), 0
+    layers = convolutions(nets.template, image_size)
     chosen: dict[str, dict[str, str]] = {}
     for kind, number in images.items():
         chosen[kind] = {}
-        for name, (layer, size) in convolutions(nets.template, image_size).items():
+        for name, (layer, size) in layers.items():
             case = _case(nets, layer, size, number, kind, autocast)
             if known.get(case, {}).get("form") not in BACK_ENDS:
                 times = _times(nets, name, layer, (number, *size), kind, autocast, say, milliseconds)
@@ -113,8 +114,9 @@ def convolutions(net: nn.Module, image_size: int) -> dict[str, tuple[nn.Conv2d, 
 
 
 def gpu_milliseconds(work: Callable[[], None], say: Say) -> float:
-    """Median time of a call, replayed as a CUDA graph as a program does; call it in a stream that can be captured."""
+    """Median time of a call, replayed as a CUDA graph as in a program; call it in a stream that can be captured."""
     replays = Replays("cuda", say)
+    replays.eager = False  # programs without graphs, for tests, take the forms of those with graphs
     for _ in range(WARM_UP + 1):
         replays("form", work)
     times: list[float] = []

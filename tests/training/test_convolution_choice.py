@@ -13,6 +13,7 @@ from fdl.models.convolutions import BACK_ENDS, window_elements
 from fdl.models.fused import FusedNets, Pass
 from fdl.training import convolution_choice
 from fdl.training.convolution_choice import choose, convolutions, described, gpu_milliseconds
+from fdl.training.cuda_graph import Replays
 from fdl.training.fused import Program
 from tests.training import cells
 from tests.training.test_fused import quiet, run
@@ -167,7 +168,18 @@ def test_the_windows_are_counted(layer):
 
 
 def test_a_time_is_the_median_of_replays(monkeypatch):
-    monkeypatch.setenv("FDL_EAGER", "1")
+    monkeypatch.setenv("FDL_EAGER", "1")  # which is for programs
+    made = []
+
+    class Graphs(Replays):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+        def _captured(self, name, function):
+            function()
+
+    monkeypatch.setattr(convolution_choice, "Replays", Graphs)
     calls, times = [], iter([5.0, 1.0, 4.0] + 100 * [1000.0])
     now = [0.0]
 
@@ -186,14 +198,15 @@ def test_a_time_is_the_median_of_replays(monkeypatch):
 
     def work():
         calls.append(1)
-        if len(calls) > 4:
+        if len(calls) > 5:
             now[0] += next(times)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(convolution_choice, "_REPEATS", 3)
     monkeypatch.setattr(convolution_choice, "_SECONDS", 60.0)
     assert gpu_milliseconds(work, quiet) == 4.0
-    assert len(calls) == 4 + 3
+    assert [list(graphs.graphs) for graphs in made] == [["form"]], "it was captured"
+    assert len(calls) == 5 + 3
 
 
 def test_a_program_on_a_gpu_chooses_for_what_it_does(monkeypatch):
