@@ -2,13 +2,14 @@
 
 import gc
 import io
+import itertools
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from benchmarks.naive import naive, naive_evaluation, naive_step
 from benchmarks.timing import machine
 from fdl.core.protocol import DATASETS
-from fdl.models import build
+from fdl.models import Member, build
 from fdl.models.convolutions import BACK_ENDS
-from fdl.training import engine
-from fdl.training.cuda_graph import WARM_UP
+from fdl.training import convolution_choice, engine
+from fdl.training import heads as training_heads
+from fdl.training.cuda_graph import WARM_UP, own_stream
 from fdl.training.fused import Program, Run
+from fdl.training.fused_heads import FusedMembers
 from fdl.training.state import CellData, CellSettings, Images
 
 Finding = dict[str, Any]
@@ -355,7 +358,10 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
         )  # fmt: skip
         reset_peak(scale)
         trained = program(made, scale, alike=True)
-        numbers: dict[str, Any] = {"evaluated at once": trained.evaluated}
+        numbers: dict[str, Any] = {
+            "evaluated at once": trained.evaluated,
+            "forms": convolution_choice.described(trained.nets.back_ends),
+        }
         for name, times in (("eager", 1), ("graph", WARM_UP + 1)):
             start = time.perf_counter()
             for epoch in range(times):
@@ -386,14 +392,8 @@ LAYERS = [
 def convolution(backbone: str, dataset: str, place: int, scale: Scale) -> tuple[nn.Conv2d, tuple[int, int]]:
     """A layer of a net, and the size of what it sees."""
     side = scale.of(DATASETS[dataset].image_size, 32)
-    net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625)).to("meta").eval()
-    seen: list[tuple[nn.Conv2d, tuple[int, int]]] = []
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda layer, given, _: seen.append((layer, tuple(given[0].shape[-2:]))))
-    with torch.no_grad():
-        net(torch.empty(1, 3, side, side, device="meta"))
-    return seen[place]
+    net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625))
+    return list(convolution_choice.convolutions(net, side).values())[place]
 
 
 def convolutions(scale: Scale, known: set[str], note: Note) -> None:
@@ -480,12 +480,12 @@ def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
 
 def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int, scale: Scale, note: Note) -> None:
     reset_peak(scale)
+    start = time.perf_counter()
     trained = program(made, scale, eager="eager" in case, alike=True)
+    begun = time.perf_counter() - start  # with the choice of the convolutions, if that is not known yet
     count = len(made)
     with trained.stream():
-        pixels = seconds(
-            lambda: [engine.epoch_pixels(run.settings, run.data.train, 0) for run in trained.sources], scale
-        )  # fmt: skip
+        pixels = seconds(lambda: trained.place_pixels(0), scale)
         if scale.device == "cuda":
             for _ in range(WARM_UP // steps + 1):  # until the step is captured
                 trained.train_epoch(0)
@@ -499,9 +499,81 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
             **{
                 "step ms": 1000 * (epoch - pixels) / steps / count, "augmentation ms": 1000 * pixels / steps / count,
                 "evaluated image µs": 1e6 * evaluation / evaluated / count, "captured": _captured(trained),
-                "runs": count, **memory(scale),
+                "runs": count, "s to begin": begun, "forms": convolution_choice.described(trained.nets.back_ends),
+                **memory(scale),
             },
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _HeadSettings:
+    """As `fdl.core.head_settings` has them, which needs pydantic."""
+
+    tuning_epochs: int
+    epochs: int = 1
+    learning_rates: dict[str, float] = field(default_factory=lambda: {"fusion": 1e-4})
+    tuning_learning_rate: float = 1e-5
+    augment: bool = False
+    units: dict[str, int] = field(default_factory=lambda: {"fusion": 128})
+
+
+def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
+    """A fusion head, frozen and tuned: on fused members against the loop, and twice; logits of the test images."""
+    set_precision("float32")
+    for backbone in BACKBONES:
+        (run,) = runs(scale, backbone, "cifar10", train=18, seeds=1, width=scale.of(0.125, 0.0625))[:1]
+        nets = [net.eval() for net in engine.build_members(run.settings, run.data.num_classes, scale.device)]
+        settings = cast(Any, _HeadSettings(epochs=scale.of(8, 2), tuning_epochs=scale.of(8, 2)))
+        logits = []
+        for fused in (False, True, True):
+            with patch.object(training_heads, "is_fused", lambda *_, fused=fused: fused):
+                trained = training_heads.train_head("fusion", run.settings, settings, nets, run.data)
+            logits.append(torch.stack([head.logits["test"] for head in trained.values()]))
+        loop, once, again = logits
+        note(backbone, from_loop=apart(once, loop), same_bits_twice=torch.equal(once, again))
+
+
+def heads(scale: Scale, known: set[str], note: Note) -> None:
+    """A fusion head of one run, on features computed once and then tuned."""
+    for precision in ("bfloat16", "tf32"):
+        set_precision(precision)
+        for size in SIZES:
+            for backbone in BACKBONES:
+                if (case := f"{backbone} at {size}, {precision}") not in known:
+                    note(case, **_time_of_head(backbone, size, precision, scale))
+                    reset_peak(scale)
+
+
+def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dict[str, float]:
+    steps, epochs = scale.of(5, 1), scale.of(10, 2)
+    (run,) = runs(
+        scale, backbone, SIZES[size], train=10 * steps, seeds=1, image_size=scale.of(size, 32),
+        autocast=precision == "bfloat16",
+    )[:1]  # fmt: skip
+    (net,) = engine.build_members(replace(run.settings, members=1), run.data.num_classes, scale.device)
+    nets, ends = [net.eval()] * run.settings.members, []
+    with (
+        patch.object(training_heads, "is_fused", lambda *_: True),
+        patch.object(training_heads, "glorot_uniform", lambda weight, key: None),  # torch's own weights will do
+    ):
+        training_heads.train_head(
+            "fusion",
+            run.settings,
+            cast(Any, _HeadSettings(tuning_epochs=epochs)),
+            nets,
+            run.data,
+            epoch_done=lambda line: ends.append(time.perf_counter()),
+        )
+    # After the frozen epoch and the first of the tuning, in which its step is captured.
+    times = sorted(after - before for before, after in itertools.pairwise(ends[-epochs:]))
+    with own_stream(scale.device), torch.no_grad():
+        members = FusedMembers(cast(list[Member], nets), run.settings, scale.of(200, 12), print)
+        inputs = engine.to_input(images(members.at_once, run.settings.image_size, 3, scale.device).pixels)
+        with engine.autocast(run.settings, inputs):
+            evaluation = seconds(partial(members, inputs), scale, repeats=5)
+    return {
+        "step ms": 1000 * times[len(times) // 2] / steps, "evaluated image µs": 1e6 * evaluation / len(inputs)
+    }  # fmt: skip
 
 
 def kernels(scale: Scale, known: set[str], note: Note) -> None:
@@ -551,6 +623,7 @@ ITEMS: dict[str, Item] = {
     "gradients": Item(gradients, 45),
     "graphs": Item(graphs, 60),
     "resume": Item(resume, 45),
+    "heads agree": Item(heads_agree, 30),
     "extremes: NEU VGG": Item(partial(extremes, "vgg", 5), 40),
     "extremes: NEU ResNet": Item(partial(extremes, "resnet", 5), 50),
     "extremes: NEU ResNet, 3 shots": Item(partial(extremes, "resnet", 3), 50),
@@ -558,6 +631,7 @@ ITEMS: dict[str, Item] = {
     "convolutions": Item(convolutions, 120),
     "naive loops": Item(naive_loops, 30),
     **dict(_speeds()),
+    "heads": Item(heads, 60),
     "kernels": Item(kernels, 90),
     "halves": Item(halves, 60),
 }

@@ -10,6 +10,7 @@ Finding = dict[str, Any]
 Cases = dict[str, dict[str, Any]]
 # Error of a net's gradient, relative to its norm, that rounding explains.
 ROUNDING = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1}
+HEADS_ERROR = 1e-3  # the same of a trained head's logits, in float32
 SIZES, BACKBONES = (32, 84, 200), ("alexnet", "vgg", "resnet")
 PRECISIONS = ("bfloat16", "tf32")
 
@@ -65,6 +66,9 @@ def _checks(cases: defaultdict[str, Cases]) -> list[str]:
         rows.append((f"graphs twice, bit for bit: {case}", numbers["same_bits_twice"], said))
     for case, numbers in cases["resume"].items():
         rows.append((f"restart, bit for bit: {case}", numbers["same_bits"] and numbers["same_history"], ""))
+    for case, numbers in cases["heads agree"].items():
+        said = f"error {numbers['from_loop']:.1e}" + ("" if numbers["same_bits_twice"] else "; another time other bits")
+        rows.append((f"head on fused members: {case}", numbers["from_loop"] <= HEADS_ERROR, said))
     for case, numbers in cases["halves"].items():
         rows.append((case, "left_out" not in numbers, numbers.get("left_out") or "; ".join(numbers["layouts"])))
     if not rows:
@@ -128,7 +132,7 @@ def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
                 naive[key] / value if naive else 0 for key, value in (("step ms", step), ("evaluated image µs", image))
             ]
             times = [f"{value:.1f}" if value else "" for value in faster]
-            more = [numbers.get(key, "") for key in ("augmentation ms", "peak GiB")]
+            more = [numbers.get(key, "") for key in ("augmentation ms", "s to begin", "peak GiB")]
             shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in more]
             rows.append(
                 f"| {name}: {case} | {step:.2f} | {times[0]} | {image:.0f} | {times[1]} | {' | '.join(shown)} |"
@@ -138,10 +142,20 @@ def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
     lines = [
         "", "## How fast is it?", "",
         "Per run, of ten at once (the naive loop: of one); batches of ten images and five nets.", "",
-        "| | ms a step | times faster | µs an image evaluated | times faster | ms of augmentation a step | peak GiB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | ms a step | times faster | µs an image evaluated | times faster | ms of augmentation a step "
+        "| s to begin | peak GiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
         *rows,
     ]  # fmt: skip
+    lines += ["", "The forms of the convolutions that programs chose when they began, where not all are grouped:", ""]
+    for item, of_item in list(cases.items()):
+        chosen = {case: numbers["forms"] for case, numbers in of_item.items() if numbers.get("forms")}
+        lines += [f"- {item.partition(': ')[2]}, {case}{forms}" for case, forms in chosen.items()]
+    if cases["heads"]:
+        lines += [
+            "", "Of a fusion head of one run:", "", "| | ms a tuned step | µs an image evaluated |", "|---|---:|---:|",
+            *(f"| {case} | {n['step ms']:.2f} | {n['evaluated image µs']:.0f} |" for case, n in cases["heads"].items()),
+        ]  # fmt: skip
     for case, numbers in cases["kernels"].items():
         lines += ["", f"The longest kernels of an epoch, {case}:", ""]
         lines += [f"- {share:.1%}, {calls} calls: `{kernel}`" for kernel, share, calls in numbers["kernels"]]
@@ -152,10 +166,14 @@ def _forecast(cases: defaultdict[str, Cases]) -> list[str]:
     measured = {
         (backbone, size): cases[f"speed: {backbone} at {size}"]
         | {"naive loop": cases["naive loops"].get(f"{backbone} at {size}", {})}
+        | {
+            f"{precision}, heads": cases["heads"].get(f"{backbone} at {size}, {precision}", {})
+            for precision in PRECISIONS
+        }
         for backbone in BACKBONES
         for size in SIZES
     }
-    wanted = [f"{precision}, graph" for precision in PRECISIONS] + ["naive loop"]
+    wanted = [f"{precision}, {kind}" for precision in PRECISIONS for kind in ("graph", "heads")] + ["naive loop"]
     if not all(of_item.get(case) for of_item in measured.values() for case in wanted):
         return ["", "No forecast of `paper`: not all speeds are measured."]
     try:
@@ -167,14 +185,17 @@ def _forecast(cases: defaultdict[str, Cases]) -> list[str]:
         ]
     lines = [
         "", "## Forecast for one seed of `paper`", "",
-        "From the nearest measured size of each backbone. Heads and maps at the rates of the naive loop, as they are "
-        "not fused.", "", "| | members, hours | heads and maps, hours |", "|---|---:|---:|",
+        "From the nearest measured size of each backbone: members in programs of ten runs, heads of one run at a time, "
+        "maps at the rate of the naive loop.", "", "| | members, hours | heads | maps |", "|---|---:|---:|---:|",
     ]  # fmt: skip
-    return lines + [f"| {precision} | {fused:.1f} | {other:.1f} |" for precision, (fused, other) in hours.items()]
+    return lines + [
+        f"| {precision} | {' | '.join(f'{one:.1f}' for one in of_kinds.values())} |"
+        for precision, of_kinds in hours.items()
+    ]
 
 
-def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> tuple[float, float]:
-    """Hours of the preset `paper` with one seed: of what is fused, and of what is not."""
+def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> dict[str, float]:
+    """Hours of the preset `paper` with one seed: of members, heads and maps."""
     from fdl.core.protocol import DATASETS
     from fdl.core.settings import load
     from fdl.training import costs
@@ -183,25 +204,30 @@ def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> tuple[fl
     for (backbone, size), of_item in measured.items():
         dataset = {32: "cifar10", 84: "miniimagenet", 200: "neu"}[size]
         net = costs.count(costs.Shape(backbone, dataset, len(DATASETS[dataset].classes), size, 1.0))
-        for kind, case in (("fused", f"{precision}, graph"), ("naive", "naive loop")):
+        kinds = {"members": f"{precision}, graph", "heads": f"{precision}, heads", "maps": "naive loop"}
+        for kind, case in kinds.items():
             numbers = of_item[case]
             step = numbers["step ms"] + numbers.get("augmentation ms", 0.0)
             # FLOP/s of a training, and of an evaluation
             rates[backbone, size, kind] = (
-                50 * net.training / (step / 1e3), 5 * net.forward / (numbers["evaluated image µs"] / 1e6)
+                50 * net.training / max(step / 1e3, 1e-9), 5 * net.forward / (numbers["evaluated image µs"] / 1e6)
             )  # fmt: skip
     settings = partial(load, Path(__file__).parents[1] / "params.yaml", preset="paper")
     params, without = settings(overrides={"seeds": [0]}), settings(overrides={"seeds": [0], "heads": []})
-    totals = {"fused": 0.0, "naive": 0.0}
+    hours = {"members": 0.0, "heads": 0.0, "maps": 0.0}
     for cell in params.cells():
         whole, members = costs.work(params, cell), costs.work(without, cell)
         net = costs.count(whole.shape)
         size = min(SIZES, key=lambda size: abs(size - whole.shape.image_size))
-        heads = whole.trained - members.trained, whole.evaluated - members.evaluated + whole.mapped
-        for kind, trained, evaluated in (("fused", members.trained, members.evaluated), ("naive", *heads)):
+        images = {  # trained, and evaluated
+            "members": (members.trained, members.evaluated),
+            "heads": (whole.trained - members.trained, whole.evaluated - members.evaluated),
+            "maps": (0, whole.mapped),
+        }
+        for kind, (trained, evaluated) in images.items():
             training, forward = rates[cell.backbone, size, kind]
-            totals[kind] += trained * net.training / training + evaluated * net.forward / forward
-    return totals["fused"] / 3600, totals["naive"] / 3600
+            hours[kind] += (trained * net.training / training + evaluated * net.forward / forward) / 3600
+    return hours
 
 
 def _ends(ends: dict[str, Finding], items: Sequence[str]) -> list[str]:

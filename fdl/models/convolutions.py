@@ -1,8 +1,9 @@
 """The convolution of many nets, in forms that differ in speed and in nothing else but rounding.
 
-Which is the fastest depends on the card, its libraries and the layer. Measured by `python -m benchmarks.gpu`.
+Which is the fastest depends on the card, its libraries and the layer: see `fdl.training.convolution_choice`.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,6 +55,14 @@ BACK_ENDS: dict[str, BackEnd] = {
     "loop": loop,
     "unfolded": unfolded,
 }
+
+
+def window_elements(layer: nn.Conv2d, images: int, height: int, width: int) -> int:
+    """Elements of the matrix that `unfolded` makes of one net's images."""
+    vertical, horizontal = _padding(layer)
+    rows = (height + 2 * vertical - layer.kernel_size[0]) // layer.stride[0] + 1
+    columns = (width + 2 * horizontal - layer.kernel_size[1]) // layer.stride[1] + 1
+    return images * rows * columns * layer.in_channels * math.prod(layer.kernel_size)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:

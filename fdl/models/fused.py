@@ -5,7 +5,7 @@ no two nets ever mix), dense layers are batched products. The numbers are those 
 to rounding; what is gained is that a GPU starts one kernel where it would start one per net.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ from fdl.models.layers import DenseBatchNorm, Dropout
 from fdl.models.resnet import Block
 
 State = dict[str, Tensor]
+# For "training", where gradients are wanted, and "evaluation": layer → its form in `convolutions.BACK_ENDS`, where that
+# is not "grouped".
+BackEnds = Mapping[str, Mapping[str, str]]
 # Numbers that a processor takes at a time, at most. Torch's batch norm rounds the last few channels otherwise: whose
 # these are must not depend on how many nets there are, so on a CPU it is given channels that are none's.
 LANES = 16
@@ -64,8 +67,7 @@ class FusedNets:
             name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
         }
         dropouts = (module for module in nets[0].modules() if isinstance(module, Dropout))
-        # Layer → its form in `convolutions.BACK_ENDS`, where it is not "grouped".
-        self.back_ends: dict[str, str] = {}
+        self.back_ends: BackEnds = {}
         self._dropout_index = {module: index for index, module in enumerate(dropouts)}
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
@@ -129,7 +131,8 @@ class FusedNets:
                         ],
                         dim=1,
                     )
-                return convolutions.BACK_ENDS[self.back_ends.get(name, "grouped")](x, weight, bias, module)
+                forms = self.back_ends.get("training" if torch.is_grad_enabled() else "evaluation", {})
+                return convolutions.BACK_ENDS[forms.get(name, "grouped")](x, weight, bias, module)
             case DenseBatchNorm() | nn.BatchNorm2d():
                 return self._normalise(module, name, x, how)
             case nn.Linear():

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fdl.core.console import Say
+from fdl.core.errors import one_line
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
 
 
@@ -57,19 +60,25 @@ class Adam:
 class FlatAdam:
     """The same over one flat buffer.
 
-    On a GPU in a few operations whose step counter is on the device, so that a CUDA graph can replay a step: the
-    rate and the place of Keras' epsilon change with the counter, which in `Adam` is a number of the host.
+    On a GPU its step counter is on the device, so that a CUDA graph can replay a step: the rate changes with the
+    counter, which in `Adam` is a number of the host. A step is one kernel there, or a few operations where torch's
+    kernel no longer does what is needed (`why_not_the_kernel`).
 
     Args:
         values: 1-d, updated in place.
         gradient: of the same shape; it is read where it is.
         learning_rate: constant.
+        say: takes a line for the log.
     """
 
-    def __init__(self, values: Tensor, gradient: Tensor, learning_rate: float) -> None:
+    def __init__(self, values: Tensor, gradient: Tensor, learning_rate: float, say: Say = print) -> None:
         self.values, self.gradient, self.learning_rate = values, gradient, learning_rate
         self.steps = torch.zeros((), dtype=torch.float64, device=values.device)
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+        self._on_gpu = step_by_kernel
+        if values.device.type != "cpu" and (reason := why_not_the_kernel(values.device)):
+            say(f"Adam goes on in several kernels, slower: {reason}")
+            self._on_gpu = step_by_operations
 
     @torch.no_grad()
     def step(self) -> None:
@@ -78,10 +87,65 @@ class FlatAdam:
         if self.values.device.type == "cpu":
             fused_step([self.values], [self.gradient], [self.first], [self.second], self.learning_rate, int(self.steps))
             return
-        self.first.lerp_(self.gradient, 1 - BETA1)
-        self.second.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
-        rate = self.learning_rate * (1 - BETA2**self.steps).sqrt() / (1 - BETA1**self.steps)
-        self.values -= (self.first / self.second.sqrt().add_(EPSILON)).mul_(rate)
+        rate = keras_rate(self.learning_rate, self.steps)
+        self._on_gpu(self.values, self.gradient, self.first, self.second, rate)
+
+
+def keras_rate(learning_rate: float, steps: Tensor) -> Tensor:
+    """The rate of a step, 0-d: it carries the corrections of both moments."""
+    return learning_rate * (1 - BETA2**steps).sqrt() / (1 - BETA1**steps)
+
+
+def step_by_operations(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor) -> None:
+    """One step in place, at a rate that is a number of the device."""
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    values -= (first / second.sqrt().add_(EPSILON)).mul_(rate)
+
+
+def step_by_kernel(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor) -> None:
+    """The same by torch's kernel, which goes through every tensor once."""
+    # Of a step so late that the kernel itself has nothing left to correct.
+    late = torch.full((), 1e6, device=values.device)
+    torch._fused_adam_(
+        [values],
+        [gradient],
+        [first],
+        [second],
+        [],
+        [late],
+        lr=rate.to(torch.float32),
+        beta1=BETA1,
+        beta2=BETA2,
+        weight_decay=0.0,
+        eps=EPSILON,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+@torch.no_grad()
+def why_not_the_kernel(device: torch.device | str) -> str | None:
+    """Why `step_by_kernel` is of no use on a device; None if it makes the steps of `step_by_operations`.
+
+    It calls a private function of torch, which may go or change with any version.
+    """
+    signs = torch.tensor([1.0, -1.0], device=device).repeat(32)
+    gradient, steps = torch.logspace(-9, 1, 64, device=device) * signs, torch.zeros((), device=device)
+    kernel, operations = (torch.zeros(3, 64, device=device) for _ in range(2))
+    try:
+        for _ in range(3):
+            steps += 1
+            rate = keras_rate(0.01, steps)
+            for step, (values, first, second) in ((step_by_kernel, kernel), (step_by_operations, operations)):
+                step(values, gradient, first, second, rate)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, TypeError, RuntimeError) as error:
+        return one_line(error)
+    if torch.allclose(kernel, operations, rtol=1e-5, atol=0.0):
+        return None
+    return "torch's kernel makes other steps than Keras"
 
 
 def fused_step(

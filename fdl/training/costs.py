@@ -52,7 +52,8 @@ class Work:
     evaluated: int
     mapped: int  # class activation maps whose feature maps the prediction did not leave: forward in float32
     images: int  # in the memory: training, validation, test
-    together: int = 1  # ensembles that a CPU trains as one program
+    tuned: int = 0  # of the trained ones: with a head, one ensemble at a time
+    together: int = 1  # ensembles that are trained as one program
 
     @property
     def flops(self) -> float:
@@ -106,6 +107,7 @@ def work(params: Params, cell: Cell) -> Work:
     shape = Shape(
         cell.backbone, settings.get("like", cell.dataset), data.classes, settings["image_size"], settings["width"]
     )
+    tunings = 0
     if heads := head_settings(params, cell):
         validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
         frozen = (1 + heads.epochs * heads.augment) * train
@@ -116,12 +118,15 @@ def work(params: Params, cell: Cell) -> Work:
         for split in (data.validation, data.test):
             if not _is_kept(shape, members * split):
                 evaluated += reading_maps * split
-        trained += len(heads.heads) * heads.tuning_epochs * train
+        tunings = len(heads.heads) * heads.tuning_epochs * train
     authors = torchvision_nets.parse(cell.backbone) is None
     known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
     mapped = 0 if known else 2 * min(COMPARED, data.test)
     images = train + data.validation + data.test
-    return Work(shape, members, members * trained, members * evaluated, members * mapped, images)
+    trained += tunings
+    return Work(
+        shape, members, members * trained, members * evaluated, members * mapped, images, tuned=members * tunings
+    )
 
 
 def _is_kept(shape: Shape, maps: int) -> bool:

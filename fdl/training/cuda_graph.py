@@ -2,7 +2,8 @@
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -13,6 +14,26 @@ WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 # Graphs whose capture CUDA cut off, for as long as the process lives: torch's allocator keeps asking such a graph
 # whether it takes memory, and were it freed, another at its place would answer, with memory that no one gives back.
 _cut_off: list[torch.cuda.CUDAGraph] = []
+
+
+@contextmanager
+def own_stream(device: str, stream: torch.cuda.Stream | None = None) -> Iterator[None]:
+    """A stream that is not the default one, on which CUDA captures no graph. Each waits for what the other has begun.
+
+    Args:
+        device: "cpu", where there are no streams, or "cuda".
+        stream: which; None: a new one.
+    """
+    if device == "cpu":
+        yield
+        return
+    outside, stream = torch.cuda.current_stream(), stream or torch.cuda.Stream()
+    stream.wait_stream(outside)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outside.wait_stream(stream)
 
 
 class Replays:

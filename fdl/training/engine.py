@@ -67,12 +67,15 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def epoch_pixels(settings: CellSettings, train: Images, epoch: int) -> Tensor:
     """The training images of one epoch, uint8 (N, 3, H, W): each augmented anew, if the settings say so."""
-    if not settings.augment:
-        return train.pixels
+    return augment(train.pixels, augmentation_keys(settings, train, epoch)) if settings.augment else train.pixels
+
+
+def augmentation_keys(settings: CellSettings, train: Images, epoch: int) -> Tensor:
+    """A key for every training image and epoch (int64, (N,))."""
     samples = torch.arange(len(train), device=train.pixels.device)
     keys = absorb(derive(settings.seed, "augment", epoch), samples)
     assert isinstance(keys, Tensor)
-    return augment(train.pixels, keys)
+    return keys
 
 
 def epoch_order(settings: CellSettings, train: Images, epoch: int) -> Tensor:

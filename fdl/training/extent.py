@@ -46,12 +46,18 @@ def extent(backbone: str, dataset: str, image_size: int, width: float) -> Extent
 
 
 def count(net: nn.Module, image_size: int) -> Extent:
-    """The same of a net that is there; nothing is computed."""
-    sizes = copy.deepcopy(net).to("meta").eval()
-    outputs = noted_outputs(sizes)
-    with torch.no_grad():
-        sizes(torch.empty(1, 3, image_size, image_size, device="meta"))
+    """The same of a net that is there; it is left as it is."""
+    passed = copy.deepcopy(net).eval()
+    outputs = noted_outputs(passed)
+    pass_one_image(passed, image_size)
     return Extent(max(outputs), sum(outputs), sum(parameter.numel() for parameter in net.parameters()))
+
+
+@torch.no_grad()
+def pass_one_image(net: nn.Module, image_size: int) -> None:
+    """Call a net for its hooks. Not on the device "meta", whose convolutions import the compiler, in seconds."""
+    like = next(net.parameters())
+    net(like.new_zeros(1, 3, image_size, image_size))
 
 
 def noted_outputs(net: nn.Module) -> list[int]:

@@ -27,9 +27,10 @@ from fdl.methods.losses import descriptor, pair_similarities
 from fdl.models import Member
 from fdl.models.fused import FusedNets, Pass
 from fdl.models.layers import MOMENTUM
-from fdl.training import engine
+from fdl.training import convolution_choice, engine
 from fdl.training.adam import FlatAdam
-from fdl.training.cuda_graph import Replays
+from fdl.training.augment import augment
+from fdl.training.cuda_graph import Replays, own_stream
 from fdl.training.extent import count, evaluated_at_once, gpu_memory
 from fdl.training.progress import Pace, fused_line
 from fdl.training.selection import Selector
@@ -77,7 +78,7 @@ class Program:
         self.nets = FusedNets(
             [net for run in runs for net in built[run.settings.seed]], len(self.sources), apart=device == "cpu"
         )
-        self.adam = FlatAdam(self.nets.flat, self.nets.gradient, self.settings.learning_rate)
+        self.adam = FlatAdam(self.nets.flat, self.nets.gradient, self.settings.learning_rate, self.say)
         self.results = [Trained([], {}, {}) for _ in runs]
         self.selectors = [
             Selector(run.settings, replace(run.data, small=run.data.small.cpu()), result)
@@ -90,6 +91,8 @@ class Program:
         self._place_losses()
         self.replays = Replays(device, self.say)
         self._own_stream: torch.cuda.Stream | None = None
+        if device == "cuda":
+            self._choose_convolutions()
 
     def train(
         self,
@@ -142,7 +145,14 @@ class Program:
                     "failure": failure and vars(failure),
                 }
             )
-        return {"epoch": self.epoch, "seconds": self.seconds, "steps": self.adam.steps, "runs": runs}
+        back_ends = {kind: dict(forms) for kind, forms in self.nets.back_ends.items()}
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "steps": self.adam.steps,
+            "back_ends": back_ends,
+            "runs": runs,
+        }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
@@ -160,6 +170,8 @@ class Program:
                 self.failures[number] = Diverged(**kept["failure"])
                 self._active[number] = False
         self.adam.steps.copy_(state["steps"])
+        # Other forms would go on with other roundings. Half of a group whose memory ended is free to choose.
+        self.nets.back_ends = state.get("back_ends", self.nets.back_ends)
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
 
     def _initial_members(self, run: Run) -> list[Member]:
@@ -195,19 +207,30 @@ class Program:
         self._truth = self.data.validation.labels[: self.evaluated].clone()
         self._right = torch.zeros(self.nets.count, len(self._truth), dtype=torch.bool, device=device)
 
+    def _choose_convolutions(self) -> None:
+        with self.stream():
+            self.nets.back_ends = convolution_choice.choose(
+                self.nets,
+                self.settings.image_size,
+                {"training": self._index.shape[1], "evaluation": len(self._truth)},
+                autocast=self.settings.autocast,
+                say=self.say,
+            )
+
     def _place_losses(self) -> None:
         """The tensors that hold the runs' weights and collect their losses."""
         weights = torch.tensor(
             [distance_weights(run.settings) for run in self.runs], dtype=torch.float64, device=self.device
         )
-        # A term of weight 0 stays out of the graph: 0 · NaN would poison the others.
-        weighted = [weights[:, term].nonzero().flatten() for term in (0, 1)]
-        # All runs at once on a GPU; on a CPU one by one, for sums are taken in an order that depends on their number.
-        at_once = 1 if self.device == "cpu" else len(self.runs)
-        self._parts = list(torch.arange(len(self.runs), device=self.device).split(at_once))
-        self._weighted = [
-            [(part, weights[part, term]) for part in weighted[term].split(at_once) if len(part)] for term in (0, 1)
-        ]
+        # Runs, terms of theirs that are computed together, and the weights of these. A term of weight 0 stays out of
+        # the graph: 0 · NaN would poison the others. So do all terms of the second list, which the history takes.
+        self._weighted: list[tuple[Tensor, list[int], Tensor]] = []
+        self._unweighted: list[tuple[Tensor, list[int]]] = []
+        for numbers, terms in _alike(weights != 0, apart=self.device == "cpu"):
+            runs = torch.tensor(numbers, device=self.device)
+            self._weighted.append((runs, terms, weights[runs][:, terms].T))
+        for numbers, terms in _alike(weights == 0, apart=self.device == "cpu"):
+            self._unweighted.append((torch.tensor(numbers, device=self.device), terms))
         self._active = torch.ones(len(self.runs), dtype=torch.bool, device=self.device)
         self._sums = torch.zeros(len(self.runs), 3 + self.members, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(self.nets.count, dtype=torch.int64, device=self.device)
@@ -215,24 +238,16 @@ class Program:
     @contextmanager
     def stream(self) -> Iterator[None]:
         """A stream of its own: CUDA captures no graph on the default one. Each waits for what the other has begun."""
-        if self.device == "cpu":
+        if self.device == "cuda":
+            self._own_stream = self._own_stream or torch.cuda.Stream()
+        with own_stream(self.device, self._own_stream):
             yield
-            return
-        outside = torch.cuda.current_stream()
-        self._own_stream = self._own_stream or torch.cuda.Stream()
-        self._own_stream.wait_stream(outside)
-        try:
-            with torch.cuda.stream(self._own_stream):
-                yield
-        finally:
-            outside.wait_stream(self._own_stream)
 
     def train_epoch(self, epoch: int) -> list[dict[str, float]]:
         """One pass over the training images; a row of the history for every run."""
         images, size = len(self.data.train), self._index.shape[1]
         orders = [engine.epoch_order(run.settings, run.data.train, epoch) for run in self.sources]
-        for source, run in enumerate(self.sources):
-            self._pixels[source].copy_(engine.epoch_pixels(run.settings, run.data.train, epoch))
+        self.place_pixels(epoch)
         index = torch.stack(orders, dim=1)[..., None] * self.settings.batch_size + torch.arange(size)  # (steps, S, B)
         short = (index >= images).any(dim=2).any(dim=1).tolist()
         real = (index < images).to(self.device)[:, self._source]
@@ -254,6 +269,16 @@ class Program:
             engine.history_row(run.settings, epoch, row[:split], row[split:])
             for run, row in zip(self.runs, numbers, strict=True)
         ]
+
+    def place_pixels(self, epoch: int) -> None:
+        """The training images of all sources in one epoch: on a GPU those of all seeds are augmented at once."""
+        if self.device == "cpu" or not self.settings.augment:
+            for source, run in enumerate(self.sources):
+                self._pixels[source].copy_(engine.epoch_pixels(run.settings, run.data.train, epoch))
+            return
+        keys = [engine.augmentation_keys(run.settings, run.data.train, epoch) for run in self.sources]
+        pixels = torch.cat([run.data.train.pixels for run in self.sources])
+        self._pixels.copy_(augment(pixels, torch.cat(keys)).view_as(self._pixels))
 
     def _step(self, real: Tensor | None = None, images: int | None = None) -> None:
         """One step of all runs on the images at `_index`.
@@ -279,16 +304,20 @@ class Program:
         descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)
         of_run = share.view(-1, self.members, share.shape[1])[:, 0]
         losses = cross_entropies.sum(dim=1)
-        for term, parts in enumerate(self._weighted):
-            for runs, weights in parts:
-                distance = _terms(descriptors[:, runs], of_run[runs])[term]
-                losses = losses.index_add(0, runs, weights.to(distance.dtype) * distance)
+        known = descriptors.new_zeros(2, len(self.runs))  # both terms, for the history
+        for runs, terms, weights in self._weighted:
+            distances = _terms(descriptors[:, runs], of_run[runs])
+            for term, weight in zip(terms, weights, strict=True):
+                losses = losses.index_add(0, runs, weight.to(known.dtype) * distances[term])
+                known[term].index_copy_(0, runs, distances[term].detach())
         torch.where(self._active, losses, 0).sum().backward()
         self.adam.step()
         with torch.no_grad():
-            of_parts = [_terms(descriptors[:, runs], of_run[runs]) for runs in self._parts]
-            terms = [torch.cat(values) for values in zip(*of_parts, strict=True)]
-            self._sums += torch.cat([torch.stack([losses, *terms], dim=1), cross_entropies], dim=1)
+            for runs, terms in self._unweighted:
+                distances = _terms(descriptors[:, runs], of_run[runs])
+                for term in terms:
+                    known[term].index_copy_(0, runs, distances[term])
+            self._sums += torch.cat([torch.stack([losses, *known], dim=1), cross_entropies], dim=1)
             right = logits.argmax(dim=2) == labels
             self._correct += (right if real is None else right & real).sum(dim=1)
 
@@ -363,6 +392,26 @@ class Program:
         with engine.autocast(self.settings, inputs):
             logits, _ = self.nets(inputs)
         self._right[:, :size].copy_(logits.float().argmax(dim=2) == self._truth[:size])
+
+
+def _alike(wanted: Tensor, *, apart: bool) -> list[tuple[list[int], list[int]]]:
+    """Which terms of which runs are computed together: those of all runs that want the same terms.
+
+    Args:
+        wanted: (R, 2) bool: whether a run wants a term.
+        apart: every run and term by itself, as on a CPU, where sums are taken in an order that depends on their
+            number.
+    """
+    pairs: list[tuple[int, int]] = [(run, term) for term, run in wanted.T.nonzero().tolist()]
+    if apart:
+        return [([run], [term]) for run, term in pairs]
+    terms_of: dict[int, list[int]] = {}
+    for run, term in pairs:
+        terms_of.setdefault(run, []).append(term)
+    runs_of: dict[tuple[int, ...], list[int]] = {}
+    for run, terms in terms_of.items():
+        runs_of.setdefault(tuple(terms), []).append(run)
+    return [(runs, list(terms)) for terms, runs in runs_of.items()]
 
 
 def _terms(descriptors: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

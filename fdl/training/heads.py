@@ -10,21 +10,28 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.core.console import Say
-from fdl.core.head_settings import HeadSettings
 from fdl.core.protocol import HEADS
-from fdl.core.randomness import derive, permutation
+from fdl.core.randomness import Key, absorb, derive, permutation
 from fdl.evaluation.parts import in_parts
+from fdl.models import Member
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
 from fdl.training.batchnorm import evaluation_statistics
+from fdl.training.cuda_graph import own_stream
 from fdl.training.engine import epoch_batches, to_input
+from fdl.training.fused_heads import FusedMembers, ReplayedSteps
 from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings
+
+if TYPE_CHECKING:
+    from fdl.core.head_settings import HeadSettings
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class TrainedHead:
 def train_head(
     name: str,
     cell: CellSettings,
-    settings: HeadSettings,
+    settings: "HeadSettings",
     members: Sequence[nn.Module],
     data: CellData,
     *,
@@ -72,11 +79,17 @@ def train_head(
     Returns:
         The combiners: for "fusion" they are "fusion" and "fusion-tuned".
     """
-    run = _HeadRun(name, cell, settings, copy.deepcopy(list(members)), data, epoch_done, outputs or {})
-    trained = {name: run.frozen()}
-    if settings.tuning_epochs:
-        trained[f"{name}-tuned"] = run.tuned()
+    with own_stream(data.train.labels.device.type):
+        run = _HeadRun(name, cell, settings, members, data, epoch_done, outputs or {})
+        trained = {name: run.frozen()}
+        if settings.tuning_epochs:
+            trained[f"{name}-tuned"] = run.tuned()
     return trained
+
+
+def is_fused(members: Sequence[nn.Module], device: str) -> bool:
+    """Whether the members of a head are called as one network: on a GPU those of the authors' networks."""
+    return device == "cuda" and all(isinstance(member, Member) for member in members)
 
 
 def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) -> nn.Sequential:
@@ -112,14 +125,27 @@ class _HeadRun:
         self,
         name: str,
         cell: CellSettings,
-        settings: HeadSettings,
-        members: list[nn.Module],
+        settings: "HeadSettings",
+        members: Sequence[nn.Module],
         data: CellData,
         epoch_done: Say,
         outputs: Mapping[str, Outputs],
     ) -> None:
-        self.name, self.settings, self.members, self.data, self.epoch_done = name, settings, members, data, epoch_done
-        self.outputs, self.reads = outputs, HEADS[name].reads
+        self.name, self.settings, self.data, self.epoch_done, self.outputs = name, settings, data, epoch_done, outputs
+        self.reads = HEADS[name].reads
+        self.device = data.train.labels.device
+        self.fused: FusedMembers | None = None
+        self.members: list[nn.Module | FusedMembers]  # what is trained when tuning
+        self.outputs_of: Callable[[Tensor], list[tuple[Tensor, Tensor]]]  # logits and map of every member
+        if is_fused(members, self.device.type):
+            self.fused = FusedMembers(cast(Sequence[Member], members), cell, len(data.validation), epoch_done)
+            self.members, self.outputs_of, self.at_once = [self.fused], self.fused, self.fused.at_once
+        else:
+            own = copy.deepcopy(list(members))
+            self.members, self.at_once = [*own], EVALUATION_BATCH
+            self.outputs_of = lambda inputs: [member(inputs) for member in own]
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # of an epoch so far
+        self.correct = torch.zeros((), device=self.device)
         self.cell = replace(cell, augment=settings.augment)
         # Training images without augmentation: frozen features, and re-estimated batch-norm statistics.
         self.plain = list(data.train.pixels.split(cell.batch_size))
@@ -133,13 +159,12 @@ class _HeadRun:
         train, validation = self._representations(self.plain), list(self._frozen("validation"))
         units = self.settings.units[self.name]
         head = build_head(self.name, train[0].shape[1], units, self.data.num_classes, self.cell.seed)
-        self.head = head.to(self.data.train.labels.device)
+        self.head = head.to(self.device)
         labels = self.data.train.labels.split(self.cell.batch_size)
 
         def batches(epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
             if self.settings.augment:
-                for step, inputs, truth in epoch_batches(self.cell, self.data.train, epoch):
-                    yield step, self._represent(inputs), truth
+                yield from epoch_batches(self.cell, self.data.train, epoch)
                 return
             order = permutation(derive(self.cell.seed, "order", epoch), len(train))
             for step, chunk in enumerate(order.tolist()):
@@ -149,6 +174,7 @@ class _HeadRun:
             self.name,
             [self.head],
             batches,
+            self._represent if self.settings.augment else None,
             first_epoch=self.cell.epochs,
             epochs=self.settings.epochs,
             learning_rate=self.settings.learning_rates[self.name],
@@ -161,14 +187,11 @@ class _HeadRun:
         for member in self.members:
             member.requires_grad_(True)
 
-        def batches(epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-            for step, inputs, truth in epoch_batches(self.cell, self.data.train, epoch):
-                yield step, self._represent(inputs), truth
-
         return self._fit(
             f"{self.name}-tuned",
             [self.head, *self.members],
-            batches,
+            partial(epoch_batches, self.cell, self.data.train),
+            self._represent,
             first_epoch=self.cell.epochs + self.settings.epochs,
             epochs=self.settings.tuning_epochs,
             learning_rate=self.settings.tuning_learning_rate,
@@ -182,8 +205,9 @@ class _HeadRun:
     def _fit(
         self,
         combiner: str,
-        nets: list[nn.Module],
+        nets: list[nn.Module | FusedMembers],
         batches: Callable[[int], Iterator[tuple[int, Tensor, Tensor]]],
+        represent: Callable[[Tensor], Tensor] | None,
         *,
         first_epoch: int,
         epochs: int,
@@ -196,17 +220,18 @@ class _HeadRun:
         Args:
             combiner: its name, for the lines and the keys of dropout.
             nets: what is trained: the head, and when tuning also the members.
-            batches: of an epoch: step, inputs of the head (B, F), labels (B,).
+            batches: of an epoch: step, inputs, labels (B,).
+            represent: makes the head's inputs (B, F) of these inputs; None: that is what they are.
             first_epoch: epochs are counted on from those of the members, so that no draw is used twice.
             epochs, learning_rate: of this stage.
             representations: the head's inputs for training and validation images, by the members as they are now.
             test: the same for the test images, some at a time.
         """
-        optimiser = Adam(nets, learning_rate)
+        step = self._steps(nets, represent, learning_rate)
         history: list[dict[str, float]] = []
         best, chosen, states = -1, epochs - 1, [net.state_dict() for net in nets]
         for epoch in range(epochs):
-            row = {"epoch": epoch, **self._train_epoch(optimiser, batches, first_epoch + epoch)}
+            row = {"epoch": epoch, **self._train_epoch(step, batches, first_epoch + epoch)}
             history.append(row)
             if self.rule != "last":
                 with evaluation_statistics([self.head], (inputs := representations())[0], self.cell.bn_statistics):
@@ -226,25 +251,54 @@ class _HeadRun:
             logits = {"validation": self._logits(validation), "test": self._logits(test())}
         return TrainedHead({split: values.cpu() for split, values in logits.items()}, chosen, history)
 
+    def _steps(
+        self, nets: list[nn.Module | FusedMembers], represent: Callable[[Tensor], Tensor] | None, learning_rate: float
+    ) -> Callable[[Tensor, Tensor, int, int], None]:
+        """A function that takes a step on inputs and labels, with the keys of an epoch and a step."""
+
+        def gradients(inputs: Tensor, labels: Tensor, key: Key) -> None:
+            set_dropout_key(self.head, key)
+            logits = self.head(represent(inputs) if represent else inputs)
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()
+            self.loss.add_(loss.detach() * len(labels))
+            self.correct.add_((logits.argmax(dim=1) == labels).sum())
+
+        purpose = partial(derive, self.cell.seed, "head", _place(self.name), 1)
+        if self.fused:
+            replayed = ReplayedSteps(nets, learning_rate, self.device.type, self.epoch_done)
+            number = torch.zeros((), dtype=torch.int64, device=self.device)
+
+            def fused_step(inputs: Tensor, labels: Tensor, epoch: int, step: int) -> None:
+                key = absorb(purpose(epoch), number.fill_(step))
+                assert isinstance(key, Tensor)
+                replayed(inputs, labels, key, gradients)
+
+            return fused_step
+        optimiser = Adam(cast(list[nn.Module], nets), learning_rate)
+
+        def single_step(inputs: Tensor, labels: Tensor, epoch: int, step: int) -> None:
+            optimiser.zero_grad()
+            gradients(inputs, labels, purpose(epoch, step))
+            _no_gradient_is_zero(optimiser.parameters)
+            optimiser.step()
+
+        return single_step
+
     def _train_epoch(
-        self, optimiser: Adam, batches: Callable[[int], Iterator[tuple[int, Tensor, Tensor]]], epoch: int
+        self,
+        step: Callable[[Tensor, Tensor, int, int], None],
+        batches: Callable[[int], Iterator[tuple[int, Tensor, Tensor]]],
+        epoch: int,
     ) -> dict[str, float]:
         """One pass over the training images; mean loss and accuracy over images."""
         self.head.train()
-        device = self.data.train.labels.device
-        loss_sum, correct = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
-        for step, inputs, labels in batches(epoch):
-            set_dropout_key(self.head, derive(self.cell.seed, "head", _place(self.name), 1, epoch, step))
-            logits = self.head(inputs)
-            loss = functional.cross_entropy(logits, labels)
-            optimiser.zero_grad()
-            loss.backward()
-            _no_gradient_is_zero(optimiser.parameters)
-            optimiser.step()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.argmax(dim=1) == labels).sum()
+        self.loss.zero_()
+        self.correct.zero_()
+        for number, inputs, labels in batches(epoch):
+            step(inputs, labels, epoch, number)
         images = len(self.data.train)
-        return {"cross_entropy": float(loss_sum) / images, "train_accuracy": float(correct) / images}
+        return {"cross_entropy": float(self.loss) / images, "train_accuracy": float(self.correct) / images}
 
     @torch.no_grad()
     def _logits(self, inputs: Iterable[Tensor]) -> Tensor:
@@ -260,7 +314,7 @@ class _HeadRun:
 
     def _of_images(self, pixels: Tensor) -> Iterator[Tensor]:
         """What the members say of many images (N, 3, H, W), some at a time, each when it is asked for."""
-        return in_parts(lambda part: self._represent(to_input(part)), pixels, EVALUATION_BATCH)
+        return in_parts(lambda part: self._represent(to_input(part)), pixels, self.at_once)
 
     def _frozen(self, split: str) -> Iterator[Tensor]:
         """What the members said of validation or test images before any of them was tuned."""
@@ -274,7 +328,7 @@ class _HeadRun:
     def _represent(self, inputs: Tensor) -> Tensor:
         """What the members say of images (B, 3, H, W), as one float32 vector each: (B, F)."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.cell.autocast):
-            outputs = [member(inputs) for member in self.members]
+            outputs = self.outputs_of(inputs)
         if self.reads == "probabilities":
             return _probabilities([logits for logits, _ in outputs])
         return _features([feature_map for _, feature_map in outputs])

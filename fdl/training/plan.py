@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fdl.core.grid import Bundle, Cell
 from fdl.core.provenance import available_cores
@@ -12,6 +12,12 @@ from fdl.results.state import Judge
 from fdl.training import costs
 from fdl.training.costs import Shape, Work
 from fdl.training.seed_plan import SeedsNeeded, seeds_needed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fdl.core.randomness import Key
+    from fdl.training.state import CellSettings, Images
 
 SCHEMA_VERSION = 2
 Network = tuple[Shape, int]  # and how many ensembles of it are trained together
@@ -26,6 +32,7 @@ class Pace:
     trained: float
     evaluated: float
     mapped: float
+    tuned: float  # trained with a head
     measured: bool  # False: from the FLOPs, at the rates of the shapes that were measured
 
 
@@ -92,7 +99,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     running = sorted((line for line in lines if line.cells > line.finished), key=lambda line: -line.memory)[:processes]
     notes = []
     if device == "cuda":
-        notes.append("measured without fusing the runs of a bundle, which is faster; GPU memory is an estimate")
+        notes.append("GPU memory is an estimate")
     if not all(pace.measured for pace in paces.values()):
         number = sum(not pace.measured for pace in paces.values())
         notes.append(f"{number} of {len(paces)} networks were too slow to be measured: their hours are from FLOPs")
@@ -113,9 +120,27 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
 
 
 def _works(params: Params, cells: list[Cell], device: str) -> list[Work]:
-    """What is left of a bundle, with the ensembles that share a program on a CPU."""
-    together = costs.program_size(params, cells, device) if device == "cpu" else 1
-    return [replace(costs.work(params, cell), together=together if params.fuses_on_cpu(cell) else 1) for cell in cells]
+    """What is left of a bundle, with the ensembles that share a program."""
+    together = costs.program_size(params, cells, device)
+    fuses = params.fuses if device == "cuda" else params.fuses_on_cpu
+    works = [costs.work(params, cell) for cell in cells]
+    return [
+        replace(work, together=_fitting(params, work, together, device)) if fuses(cell) else work
+        for cell, work in zip(cells, works, strict=True)
+    ]
+
+
+def _fitting(params: Params, work: Work, together: int, device: str) -> int:
+    """How many of so many ensembles are trained at once: on a GPU no more than it holds."""
+    if device == "cpu":
+        return together
+    from fdl.training.device import autocast_bfloat16
+    from fdl.training.extent import extent, gpu_memory, runs_at_once
+
+    net = extent(work.shape.backbone, work.shape.dataset, work.shape.image_size, work.shape.width)
+    bytes_each = 2 if autocast_bfloat16(params.precision, device) else 4
+    most = runs_at_once(net, work.members, params.batch_size, bytes_each=bytes_each, memory=gpu_memory())
+    return max(1, min(together, most))
 
 
 def makespan(hours: Sequence[float], processes: int) -> float:
@@ -131,7 +156,8 @@ def _line(
 ) -> Line:
     space = costs.space(params, cells, program=costs.program_size(params, cells, device))
     seconds = sum(
-        work.trained * (pace := paces[work.shape, work.together]).trained
+        (work.trained - work.tuned) * (pace := paces[work.shape, work.together]).trained
+        + work.tuned * pace.tuned
         + work.evaluated * pace.evaluated
         + work.mapped * pace.mapped
         for work in works
@@ -168,7 +194,7 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
         batch = _nets(params, together) * params.batch_size * net.training + 2 * _at_once(shape) * net.forward
         if rate and 2 * batch / rate > max(budget, (end - time.monotonic()) / 2):
             continue
-        paces[shape, together] = _measure(params, shape, together, device, budget)
+        paces[shape, together] = _measure(params, shape, together, device, budget, on_gpu=device == "cuda")
         rate = rate or net.training / paces[shape, together].trained
     for network in networks:
         if network not in paces:
@@ -201,17 +227,19 @@ def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
         mean(lambda pace: pace.trained, lambda counted: counted.training),
         mean(lambda pace: pace.evaluated, lambda counted: counted.forward),
         mean(lambda pace: pace.mapped, lambda counted: counted.forward),
+        mean(lambda pace: pace.tuned, lambda counted: counted.training),
         measured=False,
     )
 
 
-def _measure(params: Params, shape: Shape, together: int, device: str, seconds: float) -> Pace:
-    """The three paces of one network, by the functions that the engine calls, or the program of several ensembles."""
+def _measure(params: Params, shape: Shape, together: int, device: str, seconds: float, *, on_gpu: bool) -> Pace:
+    """The paces of one network, by the functions that the engine calls, or the program of several ensembles."""
     import torch
 
     from fdl.evaluation.cam import grad_cam
     from fdl.training import engine
     from fdl.training.adam import Adam
+    from fdl.training.cuda_graph import WARM_UP
     from fdl.training.device import autocast_bfloat16
     from fdl.training.fused import Program, Run
     from fdl.training.state import CellData, CellSettings, Images
@@ -246,17 +274,65 @@ def _measure(params: Params, shape: Shape, together: int, device: str, seconds: 
             times += 1
         return (clock() - start) / times / number
 
+    def loop() -> None:
+        engine.train_epoch(settings, batch, nets, adam, 0)
+
+    ensemble = replace(settings, members=params.members)
+    evaluated: float | None = None
     if together > 1:
         # Classical ones: FDL's takes about as long, for the distance is computed for the history anyway.
-        data = CellData(batch, batch, batch, batch.labels[:1], shape.classes)
-        ensemble = replace(settings, members=params.members)
+        data = CellData(batch, many, batch, batch.labels[:1], shape.classes)
         program = Program([Run(ensemble, data)] * together, device)
-        trained = per_image(lambda: program.train_epoch(0), len(batch) * _nets(params, together), 0.5)
+        with program.stream():
+            for _ in range(WARM_UP * on_gpu):  # then its step is captured
+                program.train_epoch(0)
+            trained = per_image(lambda: program.train_epoch(0), len(batch) * _nets(params, together), 0.4)
+            if on_gpu:
+                with torch.no_grad():
+                    evaluated = per_image(program.validate, len(many) * _nets(params, together), 0.15)
+        del program
+        tuned = _tuned(ensemble, nets, batch, device, per_image) if on_gpu else per_image(loop, len(batch), 0.1)
     else:
-        trained = per_image(lambda: engine.train_epoch(settings, batch, nets, adam, 0), len(batch), 0.5)
+        trained = tuned = per_image(loop, len(batch), 0.5)
     for net in nets:
         net.eval()
     inputs = engine.to_input(many.pixels)
-    evaluated = per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
+    if evaluated is None:
+        evaluated = per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
     mapped = per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
-    return Pace(trained, evaluated, mapped, measured=True)
+    return Pace(trained, evaluated, mapped, tuned, measured=True)
+
+
+def _tuned(
+    settings: "CellSettings",
+    nets: "Sequence[nn.Module]",
+    batch: "Images",
+    device: str,
+    per_image: Callable[[Callable[[], object], int, float], float],
+) -> float:
+    """The pace at which a GPU trains the members of one ensemble with a head, which itself takes next to nothing."""
+    import torch
+    from torch.nn import functional
+
+    from fdl.models import Member
+    from fdl.training.cuda_graph import WARM_UP, own_stream
+    from fdl.training.engine import autocast, to_input
+    from fdl.training.fused_heads import FusedMembers, ReplayedSteps
+
+    members = cast(list[Member], [*nets] * settings.members)
+    inputs, key = to_input(batch.pixels), torch.zeros((), dtype=torch.int64, device=device)
+    with own_stream(device):
+        fused = FusedMembers(members, settings, len(batch), print)
+        steps = ReplayedSteps([fused], 1e-4, device, print)
+
+        def gradients(inputs: "Tensor", labels: "Tensor", key: "Key") -> None:
+            with autocast(settings, inputs):
+                outputs = fused(inputs)
+            torch.stack([functional.cross_entropy(logits.float(), labels) for logits, _ in outputs]).sum().backward()
+
+        def step() -> None:
+            steps(inputs, batch.labels, key, gradients)
+
+        for _ in range(WARM_UP):
+            step()
+        return per_image(step, len(batch) * settings.members, 0.1)

@@ -73,7 +73,7 @@ class Trained:
     validated: list[int] = field(default_factory=list)  # epochs with a validation
     validation_correct: list[Tensor] = field(default_factory=list)  # of these epochs: booleans (M, N)
     tuning: dict[str, Any] | None = None  # how the learning rate was chosen (fdl.training.tuning)
-    layout: str = "loop"  # or with how many others it was fused (fdl.training.together)
+    layout: str = "loop"  # or with how many others it was fused, and in which forms (fdl.training.together)
     seconds: float | None = None  # its part of a fused program's time; None: measured by who called
 
 

@@ -17,6 +17,7 @@ from fdl.core.fused_methods import NARROW
 from fdl.core.settings import digest
 from fdl.evaluation.parts import release_gpu_memory
 from fdl.training.checkpoint import Checkpoint
+from fdl.training.convolution_choice import described
 from fdl.training.extent import extent, gpu_memory, runs_at_once
 from fdl.training.fused import Program, Run, distance_weights
 from fdl.training.progress import runs_name
@@ -103,19 +104,17 @@ def is_finished(checkpoint: Checkpoint) -> bool:
 
 def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: bool) -> dict[str, Trained | Diverged]:
     keeper, stage = group[0].checkpoint, _stage(group)
-    results, seconds = None, 0.0
+    results = None
     if not keeper.has(f"{stage}-halved"):
-        results, seconds = _attempt(group, device, say, progress)
+        results = _attempt(group, device, say, progress, halved)
         release_gpu_memory()  # of the program, for its halves or for what comes after the trainings
         if results is None:
             _halve(group, say)
     if results is None:
         first, second = _halves(group)
         return _train(first, device, say, progress, True) | _train(second, device, say, progress, True)
-    layout = f"fused, {len(group)} runs" + (", halved for want of memory" if halved else "")
     unsaved = {}
     for one, result in zip(group, results, strict=True):
-        result.layout, result.seconds = layout, seconds / len(group)
         one.checkpoint.save(vars(result), "diverged" if isinstance(result, Diverged) else "trained")
         if one.checkpoint.disabled:
             unsaved[one.digest] = result
@@ -123,9 +122,9 @@ def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: b
 
 
 def _attempt(
-    group: list[Waiting], device: str, say: Say, progress: Say
-) -> tuple[list[Trained | Diverged] | None, float]:
-    """Train a group from its checkpoint: the results, None if the memory does not suffice, and the seconds it took."""
+    group: list[Waiting], device: str, say: Say, progress: Say, halved: bool
+) -> list[Trained | Diverged] | None:
+    """Train a group from its checkpoint: the results, None if the memory does not suffice."""
     keeper, stage = group[0].checkpoint, _stage(group)
     epochs = group[0].run.settings.epochs
     try:
@@ -145,14 +144,18 @@ def _attempt(
         show()
         results = program.train(progress=progress, epoch_end=epoch_end)
         show()
-        return results, program.seconds
+        layout = f"fused, {len(group)} runs" + (", halved for want of memory" if halved else "")
+        for result in results:
+            result.layout = layout + described(program.nets.back_ends)
+            result.seconds = program.seconds / len(group)
+        return results
     except torch.OutOfMemoryError as error:
         if len(group) == 1:
             said = str(error).splitlines()[0]
             raise InputError(
                 f"one ensemble does not fit into the memory of this GPU ({said}); set device: cpu"
             ) from None
-        return None, 0.0
+        return None
 
 
 def _halve(group: list[Waiting], say: Say) -> None:
@@ -163,6 +166,7 @@ def _halve(group: list[Waiting], say: Say) -> None:
     say(f"{len(group)} runs do not fit into the memory together; going on with {sizes}")
     if state := keeper.load(stage):
         kept = dict(zip((one.digest for one in group), state["runs"], strict=True))
+        state.pop("back_ends", None)  # which were the fastest of the whole group
         for half in halves:
             half[0].checkpoint.save(state | {"runs": [kept[one.digest] for one in half]}, _stage(half))
     keeper.save({}, f"{stage}-halved")

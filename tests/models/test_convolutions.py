@@ -20,7 +20,7 @@ def test_all_networks_in_every_form_are_those_of_the_loop(dataset, backbone):
     outputs = {}
     for back_end, nets in forms.items():
         convolutions = [name for name, module in members[0].named_modules() if isinstance(module, torch.nn.Conv2d)]
-        nets.back_ends = dict.fromkeys(convolutions, back_end)
+        nets.back_ends = {"training": dict.fromkeys(convolutions, back_end)}
         inputs = torch.cat(images, dim=1).contiguous(memory_format=torch.channels_last)
         outputs[back_end] = nets(inputs, Pass(momentum=0.01))
         sum(output.square().sum() for output in outputs[back_end]).backward()

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from fdl.training.adam import Adam, FlatAdam
+from fdl.training.adam import (
+    Adam,
+    FlatAdam,
+    keras_rate,
+    step_by_kernel,
+    step_by_operations,
+    why_not_the_kernel,
+)
 
 
 def test_adam_is_keras_adam():
@@ -72,3 +79,72 @@ def test_the_flat_form_makes_the_same_steps_from_a_counter_on_the_device():
         nets.step()
         flat.step()
         torch.testing.assert_close(values, net.weight.detach().flatten(), rtol=1e-13, atol=1e-15)
+
+
+def test_torchs_kernel_with_a_rate_of_the_device_makes_keras_steps():
+    """Two hundred steps on gradients from far below epsilon to far above it."""
+    generator = torch.Generator().manual_seed(0)
+    start, steps = torch.randn(2000, generator=generator), torch.zeros((), dtype=torch.float64)
+    kernel, operations = ([start.clone(), torch.zeros(2000), torch.zeros(2000)] for _ in range(2))
+    for _ in range(200):
+        gradient = torch.randn(2000, generator=generator) * torch.logspace(-9, 1, 2000)
+        steps += 1
+        rate = keras_rate(1e-3, steps)
+        step_by_kernel(kernel[0], gradient, *kernel[1:], rate)
+        step_by_operations(operations[0], gradient, *operations[1:], rate)
+    assert (start - kernel[0]).abs().max() > 0.01
+    torch.testing.assert_close(kernel[0], operations[0], rtol=0, atol=2.4e-7)
+    torch.testing.assert_close(kernel[1:], operations[1:], rtol=1e-6, atol=0)
+
+
+def test_torch_has_the_kernel():
+    """Where this fails, torch's private function went or changed: GPUs then take `step_by_operations`, slower."""
+    assert why_not_the_kernel("cpu") is None
+
+
+def gone(*tensors, **options):
+    raise RuntimeError("no such\nkernel")
+
+
+def other_rule(values, *others, eps, **options):
+    KERNEL(values, *others, eps=2 * eps, **options)
+
+
+KERNEL = torch._fused_adam_
+REASONS = [(gone, "no such kernel"), (other_rule, "torch's kernel makes other steps than Keras")]
+
+
+@pytest.mark.parametrize(("function", "reason"), REASONS)
+def test_a_kernel_that_changed_is_noticed(monkeypatch, function, reason):
+    monkeypatch.setattr(torch, "_fused_adam_", function)
+    assert why_not_the_kernel("cpu") == reason
+
+
+def test_memory_that_ends_is_no_reason_against_the_kernel(monkeypatch):
+    def full(*tensors, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "_fused_adam_", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        why_not_the_kernel("cpu")
+
+
+@pytest.mark.parametrize(
+    ("reason", "step", "lines"),
+    [(None, step_by_kernel, []), ("gone", step_by_operations, ["Adam goes on in several kernels, slower: gone"])],
+)
+def test_elsewhere_than_on_a_cpu_a_step_reads_nothing_back(monkeypatch, reason, step, lines):
+    """A CUDA graph can hold it: on the device "meta" there are no numbers that a host could read."""
+    monkeypatch.setattr("fdl.training.adam.why_not_the_kernel", lambda device: reason)
+    given = []
+
+    def kernel(*lists, lr, **options):
+        given.extend([lr, *(tensor for tensors in lists for tensor in tensors)])
+
+    monkeypatch.setattr(torch, "_fused_adam_", kernel)
+    said = []
+    flat = FlatAdam(torch.zeros(6, device="meta"), torch.zeros(6, device="meta"), 0.01, said.append)
+    assert (flat._on_gpu, said) == (step, lines)
+    flat.step()
+    assert {(tensor.device.type, tensor.dtype) for tensor in given} <= {("meta", torch.float32)}
+    assert len(given) == (6 if reason is None else 0)

@@ -15,8 +15,9 @@ from fdl.core.method_sources import method_source
 from fdl.core.protocol import DATASETS
 from fdl.methods import registry
 from fdl.methods.losses import feature_distance
-from fdl.training import engine
-from fdl.training.fused import Program, Run, distance_weights
+from fdl.training import engine, fused
+from fdl.training.augment import augment
+from fdl.training.fused import Program, Run, _alike, distance_weights
 from fdl.training.state import Diverged
 from fdl.training.together import can_be_fused
 from tests.training import cells
@@ -145,6 +146,45 @@ def test_batches_that_are_whole_one_short_batch_and_a_last_batch_of_one_image(fl
     runs = [run(method, seed, **changes) for seed in (0, 1) for method in ("classical", "fdl")]
     for one, trained in zip(runs, Program(runs, "cpu", quiet).train(progress=quiet), strict=True):
         assert_same(trained, by_loop(one))
+
+
+def test_on_a_gpu_runs_that_want_the_same_terms_compute_them_together(float64, monkeypatch):
+    asked = []
+
+    def alike(wanted, *, apart):
+        asked.append(apart)
+        return _alike(wanted, apart=False)
+
+    monkeypatch.setattr(fused, "_alike", alike)
+    runs = [run(method, seed) for seed in (0, 1) for method in METHODS]
+    program = Program(runs, "cpu", quiet)
+    assert asked == [True, True]
+    weighted = [(runs.tolist(), terms) for runs, terms, _ in program._weighted]
+    assert weighted == [([1, 5], [0, 1]), ([2, 6], [0]), ([3, 7], [1])]
+    assert [(runs.tolist(), terms) for runs, terms in program._unweighted] == [
+        ([0, 4], [0, 1]), ([3, 7], [0]), ([2, 6], [1])
+    ]  # fmt: skip
+    for one, trained in zip(runs, program.train(progress=quiet), strict=True):
+        assert_same(trained, by_loop(one))
+
+
+def test_on_a_gpu_the_images_of_all_seeds_are_augmented_at_once(monkeypatch):
+    runs = [run("fdl", seed, cells.data(train=30)) for seed in (0, 1, 2)]
+    program = Program(runs, "cpu", quiet)
+    program.place_pixels(5)
+    expected, calls = program._pixels.clone(), []
+
+    def noting(images, keys):
+        calls.append(len(images))
+        return augment(images, keys)
+
+    monkeypatch.setattr(fused, "augment", noting)
+    program.device = "cuda"
+    program._pixels.zero_()
+    program.place_pixels(5)
+    assert torch.equal(program._pixels, expected)
+    assert calls == [90]
+    assert len({part.numpy().tobytes() for part in expected}) == 3
 
 
 def test_a_run_that_diverges_ends_with_its_epoch_and_touches_no_other(float64):

@@ -13,9 +13,10 @@ from fdl.evaluation import known
 from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
 from fdl.results.collect import headline_values, read_runs
-from fdl.training import costs, fused, plan
+from fdl.training import costs, fused, fused_heads, plan
 from fdl.training.bundle import run_bundle
 from fdl.training.costs import Shape
+from fdl.training.cuda_graph import WARM_UP
 from fdl.training.device import autocast_bfloat16
 from fdl.training.seed_plan import seeds_for, seeds_needed
 from tests.faults.conftest import fdl
@@ -170,3 +171,47 @@ def test_the_spread_is_that_of_the_records_at_hand(project):
     assert needed.all <= max(needed.datasets.values())
     assert seeds_needed(grid(methods=["classical"]), []) is None
     assert seeds_needed(params, []).spreads["neu"].source == "reports/lite"
+
+
+def test_a_gpu_is_measured_as_it_trains_evaluates_and_tunes(project, monkeypatch):
+    """Here on the CPU: evaluations by the program, and heads on the members of one ensemble at a time."""
+    called = []
+
+    def noting(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: called.append(name) or function(*given))
+
+    noting(fused.Program, "train_epoch")
+    noting(fused.Program, "validate")
+    noting(fused_heads.ReplayedSteps, "__call__")
+    pace = plan._measure(tiny(), Shape("alexnet", "bsd", 3, 32, 0.0625), 2, "cpu", 0.1, on_gpu=True)
+    assert called.count("train_epoch") > WARM_UP
+    assert called.count("__call__") > WARM_UP
+    assert "validate" in called
+    assert min(pace.trained, pace.evaluated, pace.mapped, pace.tuned) > 0
+
+
+def test_a_program_on_a_gpu_is_no_larger_than_the_card(project, monkeypatch):
+    params = tiny(seeds=[0, 1, 2], methods=["classical", "fdl", "gncl"])
+    monkeypatch.setattr("fdl.training.device.autocast_bfloat16", lambda precision, device: False)
+    together = {work.together for work in plan._works(params, params.cells(), "cuda")}
+    assert together == {1, 6}, "a loss that is not declared is trained alone"
+    work = costs.work(params, params.cells()[0])
+    monkeypatch.setattr("fdl.training.extent.gpu_memory", lambda: 1.0)
+    assert plan._fitting(params, work, 6, "cuda") == 1
+    assert plan._fitting(params, work, 6, "cpu") == 6
+
+
+def test_heads_are_forecast_at_their_own_pace(project):
+    params = tiny(seeds=[0], heads=["fusion"], tuning_epochs=5, head_epochs=1)
+    cells = params.cells()
+    works = plan._works(params, cells, "cpu")
+    network = works[0].shape, works[0].together
+
+    def hours(tuned):
+        paces = {network: plan.Pace(1.0, 0.0, 0.0, tuned, measured=True)}
+        return plan._line(params, cells[0].bundle, cells, works, paces, device="cpu").hours
+
+    tuned = sum(work.tuned for work in works)
+    assert tuned == sum(work.members for work in works) * 5 * 3 * 2
+    assert 3600 * (hours(11.0) - hours(1.0)) == pytest.approx(10.0 * tuned)

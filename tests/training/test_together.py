@@ -164,6 +164,60 @@ def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_pat
     assert {runs for runs, _ in tried} == {4, 2}
 
 
+@pytest.fixture
+def chosen(monkeypatch):
+    """What the next programs choose as the forms of their convolutions, as on a GPU."""
+    build, forms = Program.__init__, []
+
+    def choose(self, runs, *arguments):
+        build(self, runs, *arguments)
+        self.nets.back_ends = forms.pop(0)
+
+    monkeypatch.setattr(Program, "__init__", choose)
+    return forms
+
+
+LOOP = {"training": {"features.5": "loop"}, "evaluation": {}}
+UNFOLDED = {"training": {"features.5": "unfolded", "features.9": "unfolded"}, "evaluation": {"features.9": "loop"}}
+
+
+def test_a_group_that_goes_on_keeps_the_forms_of_its_convolutions(tmp_path, fused, chosen):
+    """They are other bits: the record names them."""
+
+    def dies(line):
+        if "epoch 3/4" in line:
+            raise Killed
+
+    chosen[:] = [UNFOLDED, UNFOLDED, LOOP, LOOP]
+    undisturbed = train(waiting(tmp_path / "undisturbed"))
+    with pytest.raises(Killed):
+        train(waiting(tmp_path / "killed"), progress=dies)
+    resumed = train(waiting(tmp_path / "killed"))
+    other = train(waiting(tmp_path / "other"))
+    named = "; unfolded in training: features.5 features.9; loop in evaluation: features.9"
+    for name, one in undisturbed.items():
+        assert one["layout"] == resumed[name]["layout"] == f"fused, 6 runs{named}"
+        assert other[name]["layout"] == "fused, 6 runs; loop in training: features.5"
+        assert one["history"] == resumed[name]["history"]
+    assert any(one["history"] != other[name]["history"] for name, one in undisturbed.items())
+
+
+def test_halves_choose_the_forms_of_their_convolutions_anew(tmp_path, monkeypatch, fused, chosen):
+    train_epoch = Program.train_epoch
+
+    def limited(self, epoch):
+        if len(self.runs) > 4 and epoch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return train_epoch(self, epoch)
+
+    monkeypatch.setattr(Program, "train_epoch", limited)
+    chosen[:] = [UNFOLDED, LOOP, {}]
+    layouts = [one["layout"] for one in train(waiting(tmp_path)).values()]
+    halved = "halved for want of memory"
+    assert layouts.count(f"fused, 4 runs, {halved}; loop in training: features.5") == 4
+    assert layouts.count(f"fused, 2 runs, {halved}") == 2
+
+
 def test_a_run_that_does_not_fit_alone_is_one_line(tmp_path, monkeypatch):
     def none(self, epoch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")

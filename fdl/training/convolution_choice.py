@@ -1,0 +1,204 @@
+"""Which form of the convolutions a program takes on a GPU: measured when it starts, and remembered.
+
+The forms (`fdl.models.convolutions`) differ in speed and in rounding. A program keeps its choice in its checkpoints,
+and a record names it, because other forms are other bits. On a CPU the form is always "grouped".
+"""
+
+import copy
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdl.core.console import Say
+from fdl.core.files import to_json, write_atomically
+from fdl.evaluation.parts import release_gpu_memory
+from fdl.models.convolutions import BACK_ENDS, window_elements
+from fdl.models.fused import BackEnds, FusedNets
+from fdl.training.cuda_graph import WARM_UP, Replays
+from fdl.training.extent import ELEMENTS, gpu_memory, pass_one_image
+
+# Another form than "grouped" is taken where it needs at most this share of its time: less is noise.
+_CLEARLY_FASTER = 0.9
+# A training keeps the windows of every unfolded layer for the way back: one layer's fill at most this share of a card.
+_WINDOWS = 1 / 64
+_REPEATS, _SECONDS = 10, 0.05  # timed calls of a form: so many, or fewer if they take longer
+
+Timer = Callable[[Callable[[], None]], float]  # a function → milliseconds of a call
+
+
+def remembered_file() -> Path:
+    """Where the measurements of this user's GPUs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fdl/convolutions.json"
+
+
+def choose(
+    nets: FusedNets,
+    image_size: int,
+    images: Mapping[str, int],
+    *,
+    autocast: bool,
+    say: Say,
+    milliseconds: Timer | None = None,
+    file: Path | None = None,
+) -> BackEnds:
+    """The fastest form of every convolution, in training and in evaluation.
+
+    Args:
+        nets: on the device on which they will be called.
+        image_size: side of the images in pixels.
+        images: how many each net sees at a time, in "training" and in "evaluation".
+        autocast: whether products are in bfloat16.
+        say: takes a line for the log.
+        milliseconds: measures a call; None: `gpu_milliseconds`.
+        file: of what was measured before, by card and versions, and is added to; None: `remembered_file`.
+
+    Returns:
+        For "training" and "evaluation": layer → form, where that is not "grouped".
+    """
+    milliseconds, file = milliseconds or partial(gpu_milliseconds, say=say), file or remembered_file()
+    begun, card = time.monotonic(), _card()
+    remembered = _read(file)
+    known, measured = remembered.setdefault(card, {}), 0
+    layers = convolutions(nets.template, image_size)
+    chosen: dict[str, dict[str, str]] = {}
+    for kind, number in images.items():
+        chosen[kind] = {}
+        for name, (layer, size) in layers.items():
+            case = _case(nets, layer, size, number, kind, autocast)
+            if known.get(case, {}).get("form") not in BACK_ENDS:
+                times = _times(nets, name, layer, (number, *size), kind, autocast, say, milliseconds)
+                known[case] = {"form": _fastest(times), "milliseconds": times}
+                measured += 1
+            if known[case]["form"] != "grouped":
+                chosen[kind][name] = known[case]["form"]
+    if measured:
+        release_gpu_memory()
+        try:
+            write_atomically(file, to_json(remembered))
+        except OSError as error:
+            say(f"{file}: cannot be written ({error.strerror}); the next program measures again")
+        say(f"{measured} convolutions measured in {time.monotonic() - begun:.0f} s{described(chosen)}")
+    return chosen
+
+
+def described(back_ends: BackEnds) -> str:
+    """The forms as the end of a line: nothing where all are "grouped"."""
+    text = ""
+    for kind, forms in back_ends.items():
+        for form in sorted(set(forms.values())):
+            text += f"; {form} in {kind}: {' '.join(name for name, own in forms.items() if own == form)}"
+    return text
+
+
+def convolutions(net: nn.Module, image_size: int) -> dict[str, tuple[nn.Conv2d, tuple[int, int]]]:
+    """The convolutions of a net in the order in which they are called, each with the size of what it sees."""
+    passed = copy.deepcopy(net).eval()
+    seen: dict[str, tuple[nn.Conv2d, tuple[int, int]]] = {}
+
+    def note(name: str, layer: nn.Conv2d, given: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = layer, (given[0].shape[-2], given[0].shape[-1])
+
+    for name, module in passed.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(partial(note, name))
+    pass_one_image(passed, image_size)
+    return seen
+
+
+def gpu_milliseconds(work: Callable[[], None], say: Say) -> float:
+    """Median time of a call, replayed as a CUDA graph as in a program; call it in a stream that can be captured."""
+    replays = Replays("cuda", say)
+    replays.eager = False  # programs without graphs, for tests, take the forms of those with graphs
+    for _ in range(WARM_UP + 1):
+        replays("form", work)
+    times: list[float] = []
+    begun = time.monotonic()
+    while not times or (len(times) < _REPEATS and time.monotonic() < begun + _SECONDS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        replays("form", work)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+def _card() -> str:
+    if not torch.cuda.is_available():
+        return f"no GPU, torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+
+
+def _case(nets: FusedNets, layer: nn.Conv2d, size: tuple[int, int], images: int, kind: str, autocast: bool) -> str:
+    """What decides the time of a layer, for a reader."""
+    precision = "bfloat16" if autocast else "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
+    shape = f"{layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel_size}, stride {layer.stride}"
+    place = f"padding {layer.padding}, {images} images of {size}"
+    return f"{kind}, {precision}: {shape}, {place}, {nets.count} nets, {_groups(nets, layer)} groups"
+
+
+def _groups(nets: FusedNets, layer: nn.Conv2d) -> int:
+    return nets.inputs if layer.in_channels == 3 else nets.count
+
+
+def _times(
+    nets: FusedNets,
+    name: str,
+    layer: nn.Conv2d,
+    extent: tuple[int, int, int],
+    kind: str,
+    autocast: bool,
+    say: Say,
+    milliseconds: Timer,
+) -> dict[str, float]:
+    """Milliseconds of every form that can be used; `extent`: images, height, width."""
+    device, groups = nets.flat.device, _groups(nets, layer)
+    is_first = layer.in_channels == 3  # which sees images: they are float32 and need no gradient
+    dtype = torch.bfloat16 if autocast and not is_first else nets.flat.dtype
+    x = torch.rand(extent[0], groups * layer.in_channels, *extent[1:], device=device, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_(not is_first and kind == "training")
+    weight, bias = nets.parameters[f"{name}.weight"], nets.parameters[f"{name}.bias"]
+    wanted = [weight, bias] if is_first else [x, weight, bias]
+
+    def work(form: str) -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            output = BACK_ENDS[form](x, weight, bias, layer)
+        if kind == "training":
+            # Not with the gradient as an argument: torch then imports its compiler, in seconds.
+            torch.autograd.grad((output * output.detach()).sum(), wanted)
+
+    times: dict[str, float] = {}
+    for form in BACK_ENDS:
+        if form == "unfolded":
+            windows = groups * window_elements(layer, *extent)
+            if windows > ELEMENTS or windows * x.element_size() > _WINDOWS * gpu_memory():
+                continue
+        try:
+            with torch.set_grad_enabled(kind == "training"):
+                times[form] = milliseconds(partial(work, form))
+        except RuntimeError as error:  # also where the memory ends: this form is of no use then
+            say(f"{name}: no convolution of the form {form} ({str(error).splitlines()[0][:160]})")
+    return times
+
+
+def _fastest(times: Mapping[str, float]) -> str:
+    """The form of the shortest time, if it is clearly shorter; "grouped" where none can be used: it will say why."""
+    best = min(times, key=lambda form: times[form], default="grouped")
+    return best if times.get(best, 0.0) <= _CLEARLY_FASTER * times.get("grouped", float("inf")) else "grouped"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What was measured before; nothing where the file is not there or not what was written."""
+    try:
+        remembered = json.loads(file.read_text())
+        return {card: dict(cases) for card, cases in remembered.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
