@@ -3,6 +3,19 @@
 Nothing here depends on a seed, the number of shots or the image size: every cell of a dataset has the
 same pools. The rules and their sources are in docs/reference.md 4.1; where a folder holds fewer images
 than were published, the same proportions apply.
+
+- NEU without a test set of its own: by the number in the file's name, 180/60/60 of 300.
+- CIFAR-10 and CIFAR-100 with their complete training file: the published pool and validation images
+  (`fdl/data/published_splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
+  VGG and ResNet alone.
+- TEX (`validation_in_test`): validation is cut from the test file, its first 2,400 of 6,000 images per
+  class, of which the authors' 400 are drawn; the test set is the rest of that file.
+- miniImageNet, published by class (`parted_by_class`): the images of all files are pooled.
+- One set of files, or files pooled: a fifth per class, at most the authors' number, is the test set,
+  then a fifth of the rest, at most the authors' number, is the validation set; drawn, or for BSD the
+  last in file order, as theirs were. What exceeds the authors' training pool is not used.
+- Anything else keeps its train, validation and test files; a missing validation set is drawn from the
+  training file by the same rule.
 """
 
 import json
@@ -42,20 +55,7 @@ def assign(
     folder: Path,
     own_pool: int | None = None,
 ) -> Assignment:
-    """Give every image its pool.
-
-    - NEU without a test set of its own: by the number in the file's name, 180/60/60 of 300.
-    - CIFAR-10 and CIFAR-100 with their complete training file: the published pool and validation images
-      (`fdl/data/published_splits/`), of which CIFAR-10 has two: one for all backbones, and one of the authors'
-      VGG and ResNet alone.
-    - TEX (`validation_in_test`): validation is cut from the test file, its first 2,400 of 6,000 images per
-      class, of which the authors' 400 are drawn; the test set is the rest of that file.
-    - miniImageNet, published by class (`parted_by_class`): the images of all files are pooled.
-    - One set of files, or files pooled: a fifth per class, at most the authors' number, is the test set,
-      then a fifth of the rest, at most the authors' number, is the validation set; drawn, or for BSD the
-      last in file order, as theirs were. What exceeds the authors' training pool is not used.
-    - Anything else keeps its train, validation and test files; a missing validation set is drawn from the
-      training file by the same rule.
+    """Give every image its pool, by the rules above.
 
     Images of one group (a BSD image and its rotated copies) are never parted.
 

@@ -25,7 +25,7 @@ class Metric:
     # What it is given: predicted classes (N,) or probabilities (N, C) of every combiner, with the labels (N,);
     # distinct classes: of the test images without a near-duplicate; the members' logits (M, N, C) with the labels;
     # the terms of the distance loss (2,); a `cam.npz`.
-    of: Literal["classes", "distinct classes", "probabilities", "members", "distance", "maps"]
+    takes: Literal["classes", "distinct classes", "probabilities", "members", "distance", "maps"]
     limits: tuple[float, float]  # the values that are possible; a share is printed in percent
     better: Literal["higher", "lower", ""] = ""  # "": neither is
     unit: str = ""

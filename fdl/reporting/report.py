@@ -4,9 +4,8 @@ import gc
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from math import isfinite
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     Written = tuple[list[Path], Shown]
 
 COMBINER = "soft"  # of the headline table
-# Helpers begin with all else, this process with the curves; they meet at the maps, which are short and many.
-_TURNS = {"cam": 1, "descriptors": 1, "training": 2}
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
@@ -58,18 +55,15 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
     collected = read_collected(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
-    left = deque(sorted(others, key=lambda target: _TURNS.get(target.maker, 0)))
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    with _helpers(params, left, min(processes, worth) - 1) as helped:  # they draw from here on
-        results = Results(params, collected, read_runs(params))
+    results = Results(params, collected, read_runs(params))
+    with _drawn(results, others, min(processes, worth)) as drawings:  # by other processes from here on
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
         parts, metrics = site.read_parts(results), dvc_metrics.write_dvc_metrics(results)
-        drawn = _draw(left.pop, lambda target: _write(results, target))
-        for helper in helped:
-            drawn |= helper.result()
-    written += [path for target in others for path in drawn[target][0]]
-    shown = [drawn[target][1] for target in others]
+        drawn = list(drawings)
+    written += [path for paths, _ in drawn for path in paths]
+    shown = [shown for _, shown in drawn]
     page = site.page(results, shown, verdicts, parts, check=_summary(results.collected, results.accuracy))
     written.append(layout.report_folder(params) / "index.html")
     files.write_atomically(written[-1], page.encode())
@@ -77,45 +71,29 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
 
 @contextmanager
-def _helpers(params: Params, left: deque[Target], count: int) -> "Iterator[list[Future[dict[Target, Written]]]]":
-    """Processes that draw what is left, from the front, until the block ends; each with what it has drawn.
+def _drawn(results: "Results", wanted: Sequence[Target], processes: int) -> "Iterator[Iterator[Written]]":
+    """What is drawn of each target, in their order, by so many other processes, or by this one if it is one.
 
     Raises:
         ChildProcessError: one of them was ended from outside.
     """
-    if not count:
-        yield []
+    if processes == 1:
+        yield (_write(results, target) for target in wanted)
         return
     # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
     # than a pipe's buffer blocks for ever if a worker dies while it starts.
-    workers = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(params,))
-    # A thread for each, which hands it one target at a time: those still to be drawn are anybody's.
-    with workers, ThreadPoolExecutor(count) as threads:
-        try:
-            with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
-                begun = [
-                    threads.submit(_draw, left.popleft, lambda target: workers.submit(_write_here, target).result())
-                    for _ in range(count)
-                ]
-            yield begun
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "report: a process that draws was ended from outside, perhaps for want of memory; "
-                "run `python -m fdl report --processes 1`"
-            ) from None
-        finally:
-            left.clear()
-
-
-def _draw(take: Callable[[], Target], write: "Callable[[Target], Written]") -> "dict[Target, Written]":
-    """Write what can be taken, until there is nothing."""
-    drawn: dict[Target, Written] = {}
-    while True:
-        try:
-            target = take()
-        except IndexError:
-            return drawn
-        drawn[target] = write(target)
+    workers = ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (results.params,))
+    try:
+        with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
+            drawings = workers.map(_write_here, wanted)
+        yield drawings
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "report: a process that draws was ended from outside, perhaps for want of memory; "
+            "run `python -m fdl report --processes 1`"
+        ) from None
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -64,9 +64,9 @@ def score(
         for name, by_split in (heads or {}).items():
             predicted[name], probabilities[name] = by_split[split].argmax(-1), softmax(by_split[split])
         for metric, entry in METRICS.items():
-            outputs = probabilities if entry.of == "probabilities" else predicted
+            outputs = probabilities if entry.takes == "probabilities" else predicted
             scored = np.ones(len(truth), bool)
-            if entry.of == "distinct classes":
+            if entry.takes == "distinct classes":
                 if near_duplicates is None or near_duplicates.all() or split != "test":
                     continue
                 scored = ~near_duplicates

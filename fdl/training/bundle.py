@@ -58,20 +58,20 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         judge = Judge(params, running=False)
         before = {state.cell: state for state in judge.states(cells)}
         _say_what_is_due(before.values(), say)
-        _look_for_room(params, bundle, before, inputs, say)
-        _train_together(params, before, inputs, say)
+        _look_for_room(before, inputs)
+        _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             heads = head_settings(params, cell)
             run = _trained_record(state)
             if run is not None and not state.has_heads:
                 with files.naming(layout.record_folder(params, cell)):
-                    run = _run_heads(params, cell, inputs, run, heads, say)
+                    run = _run_heads(cell, inputs, run, heads)
             elif run is not None and state.scores_due:
                 rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
                 with files.naming(layout.record_folder(params, cell)):
-                    _run_cell(params, cell, inputs, heads, made_by, say)
+                    _run_cell(cell, inputs, heads, made_by)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
@@ -97,11 +97,11 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say, progress) as (cells, inputs):
         before = {state.cell: state for state in Judge(params, running=False).states(cells)}
-        _look_for_room(params, bundle, before, inputs, say, all_wait=True)
-        fused = _train_together(params, before, inputs, say)
+        _look_for_room(before, inputs, all_wait=True)
+        fused = _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             training = inputs.training_digest(cell)
-            checkpoint = inputs.checkpoint(cell, training, say)
+            checkpoint = inputs.checkpoint(cell, training)
             if cell in fused:
                 counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
                 continue
@@ -155,33 +155,28 @@ def map_bundle(
     return counts
 
 
-def _train_together(params: Params, states: Mapping[Cell, CellStatus], inputs: BundleInputs, say: Say) -> list[Cell]:
+def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> list[Cell]:
     """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
     waiting = {}
     for cell, state in states.items():
         settings, training = inputs.settings(cell), inputs.training_digest(cell)
-        if is_fused(settings, inputs.device) and _is_due(params, state):
+        if is_fused(settings, inputs.device) and _is_due(inputs.params, state):
             data, _ = inputs.data(cell)
-            waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, training, say), training)
+            waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, training), training)
     new = [cell for cell, ensemble in waiting.items() if not is_finished(ensemble.checkpoint)]
-    inputs.unsaved = train_together(list(waiting.values()), device=inputs.device, say=say, progress=inputs.progress)
+    inputs.unsaved = train_together(
+        list(waiting.values()), device=inputs.device, say=inputs.say, progress=inputs.progress
+    )
     return new
 
 
-def _look_for_room(
-    params: Params,
-    bundle: Bundle,
-    states: Mapping[Cell, CellStatus],
-    inputs: BundleInputs,
-    say: Say,
-    *,
-    all_wait: bool = False,
-) -> None:
+def _look_for_room(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, all_wait: bool = False) -> None:
     if is_plenty():
         return
+    params = inputs.params
     due = {cell: inputs.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
     program = program_size(params, due, inputs.device)
-    warn_of_little_room(params, bundle, due, program=program, all_wait=all_wait, say=say)
+    warn_of_little_room(params, inputs.bundle, due, program=program, all_wait=all_wait, say=inputs.say)
 
 
 def _is_due(params: Params, state: CellStatus) -> bool:
@@ -207,7 +202,7 @@ def _opened(
         for cell in cells:
             records.finish_exchange(layout.record_folder(params, cell))
         set_up_torch(params, device)
-        yield cells, BundleInputs(params, bundle, device, holder, progress or Throttle(say))
+        yield cells, BundleInputs(params, bundle, device, holder, say, progress or Throttle(say))
 
 
 def _trained_record(state: CellStatus) -> dict[str, Any] | None:
@@ -227,9 +222,10 @@ def _say_what_is_due(states: Iterable[CellStatus], say: Say) -> None:
 
 
 def _run_heads(
-    params: Params, cell: Cell, inputs: BundleInputs, run: dict[str, Any], heads: HeadSettings | None, say: Say
+    cell: Cell, inputs: BundleInputs, run: dict[str, Any], heads: HeadSettings | None
 ) -> dict[str, Any] | None:
     """Give a record other heads, from its kept weights; None where no weights were kept."""
+    params, say = inputs.params, inputs.say
     folder, rule = layout.record_folder(params, cell), params.selections_of(cell.dataset)[0]
     if heads and weights_file(rule) not in run["files"]:
         say(f"{cell.key}: other heads, but its weights were not kept (keep_weights): it is trained again")
@@ -255,18 +251,12 @@ def _say_failed_heads(cell: Cell, run: dict[str, Any], say: Say) -> None:
             say(f"{cell.key}: {combiner}: {head['failed']}; left out")
 
 
-def _run_cell(
-    params: Params,
-    cell: Cell,
-    inputs: BundleInputs,
-    heads: HeadSettings | None,
-    made_by: dict[str, Any],
-    say: Say,
-) -> None:
+def _run_cell(cell: Cell, inputs: BundleInputs, heads: HeadSettings | None, made_by: dict[str, Any]) -> None:
     """Train and score one cell, and publish its record."""
+    params, say = inputs.params, inputs.say
     settings, (data, split) = inputs.settings(cell), inputs.data(cell)
     training = inputs.training_digest(cell)
-    checkpoint = inputs.checkpoint(cell, training, say)
+    checkpoint = inputs.checkpoint(cell, training)
     folder = layout.record_folder(params, cell)
     run = inputs.about(cell, heads, data, split)
     start = time.perf_counter()

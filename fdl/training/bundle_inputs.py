@@ -28,12 +28,12 @@ class BundleInputs:
         params, bundle: the settings, and which cells of theirs.
         device: where the images go.
         holder: who trains, for those who watch.
-        progress: takes a line per epoch.
+        say, progress: take a line that stays, and a line per epoch.
     """
 
-    def __init__(self, params: Params, bundle: Bundle, device: str, holder: str, progress: Say) -> None:
+    def __init__(self, params: Params, bundle: Bundle, device: str, holder: str, say: Say, progress: Say) -> None:
         self.params, self.bundle, self.device, self.holder = params, bundle, device, holder
-        self.progress = progress
+        self.say, self.progress = say, progress
         self.pool = params.pool_of(bundle.dataset, bundle.backbone)
         self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
         self._images: dict[bytes, Images] = {}
@@ -62,11 +62,11 @@ class BundleInputs:
         """Digest of everything that decides the cell's numbers: settings, draw, pixels."""
         return training_digest(self.params, cell, self.split(cell).hash, self.prepared.hash)
 
-    def checkpoint(self, cell: Cell, training: str, say: Say) -> Checkpoint:
-        """Where a cell's state is kept while it is trained, and its progress shown; `expected`: its training digest."""
+    def checkpoint(self, cell: Cell, training: str) -> Checkpoint:
+        """Where a cell's state is kept while it is trained, and its progress shown; `training`: its digest."""
         folder, settings = layout.SCRATCH / training, self.params.settings_digest(cell)
         about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
-        return Checkpoint(folder, say, ProgressFile(folder, about))
+        return Checkpoint(folder, self.say, ProgressFile(folder, about))
 
     def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
         """The cell's images on the device; validation and test are read once per bundle."""

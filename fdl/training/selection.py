@@ -22,7 +22,7 @@ class Selector:
         """Score an epoch; the validation columns of the history.
 
         Args:
-            right: which validation images each member gets right, (M, N) booleans.
+            correct: which validation images each member gets right, (M, N) booleans.
             state_of: makes a copy of a member's state, as it was evaluated.
             epoch: 0-based.
         """

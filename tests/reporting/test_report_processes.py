@@ -40,10 +40,7 @@ def test_two_processes_write_the_same_bytes_as_one(params: Params) -> None:
 
 
 @pytest.mark.parametrize(("file", "cell"), [("cam.npz", 0), ("correct.npz", -1)])
-def test_what_is_wrong_with_a_record_is_said_as_by_one_process(
-    params: Params, monkeypatch: pytest.MonkeyPatch, file: str, cell: int
-) -> None:
-    monkeypatch.setattr(report, "_TURNS", {"reliability": -1})  # it is the first that the helper draws
+def test_what_is_wrong_with_a_record_is_said_as_by_one_process(params: Params, file: str, cell: int) -> None:
     layout.record_folder(params, params.cells()[cell]).joinpath(file).write_bytes(b"PK damaged")
     with pytest.raises(InputError) as alone:
         write_report(params)
@@ -52,16 +49,16 @@ def test_what_is_wrong_with_a_record_is_said_as_by_one_process(
     assert str(together.value) == str(alone.value)
 
 
-@pytest.mark.parametrize("helpers", [1, 2])
-def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Params, helpers: int) -> None:
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_process_that_is_killed_does_not_keep_the_report_waiting(params: Params, processes: int) -> None:
     def kill_one() -> None:
-        wait_for(lambda: len(multiprocessing.active_children()) == helpers)
+        wait_for(lambda: len(multiprocessing.active_children()) == processes)
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(ChildProcessError, match="ended from outside"):
-        write_report(params, processes=1 + helpers)
+        write_report(params, processes=processes)
     killer.join()
 
 
