@@ -177,7 +177,7 @@ def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Of one method, seeds behind each other."""
+    """The overlaps of one method's maps, all seeds in one array."""
 
     means: Floats  # mean overlap of the pairs of members, of every test image that has a pair
     left_out: float  # share of all pairs and images

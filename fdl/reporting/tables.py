@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def brief(self) -> str:
-        """The same without the interval."""
+        """The text without the interval."""
         return self._text(None)
 
     def _text(self, interval: tuple[float, float] | None) -> str:
