@@ -90,7 +90,7 @@ _CIFAR100 = tuple(
 # miniImageNet's labels are its 100 WordNet ids in sorted order; they are read from the data.
 _MINI = tuple(f"class {label:02d}" for label in range(100))
 
-# Of the archives: as torchvision and Keras have them; NEU's from one source only.
+# Hashes of the archives: torchvision and Keras have the same ones; that of NEU is from one source only.
 _CIFAR10_ARCHIVE = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 _CIFAR100_ARCHIVE = "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 _NEU_CLS = "sha256:a85bcc6bfa1a40e76f28079e135694aaf5f6a4ee01203f7eaacff0ebafaa96f8"
