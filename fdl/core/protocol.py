@@ -7,7 +7,7 @@ and solved from their logs).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fdl.core.places import Entry, File, Place
+from fdl.core.places import File, Place, Publication
 
 BACKBONES = {  # with their printed names
     "alexnet": "AlexNet",
@@ -72,7 +72,7 @@ class DatasetProtocol:
     test: tuple[int, ...]  # one number per class, or one for all
     first_k: bool  # the authors took the first k files instead of drawing at random
     backbones: dict[str, BackboneProtocol]
-    source: Entry  # where it is published, and what must be said of it
+    source: Publication  # where it is published, and what must be said of it
     heads: tuple[str, ...] = ("fusion",)  # that the authors trained
 
 
@@ -107,7 +107,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-3, False, pool=3750),
         },
         heads=("fusion", "stacking"),
-        source=Entry(
+        source=Publication(
             citation=_KRIZHEVSKY,
             licence="none stated",
             terms="No licence is stated; cite the report if you use the images.",
@@ -129,7 +129,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-b", 1e-3, (0.1, 5), 1e-4, True),
             "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-4, True),
         },
-        source=Entry(
+        source=Publication(
             citation=_KRIZHEVSKY,
             licence="none stated",
             terms="No licence is stated; cite the report if you use the images.",
@@ -153,7 +153,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-4, (1, 10), 1e-5, True),
             "resnet": BackboneProtocol("resnet-4", 1e-3, (1, 10), 1e-4, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Vinyals et al.: Matching Networks for One Shot Learning. NIPS 2016; images of ImageNet, "
             "Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 115, 2015.",
             licence="ImageNet: research only",
@@ -189,7 +189,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-3, (1, 10), 1e-3, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 10), 1e-5, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Song, Yan: A noise robust method based on completed local binary patterns for hot-rolled steel "
             "strip surface defects. Applied Surface Science 285, 2013; He et al.: An End-to-End Steel Surface Defect "
             "Detection Approach via Fusing Multiple Hierarchical Features. IEEE TIM 69, 2020.",
@@ -228,7 +228,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-3, (1, 10), 1e-5, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 1), 1e-3, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Schlagenhauf: Ball Screw Drive Surface Defect Dataset for Classification. "
             "Karlsruhe Institute of Technology, 2021, DOI 10.5445/IR/1000133819.",
             licence="CC BY-SA 4.0 or CC BY-NC 4.0",
@@ -259,7 +259,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-4, (1, 10), 1e-4, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 0.1), 1e-5, False),
         },
-        source=Entry(
+        source=Publication(
             citation="Belkhir: Textile Defect Detection. Kaggle; cut from Bergmann et al.: MVTec AD, a comprehensive "
             "real-world dataset for unsupervised anomaly detection. CVPR 2019.",
             licence="CC BY-NC-SA 4.0",
