@@ -34,7 +34,7 @@ from fdl.core.settings import Bundle, Params
 
 
 class CamScore(StrEnum):
-    """Of `fdl cam --score`."""
+    """The choices of `fdl cam --score`."""
 
     probability = "probability"
     logit = "logit"

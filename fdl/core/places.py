@@ -70,7 +70,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Publication:
     """One dataset as its publishers license, name and count it (docs/datasets.md); a part of its protocol."""
 
     citation: str

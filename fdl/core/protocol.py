@@ -7,7 +7,7 @@ and solved from their logs).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fdl.core.places import Entry, File, Place
+from fdl.core.places import File, Place, Publication
 
 BACKBONES = {  # with their printed names
     "alexnet": "AlexNet",
@@ -72,7 +72,7 @@ class DatasetProtocol:
     test: tuple[int, ...]  # one number per class, or one for all
     first_k: bool  # the authors took the first k files instead of drawing at random
     backbones: dict[str, BackboneProtocol]
-    source: Entry  # where it is published, and what must be said of it
+    source: Publication  # where it is published, and what must be said of it
     heads: tuple[str, ...] = ("fusion",)  # that the authors trained
 
 
@@ -90,7 +90,7 @@ _CIFAR100 = tuple(
 # miniImageNet's labels are its 100 WordNet ids in sorted order; they are read from the data.
 _MINI = tuple(f"class {label:02d}" for label in range(100))
 
-# Of the archives: as torchvision and Keras have them; NEU's from one source only.
+# Hashes of the archives: torchvision and Keras have the same ones; that of NEU is from one source only.
 _CIFAR10_ARCHIVE = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 _CIFAR100_ARCHIVE = "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 _NEU_CLS = "sha256:a85bcc6bfa1a40e76f28079e135694aaf5f6a4ee01203f7eaacff0ebafaa96f8"
@@ -107,7 +107,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-3, False, pool=3750),
         },
         heads=("fusion", "stacking"),
-        source=Entry(
+        source=Publication(
             citation=_KRIZHEVSKY,
             licence="none stated",
             terms="No licence is stated; cite the report if you use the images.",
@@ -129,7 +129,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-b", 1e-3, (0.1, 5), 1e-4, True),
             "resnet": BackboneProtocol("resnet-3", 1e-3, (1, 10), 1e-4, True),
         },
-        source=Entry(
+        source=Publication(
             citation=_KRIZHEVSKY,
             licence="none stated",
             terms="No licence is stated; cite the report if you use the images.",
@@ -153,7 +153,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-4, (1, 10), 1e-5, True),
             "resnet": BackboneProtocol("resnet-4", 1e-3, (1, 10), 1e-4, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Vinyals et al.: Matching Networks for One Shot Learning. NIPS 2016; images of ImageNet, "
             "Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 115, 2015.",
             licence="ImageNet: research only",
@@ -189,7 +189,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-3, (1, 10), 1e-3, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 10), 1e-5, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Song, Yan: A noise robust method based on completed local binary patterns for hot-rolled steel "
             "strip surface defects. Applied Surface Science 285, 2013; He et al.: An End-to-End Steel Surface Defect "
             "Detection Approach via Fusing Multiple Hierarchical Features. IEEE TIM 69, 2020.",
@@ -228,7 +228,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-3, (1, 10), 1e-5, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 1), 1e-3, True),
         },
-        source=Entry(
+        source=Publication(
             citation="Schlagenhauf: Ball Screw Drive Surface Defect Dataset for Classification. "
             "Karlsruhe Institute of Technology, 2021, DOI 10.5445/IR/1000133819.",
             licence="CC BY-SA 4.0 or CC BY-NC 4.0",
@@ -259,7 +259,7 @@ DATASETS: dict[str, DatasetProtocol] = {
             "vgg": BackboneProtocol("vgg-c", 1e-4, (1, 10), 1e-4, True),
             "resnet": BackboneProtocol("resnet-4", 1e-4, (1, 0.1), 1e-5, False),
         },
-        source=Entry(
+        source=Publication(
             citation="Belkhir: Textile Defect Detection. Kaggle; cut from Bergmann et al.: MVTec AD, a comprehensive "
             "real-world dataset for unsupervised anomaly detection. CVPR 2019.",
             licence="CC BY-NC-SA 4.0",

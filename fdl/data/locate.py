@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fdl.core import layout
 from fdl.core.errors import InputError
-from fdl.core.places import Entry
+from fdl.core.places import Publication
 from fdl.core.settings import Params
 from fdl.data.download import fetch
 from fdl.data.folder_lock import folder_lock
@@ -59,7 +59,7 @@ def locate(params: Params, dataset: str) -> Located:
     )
 
 
-def _expected(entry: Entry) -> Expected:
+def _expected(entry: Publication) -> Expected:
     """What can be said of every published copy; some are one set of files and some are parted."""
     return Expected(
         counts=None if "all" in entry.published else entry.published,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from fdl.core.errors import InputError
-from fdl.core.places import Entry
+from fdl.core.places import Publication
 from fdl.core.protocol import DATASETS
 from fdl.data.formats import Record
 
-SOURCES: dict[str, Entry] = {name: protocol.source for name, protocol in DATASETS.items()}
+SOURCES: dict[str, Publication] = {name: protocol.source for name, protocol in DATASETS.items()}
 
 
 def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: Path) -> tuple[list[str], list[int]]:

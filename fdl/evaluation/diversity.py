@@ -73,24 +73,24 @@ def _right(logits: Logits, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _pairs(logits: Logits, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The same of the first and of the second member of every pair, (P, N) each."""
+    """Which images the first and the second member of every pair get right, (P, N) each."""
     first, second = np.triu_indices(len(logits), k=1)
     correct = _right(logits, labels)
     return correct[first], correct[second]
 
 
 def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the last axis, in nats; 0 log 0 = 0."""
+    """Entropy along the last axis, in nats; 0 log 0 = 0."""
     return np.asarray(-np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1))
 
 
 def cosine_sum(terms: NDArray[np.floating]) -> float | None:
-    """What `fdl.evaluation.distance_meter` measured; of a single net nothing."""
+    """The cosine term that `fdl.evaluation.distance_meter` measured; None for a single net."""
     return float(terms[0]) if len(terms) else None
 
 
 def gaussian_sum(terms: NDArray[np.floating]) -> float | None:
-    """As `cosine_sum`."""
+    """The Gaussian term that it measured; None for a single net."""
     return float(terms[1]) if len(terms) else None
 
 

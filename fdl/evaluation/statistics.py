@@ -227,7 +227,7 @@ class Bounded:
         return np.minimum(self.lowest.df, self.highest.df)
 
     def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
-        """From the lower bound of the lowest to the upper bound of the highest."""
+        """The interval from the lower bound of the lowest to the upper bound of the highest."""
         return self.lowest.interval(level)[0], self.highest.interval(level)[1]
 
     def p_difference(self) -> Array:

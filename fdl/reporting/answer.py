@@ -146,9 +146,10 @@ def pooled_gain(differences: Mapping[Cell, float]) -> Gain | None:
 
 
 def gains(results: Results, method: str) -> list[tuple[str, Gain | None]]:
-    """By dataset and backbone, in the grid's order, and pooled last: what the forest plot draws.
+    """The gain over the baseline for every dataset and backbone, in the grid's order, and over all of them last.
 
-    On a frozen grid, of its cells and by its rules, the same intervals as of the verdicts; else as `pooled_gain`.
+    The forest plot draws them. On a frozen grid they are of its cells and by its rules, with the intervals of the
+    verdicts; else they are those of `pooled_gain`.
     """
     titles = {net: net_title(results.collected, net) for net in results.nets}
     if results.params.claims.grid is not None and method == METHOD:

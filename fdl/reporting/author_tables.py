@@ -194,7 +194,7 @@ def _measure(run: StoredRun, combiner: str, metric: str) -> str:
 
 
 def _differs(results: Results, run: StoredRun, cells: list[Cell]) -> list[str]:
-    """In what our cells are not the authors' run, as far as the settings and records say."""
+    """How our cells differ from the authors' run, as far as the settings and records say."""
     params, protocol = results.params, DATASETS[run.bundle.dataset]
     settings = params.training_settings(cells[0])
     backbone = protocol.backbones[run.bundle.backbone]

@@ -57,7 +57,7 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
     """
     folder = layout.report_folder(params)
     caption = claims_caption(params, claims)
-    # Of the whole grid there is always a verdict, unless the images are synthetic.
+    # The first claim is of the whole grid: it has a verdict, unless the images are synthetic.
     banner = SYNTHETIC if claims and claims[0].verdict is None else None
     content = {
         "schema_version": SCHEMA_VERSION,

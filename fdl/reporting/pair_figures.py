@@ -71,13 +71,13 @@ class Interval:
 
 
 def bundle_interval(differences: Sequence[float]) -> Interval:
-    """Of one bundle: t interval over its seeds."""
+    """The mean of a bundle's differences with the t interval over its seeds."""
     low, high = spread(differences).interval or (np.nan, np.nan)
     return Interval(fmean(differences), low, high, len(differences))
 
 
 def overall_interval(differences: Sequence[Difference]) -> Interval:
-    """Of all pairs: jackknife over the seeds of every dataset, the test images held fixed (docs/claims.md)."""
+    """The mean over all pairs; jackknife over each dataset's seeds, the test images held fixed (docs/claims.md)."""
     rows = np.array([[difference.accuracy] for difference in differences])
     datasets, seeds = ([getattr(d.cell, name) for d in differences] for name in ("dataset", "seed"))
     estimate = statistics.jackknife(statistics.weighted_mean, rows, datasets, seeds)
@@ -237,7 +237,7 @@ def gain_over_shots(results: Results) -> "Figure":
 
 
 def _intervals(differences: Sequence[Difference]) -> dict[int, Interval]:
-    """By number of shots."""
+    """The interval of each number of shots."""
     by_shots: dict[int, list[float]] = {}
     for difference in sorted(differences, key=lambda d: d.cell.shots):
         by_shots.setdefault(difference.cell.shots, []).append(difference.accuracy)

@@ -170,14 +170,14 @@ def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
     if not axes.lines:
         say_nothing_there(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    # Of methods with other pairs of members, the one that keeps the fewest.
+    # Where methods keep different pairs of members, the method that keeps the fewest counts.
     left_out = max((overlaps.left_out for overlaps in by_method.values()), default=0.0)
     return f"{100 * left_out:.0f} % of pairs left out" if by_method else ""
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Of one method, seeds behind each other."""
+    """The overlaps of one method's maps, all seeds in one array."""
 
     means: Floats  # mean overlap of the pairs of members, of every test image that has a pair
     left_out: float  # share of all pairs and images

@@ -116,7 +116,7 @@ class Results:
         return {}
 
     def compared_in(self, bundle: Bundle) -> dict[str, list[Cell]]:
-        """The same within one bundle: its methods, and all its seeds with all of them done."""
+        """The cells of a bundle's methods, at the seeds with all of them done, in the order of `compared`."""
         cells = self.bundles[bundle]
         return self._twins(bundle, self._methods_of(cells), cells)
 
@@ -191,7 +191,7 @@ def differences(values: Mapping[Cell, float], cells: Sequence[Cell]) -> list[flo
 
 
 def paired_differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
-    """By cell of the method: its value minus the baseline's of the same seed, in points, where both are known."""
+    """The value of each of a method's cells minus the baseline's of the same seed, in points, where both are known."""
     pairs = [(cell, replace(cell, method=BASELINE)) for cell in values if cell.method == method != BASELINE]
     return {cell: 100 * (values[cell] - values[twin]) for cell, twin in pairs if twin in values}
 

@@ -55,7 +55,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Value:
     """Mean and spread over the seeds, in percent (differences: percentage points)."""
 
     mean: float | None  # None: no value
@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def brief(self) -> str:
-        """The same without the interval."""
+        """The text without the interval."""
         return self._text(None)
 
     def _text(self, interval: tuple[float, float] | None) -> str:
@@ -105,7 +105,7 @@ class Row:
     backbone: str  # title
     notes: tuple[int, ...]  # numbers of the table's notes that hold for the dataset
     chance: float | None  # in percent
-    entries: Mapping[Column, Entry]
+    entries: Mapping[Column, Value]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def results_table(
     for dataset, reason in params.absent.items():
         title = params.protocol(dataset).title
         notes.append(f"{title}: {reason}")
-        unknown = {column: _entry([], len(params.seeds), difference=column.difference) for column in columns}
+        unknown = {column: _value([], len(params.seeds), difference=column.difference) for column in columns}
         rows += [Row(title, backbone_title(name), (len(notes),), None, unknown) for name in params.backbones]
     return Table(
         name,
@@ -209,9 +209,9 @@ def _columns(params: Params, cells: list[Cell]) -> list[Column]:
     return columns
 
 
-def _score(states: list[CellState], values: Mapping[Cell, float]) -> Entry:
+def _score(states: list[CellState], values: Mapping[Cell, float]) -> Value:
     scores = [values[state.cell] for state in states if state.cell in values]
-    return _entry(scores, len(states), failed=sum(state.status == "failed" for state in states))
+    return _value(scores, len(states), failed=sum(state.status == "failed" for state in states))
 
 
 def _difference(
@@ -220,7 +220,7 @@ def _difference(
     dataset: str,
     backbone: str,
     column: Column,
-) -> Entry:
+) -> Value:
     """Paired by seed: the arms of a seed share images, initial weights and batches."""
     baseline = {state.cell.seed: state.cell for state in states[dataset, backbone, column.shots, BASELINE]}
     pairs = [
@@ -229,14 +229,14 @@ def _difference(
         if state.cell.seed in baseline
     ]
     differences = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
-    return _entry(differences, len(pairs), difference=True)
+    return _value(differences, len(pairs), difference=True)
 
 
-def _entry(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Entry:
+def _value(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Value:
     percent = [100 * value for value in values]
     mean = fmean(percent) if percent else None
     std = stdev(percent) if len(percent) > 1 else None
-    return Entry(mean, std, len(percent), expected, failed, difference)
+    return Value(mean, std, len(percent), expected, failed, difference)
 
 
 def _caption(params: Params, collected: Collected, *, combiner: str, metric: str) -> str:

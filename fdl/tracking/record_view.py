@@ -21,7 +21,7 @@ CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
 PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
 SOFT = "test.soft.accuracy"  # the headline
 DECIMALS = 4  # of a number as it is shown: 0.01 points of accuracy; records and runs.csv hold all
-# Of terms that a method's loss does not have: MLflow draws a run without a parameter above those that have one.
+# The parameters of terms that a method does not have: MLflow draws a run without a parameter above all others.
 NO_TERMS = {"cosine_weight": 0, "gaussian_weight": 0, "strength": 0}
 SYNTHETIC = "Synthetic images: the numbers mean nothing."
 

@@ -16,8 +16,6 @@ from fdl.core.settings import Params
 from fdl.data import prepare
 from fdl.evaluation.overlap import COMPARED
 
-# Of modules that would import torch:
-
 
 @dataclass(frozen=True)
 class Net:
@@ -113,7 +111,7 @@ def work(params: Params, cell: Cell) -> Work:
         frozen = (1 + heads.epochs * heads.augment) * train
         tuned = (validated + 1) * (data.validation + again) + data.test
         evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
-        # Of validation and test images the predictions are known, and the feature maps if they could be kept.
+        # The predictions on validation and test images are known, and the feature maps if they could be kept.
         reading_maps = sum(HEADS[head].reads == "maps" for head in heads.heads)
         for split in (data.validation, data.test):
             if not _is_kept(shape, members * split):

@@ -52,7 +52,7 @@ def device_slot(requested: str, locks: Path) -> Iterator[str]:
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         for index, card in enumerate(slots):
-            # Of this machine and card: folders are shared between machines, and each may see a part of the cards.
+            # A lock for each machine and card: folders may be shared by machines, and each may see other cards.
             turn = slots[:index].count(card)
             with (locks / f"gpu-{platform.node()}-{card}-{turn}.lock").open("w") as handle:
                 try:

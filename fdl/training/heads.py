@@ -114,7 +114,7 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
 
 
 def _place(name: str) -> int:
-    """Of a head in the keys of its weights and dropout."""
+    """A head's place in the keys of its weights and dropout."""
     return list(HEADS).index(name)
 
 

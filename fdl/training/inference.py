@@ -59,7 +59,7 @@ class Ensemble:
         return self.read(content, where)[0]
 
     def read(self, content: bytes | Pixels, where: str) -> tuple[Pixels, bool]:
-        """As `decode`; and whether the file holds several pages, of which this is the first."""
+        """What `decode` returns, and whether the file holds several pages, of which this is the first."""
         picture = open_picture(content, where, white=self.white)
         return resized(picture, self.size, antialias=self.antialias), picture.pages
 

@@ -215,7 +215,7 @@ def _at_once(shape: Shape) -> int:
 
 
 def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
-    """From the rates of the measured networks of the same backbone, or of all."""
+    """The pace of a network that was not measured, from the rates of the same backbone's networks, or of all."""
     rates = [(other, pace) for (other, _), pace in measured.items() if pace.measured]
     alike = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
     net = costs.count(shape)

@@ -47,7 +47,7 @@ def write_predictions(
         Diverged: a prediction is not finite.
         Interrupted: a signal arrived while the heads were trained; what is finished is kept.
     """
-    # Of the training images only how far the members differ is of interest; they know these by heart.
+    # Members know the training images by heart: only how far they differ there is of interest.
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     predictions: dict[str, NDArray[Any]] = {
         f"{split}/labels": images.labels.cpu().numpy() for split, images in splits.items()
@@ -148,7 +148,7 @@ def replace_maps(
     write_scores(folder, folder)
 
 
-# Of `cam.npz`: what claim C4 compares. Records made before there were signed maps hold the first two.
+# The arrays of `cam.npz` that claim C4 compares. Records made before there were signed maps hold the first two.
 OVERLAPS = ("cosines", "empty", "signed_correlations", "signed_positions")
 
 

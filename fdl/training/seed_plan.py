@@ -45,7 +45,7 @@ class SeedsNeeded:
 
 
 def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | None:
-    """Of the frozen grid, or of the grid; None where no bundle has both methods.
+    """How many seeds the frozen grid needs, or else the grid; None where no bundle has both methods.
 
     Args:
         params: the settings.
@@ -109,7 +109,7 @@ def _spreads(params: Params, datasets: Iterable[str], measured: Mapping[str, flo
 
 
 def _measured(params: Params, trained: Collection[Cell]) -> dict[str, float]:
-    """Of the pairs that are trained, by dataset; those of a bundle with a single seed tell nothing."""
+    """The spread of the trained pairs between seeds, by dataset; a bundle with a single seed does not count."""
     differences = defaultdict(list)
     for cell in trained:
         twin = replace(cell, method=BASELINE)

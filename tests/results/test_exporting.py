@@ -155,7 +155,7 @@ def test_nothing_is_trained_again(exported):
 def newer_scores(monkeypatch, *, void=False):
     """The code gets a new metric; or one is corrected, and what older code made of it is void."""
     version = provenance.SCORES_VERSION + 1
-    for module in ("fdl.results.state", "fdl.results.scoring", "fdl.training.bundle"):
+    for module in ("fdl.results.state", "fdl.results.scoring", "fdl.training.bundle", "fdl.training.bundle_inputs"):
         monkeypatch.setattr(f"{module}.SCORES_VERSION", version)
     if void:
         monkeypatch.setattr("fdl.results.state.SCORES_VALID_SINCE", version)
