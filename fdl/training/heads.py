@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fdl.core.console import Say
+from fdl.core.errors import one_line
 from fdl.core.protocol import HEADS
 from fdl.core.randomness import Key, absorb, derive, permutation
-from fdl.evaluation.parts import in_parts
+from fdl.evaluation.parts import in_parts, release_gpu_memory
 from fdl.models import Member
 from fdl.models.layers import DenseBatchNorm, Dropout, glorot_uniform, set_dropout_key
 from fdl.training.adam import Adam
@@ -79,12 +80,24 @@ def train_head(
     Returns:
         The combiners: for "fusion" they are "fusion" and "fusion-tuned".
     """
-    with own_stream(data.train.labels.device.type):
-        run = _HeadRun(name, cell, settings, members, data, epoch_done, outputs or {})
-        trained = {name: run.frozen()}
-        if settings.tuning_epochs:
-            trained[f"{name}-tuned"] = run.tuned()
-    return trained
+    device = data.train.labels.device.type
+
+    def trained(fused: bool) -> dict[str, TrainedHead]:
+        with own_stream(device):
+            run = _HeadRun(name, cell, settings, members, data, epoch_done, outputs or {}, fused=fused)
+            stages = {name: run.frozen()}
+            if settings.tuning_epochs:
+                stages[f"{name}-tuned"] = run.tuned()
+        return stages
+
+    if not is_fused(members, device):
+        return trained(fused=False)
+    try:
+        return trained(fused=True)
+    except RuntimeError as error:  # also where the memory ends: the loop needs a little less
+        epoch_done(f"{name}: not on fused members ({one_line(error)[:200]}); again in the loop, slower")
+    release_gpu_memory()
+    return trained(fused=False)
 
 
 def is_fused(members: Sequence[nn.Module], device: str) -> bool:
@@ -130,6 +143,8 @@ class _HeadRun:
         data: CellData,
         epoch_done: Say,
         outputs: Mapping[str, Outputs],
+        *,
+        fused: bool,
     ) -> None:
         self.name, self.settings, self.data, self.epoch_done, self.outputs = name, settings, data, epoch_done, outputs
         self.reads = HEADS[name].reads
@@ -137,7 +152,7 @@ class _HeadRun:
         self.fused: FusedMembers | None = None
         self.members: list[nn.Module | FusedMembers]  # what is trained when tuning
         self.outputs_of: Callable[[Tensor], list[tuple[Tensor, Tensor]]]  # logits and map of every member
-        if is_fused(members, self.device.type):
+        if fused:
             self.fused = FusedMembers(cast(Sequence[Member], members), cell, len(data.validation), epoch_done)
             self.members, self.outputs_of, self.at_once = [self.fused], self.fused, self.fused.at_once
         else:
@@ -156,7 +171,9 @@ class _HeadRun:
         for member in self.members:
             member.requires_grad_(False)
         # Frozen members see the same images in every epoch: their outputs are computed once.
-        train, validation = self._representations(self.plain), list(self._frozen("validation"))
+        train = self._representations(self.plain)
+        with torch.no_grad():
+            validation = list(self._frozen("validation"))
         units = self.settings.units[self.name]
         head = build_head(self.name, train[0].shape[1], units, self.data.num_classes, self.cell.seed)
         self.head = head.to(self.device)

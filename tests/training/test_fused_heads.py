@@ -7,7 +7,7 @@ from fdl.models import build
 from fdl.training import engine, heads
 from fdl.training.fused_heads import FusedMembers, ReplayedSteps
 from tests.training.cells import data, settings
-from tests.training.test_heads import members, quiet, train
+from tests.training.test_heads import head_options, members, quiet, train
 
 
 @pytest.fixture
@@ -63,6 +63,27 @@ def test_the_members_of_the_cell_are_left_as_they_are(monkeypatch):
     train(nets=nets, tuning_learning_rate=1e-2)
     after = [value for net in nets for value in net.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no engine\nmore"), torch.OutOfMemoryError("no engine more")])
+def test_where_the_fused_members_fail_the_loop_takes_their_place(monkeypatch, error):
+    loop, said = train()["fusion"], []
+    monkeypatch.setattr(heads, "is_fused", lambda *_: True)
+
+    def fails(members, inputs):
+        if torch.is_grad_enabled():  # in the tuning
+            raise error
+        return call(members, inputs)
+
+    call = FusedMembers.__call__
+    monkeypatch.setattr(FusedMembers, "__call__", fails)
+    trained = heads.train_head(
+        "fusion", settings(), head_options(), members(settings()), data(), epoch_done=said.append
+    )
+    assert list(trained) == ["fusion", "fusion-tuned"]
+    assert trained["fusion"].history == loop.history
+    assert said[4] == "fusion: not on fused members (no engine more); again in the loop, slower"
+    assert said[:4] == said[5:9]
 
 
 def test_a_step_reads_tensors_that_stay_and_each_size_has_its_own(monkeypatch):
