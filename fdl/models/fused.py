@@ -231,8 +231,8 @@ def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:
         (K, B, F), or (B, K · C, H, W) channels last.
     """
     if x.device.type == "cpu":  # where an integer as key is several times faster
-        one = x.new_empty(shape)
-        masks = [kept(key, one, p) for key in keys.tolist()]
+        like = x.new_empty(shape)
+        masks = [kept(key, like, p) for key in keys.tolist()]
     else:
         masks = list((uniform(keys, shape, x.device) >= p).to(x.dtype))
     return torch.stack(masks) if len(shape) == 2 else torch.cat(masks, dim=1)

@@ -156,8 +156,8 @@ def train(
             raise Diverged(epoch, reason, result.history)
         if validates(settings, epoch):
             with evaluation_statistics(nets, batches, settings.bn_statistics):
-                right = predict(settings, nets, data.validation.pixels).argmax(-1) == data.validation.labels
-                row |= selector.add(right, lambda member: _state_of(nets[member]), epoch)
+                correct = predict(settings, nets, data.validation.pixels).argmax(-1) == data.validation.labels
+                row |= selector.add(correct, lambda member: _state_of(nets[member]), epoch)
         progress(progress_line(settings, row, pace.line(epoch)))
         if checkpoint:
             checkpoint.show(result.history, settings.epochs)
@@ -243,8 +243,8 @@ def train_epoch(
                 distance = feature_distance([m.detach() for m in maps], 0, 0)
                 parts += [distance.cosine, distance.gaussian]
             sums += torch.stack([*parts, *cross_entropies]).detach()
-            right = [(output.argmax(1) == truth).sum() for output, truth in zip(logits, labels, strict=True)]
-            correct += torch.stack(right)
+            hits = [(output.argmax(1) == truth).sum() for output, truth in zip(logits, labels, strict=True)]
+            correct += torch.stack(hits)
     return history_row(settings, epoch, (sums / steps).tolist(), [hits / len(train) for hits in correct.tolist()])
 
 

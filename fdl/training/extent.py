@@ -84,9 +84,9 @@ def runs_at_once(net: Extent, members: int, batch_size: int, *, bytes_each: int,
         memory: bytes of the card.
     """
     fit = ELEMENTS // (members * batch_size * net.largest)
-    one = members * (batch_size * net.kept * bytes_each + _STATE * 4 * net.parameters)
+    bytes_of_a_run = members * (batch_size * net.kept * bytes_each + _STATE * 4 * net.parameters)
     # What does not fit alone is tried all the same: the count is a high one.
-    return min(fit, max(1, int(min(memory / one, ELEMENTS))))
+    return min(fit, max(1, int(min(memory / bytes_of_a_run, ELEMENTS))))
 
 
 def evaluated_at_once(net: Extent, nets: int, images: int, memory: float) -> int:

@@ -297,8 +297,8 @@ class Program:
         share = torch.full(labels.shape, 1 / labels.shape[1], dtype=logits.dtype, device=logits.device)
         if real is not None:
             share = real.to(logits.dtype) / real.sum(dim=1, keepdim=True)
-        each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        cross_entropies = (each.view_as(labels) * share).sum(dim=1).view(-1, self.members)  # (R, M)
+        by_image = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        cross_entropies = (by_image.view_as(labels) * share).sum(dim=1).view(-1, self.members)  # (R, M)
         # (M, R, B, H'·W'), and the share of each image in its run's means
         maps = maps.unflatten(1, (-1, self.members))
         descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)
@@ -318,8 +318,8 @@ class Program:
                 for term in terms:
                     known[term].index_copy_(0, runs, distances[term])
             self._sums += torch.cat([torch.stack([losses, *known], dim=1), cross_entropies], dim=1)
-            right = logits.argmax(dim=2) == labels
-            self._correct += (right if real is None else right & real).sum(dim=1)
+            correct = logits.argmax(dim=2) == labels
+            self._correct += (correct if real is None else correct & real).sum(dim=1)
 
     def _step_of_short_batch(self) -> None:
         """The last chunk may be short. The runs of one seed meet it in the same step; others in different ones."""
@@ -340,11 +340,11 @@ class Program:
         if not engine.validates(self.settings, epoch):
             return
         with torch.no_grad(), self._evaluation_statistics():
-            right = self.validate().view(len(self.runs), self.members, -1).cpu()
+            correct = self.validate().view(len(self.runs), self.members, -1).cpu()
             for number in running:
                 if number not in self.failures:
                     state_of = partial(self._state_of, number)
-                    rows[number] |= self.selectors[number].add(right[number], state_of, epoch)
+                    rows[number] |= self.selectors[number].add(correct[number], state_of, epoch)
 
     def _park(self, number: int) -> None:
         """Set a failed run's slots back to finite numbers and train nothing there: the layout of the rest stays."""

@@ -57,12 +57,12 @@ def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
     GPU a group is as large as may be: see `fdl.training.extent`.
     """
     alike: dict[Any, list[Waiting]] = {}
-    for one in waiting:
-        settings, data = one.run.settings, one.run.data
+    for ensemble in waiting:
+        settings, data = ensemble.run.settings, ensemble.run.data
         seed = settings.seed if device == "cpu" else 0
         rest = repr(replace(settings, method="", method_params={}, seed=seed))
-        alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(one)
-    whole = [sorted(group, key=lambda one: one.run.settings.seed) for group in alike.values()]
+        alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(ensemble)
+    whole = [sorted(group, key=lambda ensemble: ensemble.run.settings.seed) for group in alike.values()]
     return whole if device == "cpu" else [part for group in whole for part in _parts(group)]
 
 
@@ -92,7 +92,7 @@ def train_together(
     """
     unsaved: dict[str, Trained | Diverged] = {}
     for group in groups(waiting, device):
-        if not all(is_finished(one.checkpoint) for one in group):
+        if not all(is_finished(ensemble.checkpoint) for ensemble in group):
             unsaved |= _train(group, device, say, progress, halved=False)
     return unsaved
 
@@ -114,10 +114,10 @@ def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: b
         first, second = _halves(group)
         return _train(first, device, say, progress, True) | _train(second, device, say, progress, True)
     unsaved = {}
-    for one, result in zip(group, results, strict=True):
-        one.checkpoint.save(vars(result), "diverged" if isinstance(result, Diverged) else "trained")
-        if one.checkpoint.disabled:
-            unsaved[one.digest] = result
+    for ensemble, result in zip(group, results, strict=True):
+        ensemble.checkpoint.save(vars(result), "diverged" if isinstance(result, Diverged) else "trained")
+        if ensemble.checkpoint.disabled:
+            unsaved[ensemble.digest] = result
     return unsaved
 
 
@@ -128,14 +128,14 @@ def _attempt(
     keeper, stage = group[0].checkpoint, _stage(group)
     epochs = group[0].run.settings.epochs
     try:
-        program = Program([one.run for one in group], device, say)
+        program = Program([ensemble.run for ensemble in group], device, say)
         if state := keeper.load(stage):
             program.restore(state)
-            say(f"{runs_name([one.run.settings for one in group])}: going on after epoch {program.epoch + 1}")
+            say(f"{runs_name([ensemble.run.settings for ensemble in group])}: going on after epoch {program.epoch + 1}")
 
         def show() -> None:
-            for one, result in zip(group, program.results, strict=True):
-                one.checkpoint.show(result.history, epochs)
+            for ensemble, result in zip(group, program.results, strict=True):
+                ensemble.checkpoint.show(result.history, epochs)
 
         def epoch_end() -> None:
             show()
@@ -165,26 +165,26 @@ def _halve(group: list[Waiting], say: Say) -> None:
     sizes = " and ".join(str(len(half)) for half in halves)
     say(f"{len(group)} runs do not fit into the memory together; going on with {sizes}")
     if state := keeper.load(stage):
-        kept = dict(zip((one.digest for one in group), state["runs"], strict=True))
+        kept = dict(zip((ensemble.digest for ensemble in group), state["runs"], strict=True))
         state.pop("back_ends", None)  # which were the fastest of the whole group
         for half in halves:
-            half[0].checkpoint.save(state | {"runs": [kept[one.digest] for one in half]}, _stage(half))
+            half[0].checkpoint.save(state | {"runs": [kept[ensemble.digest] for ensemble in half]}, _stage(half))
     keeper.save({}, f"{stage}-halved")
 
 
 def _halves(group: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
     """Half of the seeds each, or half of the methods of one seed."""
-    seeds = sorted({one.run.settings.seed for one in group})
+    seeds = sorted({ensemble.run.settings.seed for ensemble in group})
     if len(seeds) == 1:
         middle = (len(group) + 1) // 2
         return group[:middle], group[middle:]
     low = seeds[: (len(seeds) + 1) // 2]
     return (
-        [one for one in group if one.run.settings.seed in low],
-        [one for one in group if one.run.settings.seed not in low],
+        [ensemble for ensemble in group if ensemble.run.settings.seed in low],
+        [ensemble for ensemble in group if ensemble.run.settings.seed not in low],
     )
 
 
 def _stage(group: list[Waiting]) -> str:
     """Name of a group's checkpoint: of another layout it would continue with other roundings."""
-    return f"fused-{digest([one.digest for one in group])[:12]}"
+    return f"fused-{digest([ensemble.digest for ensemble in group])[:12]}"
