@@ -32,7 +32,8 @@ UriOption = Annotated[str | None, typer.Option(help="MLflow store; none: $MLFLOW
 DEFAULT = Path("params.yaml")
 # The options above, by which a command that is recommended must name the settings, too.
 _SETTINGS = ("--params", "--preset", "--configfile", "--overlay", "--set")
-_COMMAND = re.compile(r"`python -m fdl ([a-z][^`]*?)(?: --preset \S+)?`")
+_COMMAND = re.compile(r"`python -m fdl ([a-z][^`]*)`")
+_PRESET = re.compile(r" --preset \S+")
 
 
 def flag(name: str, description: str) -> Any:
@@ -63,7 +64,7 @@ def with_options(message: str, arguments: Sequence[str]) -> str:
     if not given:
         return message
     options = shlex.join(given)
-    return _COMMAND.sub(lambda command: f"`python -m fdl {command[1]} {options}`", message)
+    return _COMMAND.sub(lambda command: f"`python -m fdl {_PRESET.sub('', command[1])} {options}`", message)
 
 
 def chosen(resolved: Params, datasets: list[str] | None) -> list[str]:
