@@ -25,7 +25,7 @@ class StepLines(logging.Formatter):
         about: Any = record
         event = _event(record)
         if event == "job_info":
-            wildcards = " ".join(f"{name}={value}" for name, value in dict(about.wildcards).items())
+            wildcards = " ".join(f"{name}={value}" for name, value in dict(about.wildcards).items() if value)
             self.started[about.jobid] = f"{about.rule_name} {wildcards}".strip(), record.created
         elif event == "job_finished" and about.job_id in self.started:  # it is not with `--quiet rules`
             name, start = self.started[about.job_id]

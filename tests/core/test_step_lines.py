@@ -38,7 +38,7 @@ def progress(logger: logging.Logger, done: int, total: int) -> None:
 def test_a_line_per_finished_step_in_the_order_of_their_end() -> None:
     logger, printed = screen()
     logger.info("Select jobs to execute...")
-    start(logger, 1, "run", dataset="neu", shots="3")
+    start(logger, 1, "run", dataset="neu", shots="3", compared="")  # an empty wildcard is not shown
     start(logger, 2, "collect")
     finish(logger, 2)
     progress(logger, 1, 3)
