@@ -51,6 +51,17 @@ def compared_method(collected: Collected) -> str | None:
     return METHOD if METHOD in others else others[0]
 
 
+def compared(method: str | None, members: int) -> str:
+    """What the two ensembles of the answer are; empty where nothing is compared."""
+    if method is None:
+        return ""
+    classical = f"Classical is an ensemble of {members} nets trained jointly on the same batches"
+    votes = "Unless stated otherwise, accuracies are those of the soft vote, the mean of the nets' probabilities."
+    if method == METHOD:
+        return f"{classical}, FDL the same ensemble trained with the feature distance loss. {votes}"
+    return f"{classical}, with nothing added to their cross-entropies. {votes}"
+
+
 def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Sequence[Claim]) -> str:
     """One sentence: the verdict on C1 where there is one, or else the mean difference with its interval.
 

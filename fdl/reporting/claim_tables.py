@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fdl.core import titles
 from fdl.reporting.entries import Entry
 from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
@@ -87,6 +88,14 @@ class Claim:
         if self.unit == "ratio":
             return f"ratio {self.amount(self.estimate)}{beside}"
         return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
+
+    @property
+    def summary_text(self) -> str:
+        """`−1.7 [−2.8, −0.5] points`, with the decimals of the answer; other units have two."""
+        if self.estimate is None or not self.unit.startswith("points"):
+            return self.estimate_text.partition(";")[0]
+        known = (self.low, self.high) if self.low is not None and self.high is not None else None
+        return f"{titles.signed_interval(self.estimate, known)} {self.unit}"
 
     def amount(self, value: float | None) -> str:
         """Two decimals, of a difference with its sign."""

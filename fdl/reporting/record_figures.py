@@ -258,9 +258,9 @@ ENTRIES = [
         "fifteen bins of equal width.",
         drawn(reliability, reliability_caption),
         order=60,
-        reading="Below the diagonal a vote is surer than it is right, above it less sure. The strokes at the foot "
+        reading="Points below the diagonal are overconfident, points above it underconfident. The strokes at the foot "
         "say how many images a bin holds: points without many images mean little. On NEU, FDL's votes are "
-        "less sure than right between 0.3 and 0.7, the classical ones too sure.",
+        "underconfident between 0.3 and 0.7, the classical ones overconfident.",
     ),
     Entry(
         "figure",

@@ -99,11 +99,13 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
     params, collected, details = results.params, results.collected, parts.details
     figures = [_figure_section(results, target) for target in shown if target.target.kind == "figure"]
     answered = next(figure for figure in figures if figure.name == ANSWER)
-    title = answer.question(answer.compared_method(collected))
+    method = answer.compared_method(collected)
+    title = answer.question(method)
     caveat, more = answer.first_sentence(params.claims.remark or "")
     section = render(
         "report.html",
         title=title,
+        compared=answer.compared(method, params.members),
         about=_about(results, details),
         answer=answer.answer(collected, results.accuracy, verdicts),
         caveat=caveat,
@@ -132,7 +134,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
 
 
 def _about(results: Results, details: Details) -> list[str]:
-    """The line under the title: paper, preset, number of cells, code, machine."""
+    """The line after the answer: paper, preset, number of cells, code, machine."""
     states = results.collected.cells
     code = _all_of(details, "provenance.git.commit")
     machine = _all_of(details, "provenance.processor", "provenance.device")

@@ -399,8 +399,8 @@ ENTRIES = [
         order=12,
         each=_metrics("near-duplicates"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "near-duplicates"),
-        reading="Read it beside the accuracy: the difference of the two is what a method may owe to images that it "
-        "has seen in training.",
+        reading="Read it beside the accuracy: the difference of the two estimates the gain from near-duplicates of "
+        "training images.",
     ),
     entries.Entry(
         "table",

@@ -7,7 +7,7 @@ import pytest
 
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.reporting.answer import answer, at_chance, first_sentence, gains, question
+from fdl.reporting.answer import answer, at_chance, compared, first_sentence, gains, question
 from fdl.reporting.forest_figures import forest, forest_caption
 from fdl.reporting.report import headline, shown_table, write_one, write_report
 from fdl.reporting.results import Results, read_results
@@ -136,3 +136,9 @@ def test_the_version_is_printed() -> None:
 
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"fdl {__version__}\n")
+
+
+def test_the_page_says_what_is_compared() -> None:
+    assert "an ensemble of 3 nets trained jointly on the same batches, FDL the same" in compared("fdl", 3)
+    assert "FDL" not in compared("cka", 5)
+    assert compared(None, 5) == ""

@@ -108,3 +108,11 @@ if __name__ == "__main__":
         os.chdir(folder)
         content = summary(by_rules(collected(), 2))
     GOLDEN.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def test_the_page_lists_points_with_the_decimals_of_its_answer(lite: Params) -> None:
+    shown = {claim.id: claim.summary_text for claim in evaluate(lite)}
+    assert "−1.7 points (95 % interval −2.8 to −0.5)" in headline(lite)
+    assert shown["C1"] == "−1.7 [−2.8, −0.5] points"
+    assert shown["C4"] == "−0.06 [−0.08, −0.03] cosine similarity"
+    assert shown["C7"] == "ratio 0.43"

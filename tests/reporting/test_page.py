@@ -222,6 +222,9 @@ def test_the_answer_and_its_figure_come_first(visit: Visit) -> None:
     first = page.locator("main img").first
     assert first.evaluate("image => image.closest('figure').id") == "figure-forest"
     expect(page.locator(".about")).to_contain_text("15 of 16 ensembles trained")
+    assert page.locator("main > p, main section > p").evaluate_all(
+        "parts => parts.map(part => part.className).filter(name => ['compared', 'answer', 'about'].includes(name))"
+    ) == ["compared", "answer", "about"]
     expect(page.locator(".banner")).to_contain_text("Partial: 1 of 16 cells have no value.")
 
 
