@@ -15,6 +15,7 @@ from fdl.reporting.table_formats import markdown_text
 _SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
 _WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
+HARMS_LESS = "the loss harms less with fewer shots"  # the verdict on C3 where there is no gain
 INCOMPLETE = "incomplete"  # how the reason begins while cells of the frozen grid are missing
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
@@ -67,7 +68,7 @@ class Claim:
         """The verdict in a word, as the page's badges have it."""
         if self.reason.startswith(INCOMPLETE):
             return INCOMPLETE
-        return (self.verdict or "no verdict").partition(",")[0]
+        return "harms less" if self.verdict == HARMS_LESS else (self.verdict or "no verdict").partition(",")[0]
 
     @property
     def by_dataset_text(self) -> str:
@@ -92,7 +93,7 @@ class Claim:
     @property
     def summary_text(self) -> str:
         """`−1.7 [−2.8, −0.5] points`, with the decimals of the answer; other units have two."""
-        if self.estimate is None or not self.unit.startswith("points"):
+        if self.estimate is None or self.unit != "points":
             return self.estimate_text.partition(";")[0]
         known = (self.low, self.high) if self.low is not None and self.high is not None else None
         return f"{titles.signed_interval(self.estimate, known)} {self.unit}"

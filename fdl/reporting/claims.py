@@ -18,7 +18,7 @@ from fdl.evaluation import statistics
 from fdl.evaluation.statistics import ALPHA, LEVEL, MARGIN, Array, Bounded, Estimate, holm
 from fdl.reporting import claim_rules_1, claim_rules_2, claim_tables
 from fdl.reporting.claim_quantities import Frozen, Quantity, Rules, Values, read_frozen, stacked
-from fdl.reporting.claim_tables import INCOMPLETE, Claim, Part, interval_text, signed
+from fdl.reporting.claim_tables import HARMS_LESS, INCOMPLETE, Claim, Part, interval_text, signed
 from fdl.reporting.results import Results, read_results
 
 SCHEMA_VERSION = 2
@@ -26,7 +26,6 @@ SEEDS_NEEDED = 5
 
 RULES = {rules.number: rules for rules in (claim_rules_1.RULES, claim_rules_2.RULES)}
 _PAIRS = ("C4a", "C4b", "C5a", "C5b")  # families of two
-_HARMS_LESS = "the loss harms less with fewer shots"  # C3, where there is no gain
 _LEVEL = f"{100 * LEVEL:.0f} %"
 _NAMED = 5  # cells that a reason names
 
@@ -156,7 +155,7 @@ def _claim(
         verdict = str(statistics.verdict(favour, p_difference, p_equivalence))
         reason = _reason(claim, verdict)
         if verdict == "supported" and quantity.gain is not None and quantity.gain <= 0:
-            verdict, reason = _HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
+            verdict, reason = HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
     if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
         reason = f"{reason}; {_rests_on(params, claim)}"
     return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(frozen, quantity))

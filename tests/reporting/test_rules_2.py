@@ -1,5 +1,6 @@
 """Rules 2 of the claims: effects that were planted in fabricated records, and numbers worked out in another way."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 
 from fdl.core.settings import Cell, Params
+from fdl.reporting import pages
 from fdl.reporting.claims import evaluate, write_claims
 from fdl.results.collect import headline_values, read_runs
 from tests.reporting.claim_records import IMAGES, MEMBERS, cams, claim, gain, write
 from tests.reporting.claim_records import grid as grid_of
 
+TEMPLATES = Path(pages.__file__).with_name("templates")
 PAIRS = MEMBERS * (MEMBERS - 1) // 2
 
 
@@ -118,6 +121,9 @@ def test_c3_of_a_loss_that_only_harms_is_no_gain_with_fewer_shots(project: Path)
     claims = evaluate(params)
     c3 = claim(claims, "C3")
     assert c3.verdict == "the loss harms less with fewer shots"
+    assert c3.word == "harms less"
+    assert ".harms-less { background" in (TEMPLATES / "style.css").read_text()  # white on nothing otherwise
+    assert re.fullmatch(r"−\d+\.\d\d \[.*\d\.\d\d\] points per doubling of shots", c3.summary_text)
     assert c3.reading.startswith("the loss harms less with fewer shots on this grid (95 % interval below 0, but the ")
     assert f"estimate of C1 is {claim(claims, 'C1').estimate:.2f} points".replace("-", "−") in c3.reading
 
