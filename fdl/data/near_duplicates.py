@@ -17,7 +17,7 @@ COLUMNS = ("TestID", "TrainID")
 _BATCH = 10_000  # images in a training file of CIFAR-10
 
 
-def test_rows(file: Path, prepared: Prepared, train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.int64]:
+def resembling(file: Path, prepared: Prepared, train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those test images that have a near-duplicate among some training images.
 
     Args:

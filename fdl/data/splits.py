@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Params, digest
-from fdl.data.near_duplicates import test_rows
+from fdl.data.near_duplicates import resembling
 from fdl.data.pools import TEST, TRAIN, VALIDATION
 from fdl.data.prepare import Prepared, load
 
@@ -116,7 +116,7 @@ def write_split(params: Params, dataset: str, shots: int, draw_index: int, pool:
         "validation": validation.tolist(),
         "test": test.tolist(),
         "validation_small": _small(validation, prepared.labels, shots, draw_index).tolist(),
-        **({"near_duplicates": test_rows(Path(listed), prepared, train, test).tolist()} if listed else {}),
+        **({"near_duplicates": resembling(Path(listed), prepared, train, test).tolist()} if listed else {}),
     }
     path = layout.split_file(params, dataset, shots, draw_index, pool)
     files.write_atomically(path, files.to_json(content | {"hash": digest(content)}))

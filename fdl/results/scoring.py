@@ -63,14 +63,18 @@ def score(
                 predicted[name] = probabilities[name].argmax(-1)
         for name, by_split in (heads or {}).items():
             predicted[name], probabilities[name] = by_split[split].argmax(-1), softmax(by_split[split])
+        given = {"classes": (predicted, truth), "probabilities": (probabilities, truth)}
+        if split == "test" and near_duplicates is not None and not near_duplicates.all():
+            distinct = ~near_duplicates
+            given["distinct classes"] = (
+                {name: classes[distinct] for name, classes in predicted.items()},
+                truth[distinct],
+            )
         for metric, entry in METRICS.items():
-            outputs = probabilities if entry.takes == "probabilities" else predicted
-            scored = np.ones(len(truth), bool)
-            if entry.takes == "distinct classes":
-                if near_duplicates is None or near_duplicates.all() or split != "test":
-                    continue
-                scored = ~near_duplicates
-            values = {name: entry.function(output[scored], truth[scored]) for name, output in outputs.items()}
+            if entry.takes not in given:
+                continue
+            outputs, true_classes = given[entry.takes]
+            values = {name: entry.function(output, true_classes) for name, output in outputs.items()}
             values["mean"] = float(np.mean([values[f"member{m}"] for m in members]))
             values["best"] = values[f"member{best}"]
             rows += [_row(split, name, metric, value) for name, value in values.items()]

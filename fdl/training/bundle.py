@@ -258,7 +258,7 @@ def _run_cell(cell: Cell, inputs: BundleInputs, heads: HeadSettings | None, made
     training = inputs.training_digest(cell)
     checkpoint = inputs.checkpoint(cell, training)
     folder = layout.record_folder(params, cell)
-    run = inputs.about(cell, heads, data, split)
+    run = inputs.about(cell, training, heads, data, split)
     start = time.perf_counter()
     try:
         trained = _train(cell, data, inputs, checkpoint, inputs.unsaved.pop(training, None), keep=bool(heads))

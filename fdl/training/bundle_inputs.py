@@ -78,15 +78,17 @@ class BundleInputs:
         near = None if split.near_duplicates is None else torch.from_numpy(np.isin(split.test, split.near_duplicates))
         return CellData(train, validation, test, small, len(self.prepared.classes), near), split
 
-    def about(self, cell: Cell, heads: HeadSettings | None, data: CellData, split: splits.Split) -> dict[str, Any]:
-        """What a record says of its cell before it is trained: digests, settings, images, draw."""
+    def about(
+        self, cell: Cell, training: str, heads: HeadSettings | None, data: CellData, split: splits.Split
+    ) -> dict[str, Any]:
+        """What a record says of its cell before it is trained: digests (`training` is one), settings, images, draw."""
         prepared = self.prepared
         return {
             "key": cell.key,
             "cell": asdict(cell),
             "digests": {
                 "settings": self.params.settings_digest(cell),
-                "training": training_digest(self.params, cell, split.hash, prepared.hash),
+                "training": training,
                 "heads": heads and heads.digest,
                 "scores": SCORES_VERSION,
             },

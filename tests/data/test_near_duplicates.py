@@ -13,7 +13,7 @@ from fdl.core import layout
 from fdl.core.errors import InputError
 from fdl.core.places import Place
 from fdl.core.settings import resolve
-from fdl.data.near_duplicates import test_rows as rows_of
+from fdl.data.near_duplicates import resembling
 from fdl.data.prepare import Prepared, load, prepare
 from fdl.data.sources import SOURCES
 from fdl.data.splits import load_split, write_split
@@ -149,7 +149,7 @@ def test_settings_that_cannot_be_compared_are_refused(project, overrides, messag
 def test_images_of_cifar100_are_numbered_in_two_files(project, monkeypatch):
     _, prepared = official(monkeypatch, "cifar10")
     named = replace(prepared, ids=np.array(["train#7", "train#49999", "test#0", "test#7"]))
-    rows = rows_of(Path(write_list([(7, 49_999), (0, 8)])), named, np.array([0, 1]), np.array([2, 3]))
+    rows = resembling(Path(write_list([(7, 49_999), (0, 8)])), named, np.array([0, 1]), np.array([2, 3]))
     assert rows.tolist() == [3]
 
 
@@ -157,7 +157,7 @@ def test_images_without_numbers_are_refused(project, monkeypatch):
     _, prepared = official(monkeypatch, "cifar10")
     renamed = replace(prepared, ids=np.array([f"cat/{row}.png" for row in range(len(prepared.ids))]))
     with pytest.raises(InputError, match=re.escape("image cat/0.png has no number in the official files")):
-        rows_of(Path(write_list([(0, 1)])), renamed, np.arange(3), np.arange(3))
+        resembling(Path(write_list([(0, 1)])), renamed, np.arange(3), np.arange(3))
 
 
 def test_the_list_stands_in_the_draw_and_only_there(project, monkeypatch):
