@@ -7,6 +7,7 @@ to rounding; what is gained is that a GPU starts one kernel where it would start
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class Pass:
     momentum: float | None = None  # batch norm takes the batch's statistics and moves its averages so far
     dropout: Tensor | None = None  # (inputs, M) int64: a key per member, the same for all runs; None: no dropout
     images: Tensor | None = None  # (G, B) bool: which images of the batch are real; None: all
+    folded: bool = False  # an evaluation with the weights that `FusedNets.fold` made last
 
 
 class FusedNets:
@@ -68,6 +70,8 @@ class FusedNets:
         }
         dropouts = (module for module in nets[0].modules() if isinstance(module, Dropout))
         self.back_ends: BackEnds = {}
+        self._norm_after = _norms_after_convolutions(nets[0])
+        self._folded: State = {}
         self._dropout_index = {module: index for index, module in enumerate(dropouts)}
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
@@ -90,6 +94,32 @@ class FusedNets:
         for name, value in (self.parameters | self.buffers).items():
             value[net].copy_(state[name])
 
+    @torch.no_grad()
+    def fold(self, *, autocast: bool) -> None:
+        """Make the weights of evaluations with `Pass.folded`, at the same places each time.
+
+        A convolution takes over the batch norm that follows it, with the statistics of this moment. The numbers are
+        those of both layers up to rounding, and a pass over every map is saved.
+
+        Args:
+            autocast: whether products are in bfloat16: their weights are cast here, once for all passes.
+        """
+        for name, module in self.template.named_modules():
+            if not isinstance(module, nn.Conv2d | nn.Linear) or not (autocast or name in self._norm_after):
+                continue
+            weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+            if norm := self._norm_after.get(name):
+                mean, var = self.buffers[f"{norm}.running_mean"], self.buffers[f"{norm}.running_var"]
+                layer = self.template.get_submodule(norm)
+                assert isinstance(layer, nn.BatchNorm2d)
+                scale = self.parameters[f"{norm}.weight"] * torch.rsqrt(var + layer.eps)  # (G, O)
+                weight = weight * scale[..., None, None, None]
+                bias = (bias - mean) * scale + self.parameters[f"{norm}.bias"]
+            for part, value in ((f"{name}.weight", weight), (f"{name}.bias", bias)):
+                if part not in self._folded:
+                    self._folded[part] = torch.empty_like(value, dtype=torch.bfloat16 if autocast else value.dtype)
+                self._folded[part].copy_(value)
+
     def __call__(self, x: Tensor, how: Pass | None = None) -> tuple[Tensor, Tensor]:
         """Forward pass of all nets.
 
@@ -108,7 +138,8 @@ class FusedNets:
 
     def _run(self, module: nn.Module, name: str, x: Tensor, how: Pass) -> Tensor:
         """One layer of the template, on all nets: (B, G · C, H, W) before the head's `Flatten`, (G, B, F) after."""
-        weight, bias = self.parameters.get(f"{name}.weight"), self.parameters.get(f"{name}.bias")
+        weights = self._folded if how.folded and f"{name}.weight" in self._folded else self.parameters
+        weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         match module:
             case nn.Sequential():
                 for child, layer in module.named_children():
@@ -133,6 +164,8 @@ class FusedNets:
                     )
                 forms = self.back_ends.get("training" if torch.is_grad_enabled() else "evaluation", {})
                 return convolutions.BACK_ENDS[forms.get(name, "grouped")](x, weight, bias, module)
+            case nn.BatchNorm2d() if how.folded and name in self._norm_after.values():
+                return x
             case DenseBatchNorm() | nn.BatchNorm2d():
                 return self._normalise(module, name, x, how)
             case nn.Linear():
@@ -218,6 +251,17 @@ class FusedNets:
         share = (images.to(x.dtype) / images.sum(dim=1, keepdim=True))[..., None]  # (G, B, 1)
         mean = (x * share).sum(dim=1)
         return mean, ((x - mean[:, None]).square() * share).sum(dim=1)
+
+
+def _norms_after_convolutions(net: Member) -> dict[str, str]:
+    """Of each convolution that batch norm follows: the name of this batch norm."""
+    found: dict[str, str] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Sequential):
+            for (before, layer), (after, norm) in pairwise(module.named_children()):
+                if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    found[f"{name}.{before}"] = f"{name}.{after}"
+    return found
 
 
 def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:

@@ -377,6 +377,8 @@ class Program:
     def validate(self) -> Tensor:
         """Which validation images each net gets right, (G, N)."""
         validation, result = self.data.validation, []
+        if not self.nets.apart:  # on a CPU the bits are those of the loop
+            self.nets.fold(autocast=self.settings.autocast)
         for pixels, labels in zip(
             validation.pixels.split(self.evaluated), validation.labels.split(self.evaluated), strict=True
         ):
@@ -390,7 +392,7 @@ class Program:
     def _evaluate(self, size: int) -> None:
         inputs = engine.to_input(self._seen[:size])
         with engine.autocast(self.settings, inputs):
-            logits, _ = self.nets(inputs)
+            logits, _ = self.nets(inputs, Pass(folded=not self.nets.apart))
         self._right[:, :size].copy_(logits.float().argmax(dim=2) == self._truth[:size])
 
 

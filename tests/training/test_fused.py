@@ -15,6 +15,7 @@ from fdl.core.method_sources import method_source
 from fdl.core.protocol import DATASETS
 from fdl.methods import registry
 from fdl.methods.losses import feature_distance
+from fdl.models.fused import FusedNets
 from fdl.training import engine, fused
 from fdl.training.augment import augment
 from fdl.training.fused import Program, Run, _alike, distance_weights
@@ -128,6 +129,16 @@ def test_a_bundle_of_two_methods_and_three_seeds_is_six_cells_trained_alone(floa
         "selections": ["sum", "sum3", "own", "sum-small", "last"],
     }
     runs = [run(method, seed, **changes) for seed in (0, 1, 2) for method in ("classical", "fdl")]
+    for one, trained in zip(runs, Program(runs, "cpu", quiet).train(progress=quiet), strict=True):
+        assert_same(trained, by_loop(one))
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
+@pytest.mark.parametrize("statistics", ["moving", "reestimate"])
+def test_on_a_gpu_a_validation_has_batch_norm_in_the_weights_of_this_epoch(float64, monkeypatch, backbone, statistics):
+    monkeypatch.setattr(fused, "FusedNets", lambda nets, inputs, *, apart: FusedNets(nets, inputs))
+    changes = {"backbone": backbone, "bn_statistics": statistics, "evaluate_every": 1, "selections": ["own", "last"]}
+    runs = [run(method, seed, **changes) for seed in (0, 1) for method in ("classical", "fdl")]
     for one, trained in zip(runs, Program(runs, "cpu", quiet).train(progress=quiet), strict=True):
         assert_same(trained, by_loop(one))
 
