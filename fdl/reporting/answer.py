@@ -73,7 +73,7 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     method = compared_method(collected)
     if method is None:
         done = len(collected.of("done"))
-        return f"No comparison: the grid has no method beside another; {done} of {len(collected.cells)} cells done."
+        return f"No comparison: the grid has no method beside another; {done:,} of {len(collected.cells):,} cells done."
     name = f"{method_title(method)} − classical"
     overall = next((claim for claim in verdicts if claim.id == "C1" and claim.verdict is not None), None)
     if overall is not None and overall.estimate is not None:
@@ -85,15 +85,15 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
             part = f" That is not a sample of the grid: only {len(begun)} of {len(nets)} combinations of dataset and "
             part += "backbone have results."
             return (
-                f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)} of test accuracy."
+                f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)}."
                 f"{part if len(begun) < len(nets) else ''}"
             )
         says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
-        return f"{says}: {name} is {gain_text(gain)} of test accuracy."
+        return f"{says}: {name} is {gain_text(gain)}."
     measured = pooled_gain(paired_differences(accuracy, method))
     if measured is None:
         return "No answer yet: no pair of cells is done."
-    text = f"{name} is {gain_text(measured)} of test accuracy over {measured.pairs} pairs"
+    text = f"{name} is {gain_text(measured)} over {measured.pairs:,} pairs"
     if collected.synthetic:
         return f"No answer: the images are synthetic ({text})."
     return f"No verdict, because this preset has no frozen grid: {text}."
@@ -128,10 +128,11 @@ def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
 
 
 def gain_text(gain: Gain) -> str:
-    """`−1.7 points (95 % interval −2.8 to −0.5)`."""
+    """`−1.7 points of test accuracy (95 % interval −2.8 to −0.5)`."""
     if gain.low is None:
-        return f"{signed(gain.mean)} points (too few seeds for an interval)"
-    return f"{signed(gain.mean)} points ({100 * LEVEL:.0f} % interval {signed(gain.low)} to {signed(gain.high or 0)})"
+        return f"{signed(gain.mean)} points of test accuracy (too few seeds for an interval)"
+    interval = f"{100 * LEVEL:.0f} % interval {signed(gain.low)} to {signed(gain.high or 0)}"
+    return f"{signed(gain.mean)} points of test accuracy ({interval})"
 
 
 def first_sentence(text: str) -> tuple[str, str]:

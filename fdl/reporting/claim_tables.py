@@ -17,6 +17,7 @@ _WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on pa
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 HARMS_LESS = "the loss harms less with fewer shots"  # the verdict on C3 where there is no gain
 INCOMPLETE = "incomplete"  # how the reason begins while cells of the frozen grid are missing
+_DECIMALS = {"nats": 3, "correlation": 3}  # by unit; others have two
 Part = dict[str, float | None]  # of a dataset: estimate, low, high
 
 
@@ -75,7 +76,7 @@ class Claim:
         """`CIFAR-10 +0.05 [−0.53, +0.64]; NEU −3.41 [−5.74, −1.08]`, or `–`."""
         texts = []
         for name, part in self.by_dataset.items():
-            interval = f" {interval_text(part['low'], part['high'])}" if part["low"] is not None else ""
+            interval = f" {self.interval(part['low'], part['high'])}" if part["low"] is not None else ""
             texts.append(f"{self.titles[name]} {self.amount(part['estimate'])}{interval}")
         return "; ".join(texts) or "–"
 
@@ -84,23 +85,28 @@ class Claim:
         """`−1.68 [−2.82, −0.54] points`, and what is printed beside it."""
         if self.estimate is None:
             return "–"
-        interval = f" {interval_text(self.low, self.high)}" if self.low is not None else ""
+        interval = f" {self.interval(self.low, self.high)}" if self.low is not None else ""
         beside = f"; {self.beside}" if self.beside else ""
         if self.unit == "ratio":
             return f"ratio {self.amount(self.estimate)}{beside}"
-        return f"{signed(self.estimate)}{interval} {self.unit}{beside}"
+        return f"{self.amount(self.estimate)}{interval} {self.unit}{beside}"
 
     @property
     def summary_text(self) -> str:
-        """`−1.7 [−2.8, −0.5] points`, with the decimals of the answer; other units have two."""
+        """`−1.7 [−2.8, −0.5] points`, with the decimals of the answer; other units have more."""
         if self.estimate is None or self.unit != "points":
             return self.estimate_text.partition(";")[0]
         known = (self.low, self.high) if self.low is not None and self.high is not None else None
         return f"{titles.signed_interval(self.estimate, known)} {self.unit}"
 
     def amount(self, value: float | None) -> str:
-        """Two decimals, of a difference with its sign."""
-        return signed(value).lstrip("+") if self.unit == "ratio" else signed(value)
+        """A number in the claim's unit, of a difference with its sign."""
+        text = signed(value, _DECIMALS.get(self.unit, 2))
+        return text.lstrip("+") if self.unit == "ratio" else text
+
+    def interval(self, low: float | None, high: float | None) -> str:
+        """`[−2.82, −0.54]`, in the claim's unit."""
+        return interval_text(low, high, _DECIMALS.get(self.unit, 2))
 
 
 def _rows(claims: Sequence[Claim]) -> list[list[str]]:
@@ -113,7 +119,7 @@ def _rows(claims: Sequence[Claim]) -> list[list[str]]:
             claim.estimate_text,
             _without_text(claim),
             f"{claim.seeds} to {claim.most_seeds}" if claim.seeds < claim.most_seeds else str(claim.seeds),
-            f"{claim.found} of {claim.cells}",
+            f"{claim.found:,} of {claim.cells:,}",
         ]
         for claim in claims
     ]
@@ -127,14 +133,14 @@ def _without_text(claim: Claim) -> str:
     return f"{claim.amount(low)} ({claim.titles[first]}) to {claim.amount(high)} ({claim.titles[last]})"
 
 
-def interval_text(low: float | None, high: float | None) -> str:
+def interval_text(low: float | None, high: float | None, decimals: int = 2) -> str:
     """`[−2.82, −0.54]`."""
-    return f"[{signed(low)}, {signed(high)}]"
+    return f"[{signed(low, decimals)}, {signed(high, decimals)}]"
 
 
-def signed(value: float | None) -> str:
-    """Two decimals with a true minus sign."""
-    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+def signed(value: float | None, decimals: int = 2) -> str:
+    """With a true minus sign."""
+    return "–" if value is None else f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 def as_written(claim: Claim) -> dict[str, Any]:

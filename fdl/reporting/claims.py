@@ -324,11 +324,11 @@ def _activity(rules: Rules, frozen: Frozen, quantity: Quantity) -> tuple[str, st
     """C7 has no interval: every cell counts."""
     inactive = Counter(bundle for (bundle, _), ratio in quantity.values.items() if rules.inactive(ratio))
     if not inactive:
-        return "supported", f"{rules.active_text} in all {len(quantity.values)} pairs"
+        return "supported", f"{rules.active_text} in all {len(quantity.values):,} pairs"
     asked, count = Counter(bundle for bundle, _ in quantity.values), inactive.total()
     named = [f"{_setting(frozen, bundle)} ({seeds} of {asked[bundle]} seeds)" for bundle, seeds in inactive.items()]
     verdict = "contradicted" if count == len(quantity.values) else "undecided"
-    return verdict, f"loss inactive in {count} of {len(quantity.values)} pairs: {_some(named)}"
+    return verdict, f"loss inactive in {count:,} of {len(quantity.values):,} pairs: {_some(named)}"
 
 
 def _setting(frozen: Frozen, bundle: Bundle) -> str:

@@ -301,7 +301,7 @@ def _remarks(results: Results, *first: str) -> list[str]:
     remarks += [f"{facts.title}: {'; '.join(facts.notes)}." for facts in collected.datasets.values() if facts.notes]
     without = len(collected.cells) - len(collected.of("done"))
     if without:
-        remarks.append(f"–: no value. Partial: {without} of {len(collected.cells)} cells have none.")
+        remarks.append(f"–: no value. Partial: {without:,} of {len(collected.cells):,} cells have none.")
     return remarks
 
 

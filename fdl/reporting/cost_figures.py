@@ -69,7 +69,7 @@ def seconds_per_cell_caption(results: Results) -> str:
     return caption(
         results.collected,
         "Seconds of a cell (one ensemble trained, evaluated and mapped), logarithmic axis; marks: median over shots "
-        f"and seeds, lines: minimum to maximum; n = {n} cells on {devices}. Times of different devices or loads of a "
+        f"and seeds, lines: minimum to maximum; n = {n:,} cells on {devices}. Times of different devices or loads of a "
         "machine are not comparable.",
     )
 

@@ -97,7 +97,7 @@ def _line(results: Results, costs: Costs) -> Line:
 
 def _failed(results: Results) -> list[str]:
     without = len(results.collected.cells) - len(results.collected.of("done"))
-    return [f"Partial: {without} of {len(results.collected.cells)} cells have no result."] if without else []
+    return [f"Partial: {without:,} of {len(results.collected.cells):,} cells have no result."] if without else []
 
 
 ENTRIES = [

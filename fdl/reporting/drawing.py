@@ -202,7 +202,7 @@ def notice(collected: Collected) -> str:
     parts = [SYNTHETIC] if collected.synthetic else []
     without = len(collected.cells) - len(collected.of("done"))
     if without:
-        parts.append(f"Partial: {without} of {len(collected.cells)} cells have no value.")
+        parts.append(f"Partial: {without:,} of {len(collected.cells):,} cells have no value.")
     return "\n".join(parts)
 
 

@@ -82,7 +82,7 @@ def forest_caption(results: Results) -> str:
     return caption(
         results.collected,
         f"{method_title(method)} minus classical: test accuracy of the soft vote, mean over all numbers of images per "
-        f"class and all seeds; {last.pairs} pairs, each of the same images, initial weights and batches. Lines: "
+        f"class and all seeds; {last.pairs:,} pairs, each of the same images, initial weights and batches. Lines: "
         f"{100 * LEVEL:.0f} % intervals, {which}; none is drawn below three seeds. Shaded: ± {MARGIN:g} points. "
         f"All together: {gain_text(last)}.",
     )

@@ -327,7 +327,7 @@ def diversity_and_gain_caption(results: Results) -> str:
         results.collected,
         "Test accuracy of the soft vote over the share of test images on which two members predict different classes "
         "(mean over pairs of members), both minus those of the classical ensemble of the same seed; a mark per pair of "
-        f"cells, all numbers of shots, n = {n}. Worse members disagree more, so neither a "
+        f"cells, all numbers of shots, n = {n:,}. Worse members disagree more, so neither a "
         "falling nor a rising cloud proves anything about diversity; claim C5 compares what members predict.",
     )
 

@@ -218,12 +218,12 @@ def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
     above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]
     n, total = len(above), len(collected.cells)
     if not above:
-        return f"None of {total} cells has a value."
+        return f"None of {total:,} cells has a value."
     datasets, seeds = ([getattr(cell, name) for cell in accuracy] for name in ("dataset", "seed"))
     low, high = map(float, jackknife(weighted_mean, np.array(above)[:, None], datasets, seeds).interval())
     enough = isfinite(low) and len(set(seeds)) >= SEEDS_FOR_INTERVAL
     interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
     return (
         f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance, "
-        f"all methods together ({interval * enough}n = {n} of {total} cells)."
+        f"all methods together ({interval * enough}n = {n:,} of {total:,} cells)."
     )

@@ -141,7 +141,7 @@ def _about(results: Results, details: Details) -> list[str]:
     return [
         PAPER,
         f"preset {results.params.preset}",
-        f"{len(results.collected.of('done'))} of {len(states)} ensembles trained",
+        f"{len(results.collected.of('done')):,} of {len(states):,} ensembles trained",
         f"trained with commit {', '.join(commit[:7] for commit in code.split(', '))}",
         f"on {machine}, {_all_of(details, 'provenance.precision')}",
     ]
@@ -179,8 +179,8 @@ def _counts(results: Results) -> str:
     """How many cells there are of each status."""
     states = results.collected.cells
     counts = [(status, sum(state.status == status for state in states)) for status in _STATUSES]
-    named = ", ".join(f"{count} {status}" for status, count in counts if count)
-    return f"{len(states)} cells: {named}."
+    named = ", ".join(f"{count:,} {status}" for status, count in counts if count)
+    return f"{len(states):,} cells: {named}."
 
 
 _STATUSES = ("done", "failed", "missing", "stale", "damaged")

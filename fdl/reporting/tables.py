@@ -265,11 +265,11 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
     if failed:
         named = "; ".join(f"{state.cell.key}, epoch {state.epoch} ({state.reason})" for state in failed[:_NAMED])
         more = f"; and {len(failed) - _NAMED} more in cells.json" if len(failed) > _NAMED else ""
-        remarks.append(f"†: {len(failed)} of {len(collected.cells)} cells diverged and have no value: {named}{more}.")
-    if collected.left_out:
         remarks.append(
-            f"–: no record. {len(collected.left_out)} of {len(collected.cells)} cells are left out: partial results."
+            f"†: {len(failed):,} of {len(collected.cells):,} cells diverged and have no value: {named}{more}."
         )
+    if missing := len(collected.left_out):
+        remarks.append(f"–: no record. {missing:,} of {len(collected.cells):,} cells are left out: partial results.")
     if failed or collected.left_out:
         remarks.append("n: seeds with a value, where the grid has more.")
     if any(not entry.expected for row in rows for entry in row.entries.values()):

@@ -253,7 +253,7 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
     if parts[0].startswith(f"{total} missing") and (published := _published(params)):
         return f"{layout.results_folder(params)}: no records yet; {published}"
     return (
-        f"{layout.results_folder(params)}: {len(unusable)} of {total} records cannot be used: {', '.join(parts)}; "
+        f"{layout.results_folder(params)}: {len(unusable):,} of {total:,} records cannot be used: {', '.join(parts)}; "
         f"{again}`python -m fdl run --preset {params.preset}` trains just these{without}"
     )
 

@@ -39,14 +39,16 @@ def test_without_a_frozen_grid_the_answer_is_the_difference_and_no_verdict(proje
     results = results_of(small_grid(source="local", seeds=[0, 1, 2]), 3.0)
     # Differences 2.9, 3.0, 3.1: s = 0.1, t(0.975, 2) = 4.303, half width 0.25.
     assert answer(results.collected, results.accuracy, []) == (
-        "No verdict, because this preset has no frozen grid: FDL − classical is +3.0 points (95 % interval +2.8 to "
-        "+3.2) of test accuracy over 6 pairs."
+        "No verdict, because this preset has no frozen grid: FDL − classical is +3.0 points of test accuracy (95 % "
+        "interval +2.8 to +3.2) over 6 pairs."
     )
 
 
 def test_two_seeds_give_no_interval(project: Path) -> None:
     results = results_of(small_grid(source="local"), 3.0)
-    assert "points (too few seeds for an interval) of" in answer(results.collected, results.accuracy, [])
+    assert "points of test accuracy (too few seeds for an interval) over" in answer(
+        results.collected, results.accuracy, []
+    )
 
 
 def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:

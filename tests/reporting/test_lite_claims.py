@@ -7,6 +7,7 @@ rules 1 do not change any more.
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_rules_2_on_the_same_records(lite: Params) -> None:
     assert summary(by_rules(lite, 2)) == json.loads(GOLDEN.read_text())
 
 
+def test_the_page_lists_points_with_the_decimals_of_its_answer(lite: Params) -> None:
+    shown = {claim.id: claim.summary_text for claim in evaluate(lite)}
+    assert "−1.7 points of test accuracy (95 % interval −2.8 to −0.5)" in headline(lite)
+    assert shown["C1"] == "−1.7 [−2.8, −0.5] points"
+    assert shown["C4"] == "−0.06 [−0.08, −0.03] cosine similarity"
+    assert shown["C7"] == "ratio 0.43"
+
+
+def test_small_units_have_a_third_decimal(lite: Params) -> None:
+    """Else an interval that excludes zero may read as if it did not."""
+    c5b = next(claim for claim in by_rules(lite, 2) if claim.id == "C5b")
+    known = replace(c5b, unit="nats", estimate=0.0029, low=0.0006, high=0.0052, by_dataset={})
+    assert known.summary_text == "+0.003 [+0.001, +0.005] nats"
+
+
 if __name__ == "__main__":
     import os
     import tempfile
@@ -108,11 +124,3 @@ if __name__ == "__main__":
         os.chdir(folder)
         content = summary(by_rules(collected(), 2))
     GOLDEN.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def test_the_page_lists_points_with_the_decimals_of_its_answer(lite: Params) -> None:
-    shown = {claim.id: claim.summary_text for claim in evaluate(lite)}
-    assert "−1.7 points (95 % interval −2.8 to −0.5)" in headline(lite)
-    assert shown["C1"] == "−1.7 [−2.8, −0.5] points"
-    assert shown["C4"] == "−0.06 [−0.08, −0.03] cosine similarity"
-    assert shown["C7"] == "ratio 0.43"

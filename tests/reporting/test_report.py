@@ -129,7 +129,7 @@ def test_headline_numbers_are_those_worked_out_by_hand(project: Path) -> None:
     )
     assert (
         "Does the feature distance loss help? No answer: the images are synthetic (FDL − classical is 0.0 points "
-        "(too few seeds for an interval) of test accuracy over 4 pairs)." in text.splitlines()
+        "of test accuracy (too few seeds for an interval) over 4 pairs)." in text.splitlines()
     )
     assert text.splitlines()[-1] == "Report: reports/demo/index.html"
     (row,) = [line for line in text.splitlines() if line.startswith("NEU")]
