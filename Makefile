@@ -63,9 +63,11 @@ format: $(READY)
 	python -m fdl.reporting.documentation docs/report.md
 
 PORT ?= 5000
+# The warning is about MLflow's own code, and each of its processes gives it.
 ui: $(READY)
 	@python -m fdl.tracking.links http://127.0.0.1:$(PORT) sqlite:///mlflow.db
-	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+	PYTHONWARNINGS='ignore:starlette.middleware.wsgi' MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+		mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 docs: $(READY)
 	uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
