@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fdl.core.randomness import Key
+    from fdl.training.fused import Run
     from fdl.training.state import CellSettings, Images
 
 SCHEMA_VERSION = 2
@@ -232,84 +233,109 @@ def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
     )
 
 
+@dataclass(frozen=True)
+class _Stopwatch:
+    """Measures what an image takes."""
+
+    device: str
+    threads: int
+    seconds: float  # for one network
+
+    def per_image(self, work: Callable[[], object], images: int, share: float) -> float:
+        """Seconds of one thread per image, of work on so many images, repeated for a share of the time."""
+        work()  # memory is taken and kernels are made
+        end, start, times = time.monotonic() + share * self.seconds, self._clock(), 0
+        while times == 0 or time.monotonic() < end:
+            work()
+            times += 1
+        return (self._clock() - start) / times / images
+
+    def _clock(self) -> float:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time() / self.threads
+
+
 def _measure(params: Params, shape: Shape, together: int, device: str, seconds: float, *, on_gpu: bool) -> Pace:
     """The paces of one network, by the functions that the engine calls, or the program of several ensembles."""
-    import torch
-
     from fdl.evaluation.cam import grad_cam
     from fdl.training import engine
     from fdl.training.adam import Adam
-    from fdl.training.cuda_graph import WARM_UP
+    from fdl.training.fused import Run
+    from fdl.training.state import CellData
+
+    watch, settings = _Stopwatch(device, params.threads, seconds), _settings(params, shape, device)
+    nets = engine.build_members(settings, shape.classes, device)
+    adam, batch = Adam(nets, 1e-4), _random_images(shape, params.batch_size, device)
+    many = _random_images(shape, _at_once(shape), device)
+
+    def loop() -> None:
+        engine.train_epoch(settings, batch, nets, adam, 0)
+
+    evaluated: float | None = None
+    if together > 1:
+        ensemble = replace(settings, members=params.members)
+        data = CellData(batch, many, batch, batch.labels[:1], shape.classes)
+        trained, evaluated = _program_pace([Run(ensemble, data)] * together, watch, on_gpu=on_gpu)
+        tuned = _tuned(ensemble, nets, batch, watch) if on_gpu else watch.per_image(loop, len(batch), 0.1)
+    else:
+        trained = tuned = watch.per_image(loop, len(batch), 0.5)
+    for net in nets:
+        net.eval()
+    inputs = engine.to_input(many.pixels)
+    if evaluated is None:
+        evaluated = watch.per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
+    mapped = watch.per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
+    return Pace(trained, evaluated, mapped, tuned, measured=True)
+
+
+def _settings(params: Params, shape: Shape, device: str) -> "CellSettings":
+    """Of classical nets. FDL's take about as long, for the distance is computed for the history anyway."""
     from fdl.training.device import autocast_bfloat16
-    from fdl.training.fused import Program, Run
-    from fdl.training.state import CellData, CellSettings, Images
+    from fdl.training.state import CellSettings
 
-    def clock() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time() / params.threads
-
-    settings = CellSettings(
+    return CellSettings(
         backbone=shape.backbone, dataset=shape.dataset, method="classical", method_params={}, seed=0, members=1,
         image_size=shape.image_size, width=shape.width, epochs=1, batch_size=params.batch_size,
         learning_rate=1e-4, augment=params.augment, selections=["last"], evaluate_every=None,
         bn_statistics=params.bn_statistics, autocast=autocast_bfloat16(params.precision, device),
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-
-    def images(number: int) -> Images:
-        pixels = torch.randint(0, 256, (number, 3, shape.image_size, shape.image_size), generator=generator)
-        labels = torch.arange(number) % shape.classes
-        return Images(pixels.to(torch.uint8).to(device), labels.to(device))
-
-    nets = engine.build_members(settings, shape.classes, device)
-    adam, batch, many = Adam(nets, 1e-4), images(params.batch_size), images(_at_once(shape))
-
-    def per_image(work: Callable[[], object], number: int, share: float) -> float:
-        work()  # memory is taken and kernels are made
-        end, start, times = time.monotonic() + share * seconds, clock(), 0
-        while times == 0 or time.monotonic() < end:
-            work()
-            times += 1
-        return (clock() - start) / times / number
-
-    def loop() -> None:
-        engine.train_epoch(settings, batch, nets, adam, 0)
-
-    ensemble = replace(settings, members=params.members)
-    evaluated: float | None = None
-    if together > 1:
-        # Classical ones: FDL's takes about as long, for the distance is computed for the history anyway.
-        data = CellData(batch, many, batch, batch.labels[:1], shape.classes)
-        program = Program([Run(ensemble, data)] * together, device)
-        with program.stream():
-            for _ in range(WARM_UP * on_gpu):  # then its step is captured
-                program.train_epoch(0)
-            trained = per_image(lambda: program.train_epoch(0), len(batch) * _nets(params, together), 0.4)
-            if on_gpu:
-                with torch.no_grad():
-                    evaluated = per_image(program.validate, len(many) * _nets(params, together), 0.15)
-        del program
-        tuned = _tuned(ensemble, nets, batch, device, per_image) if on_gpu else per_image(loop, len(batch), 0.1)
-    else:
-        trained = tuned = per_image(loop, len(batch), 0.5)
-    for net in nets:
-        net.eval()
-    inputs = engine.to_input(many.pixels)
-    if evaluated is None:
-        evaluated = per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
-    mapped = per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
-    return Pace(trained, evaluated, mapped, tuned, measured=True)
 
 
-def _tuned(
-    settings: "CellSettings",
-    nets: "Sequence[nn.Module]",
-    batch: "Images",
-    device: str,
-    per_image: Callable[[Callable[[], object], int, float], float],
-) -> float:
+def _random_images(shape: Shape, number: int, device: str) -> "Images":
+    import torch
+
+    from fdl.training.state import Images
+
+    size = (number, 3, shape.image_size, shape.image_size)
+    pixels = torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0))
+    return Images(pixels.to(torch.uint8).to(device), (torch.arange(number) % shape.classes).to(device))
+
+
+def _program_pace(runs: "Sequence[Run]", watch: _Stopwatch, *, on_gpu: bool) -> tuple[float, float | None]:
+    """Training and, on a GPU, validation of several ensembles in one program."""
+    import torch
+
+    from fdl.training.cuda_graph import WARM_UP
+    from fdl.training.fused import Program
+
+    nets, data = len(runs) * runs[0].settings.members, runs[0].data
+    program = Program(runs, watch.device)
+    evaluated = None
+    with program.stream():
+        for _ in range(WARM_UP * on_gpu):  # then its step is captured
+            program.train_epoch(0)
+        trained = watch.per_image(lambda: program.train_epoch(0), len(data.train) * nets, 0.4)
+        if on_gpu:
+            with torch.no_grad():
+                evaluated = watch.per_image(program.validate, len(data.validation) * nets, 0.15)
+    return trained, evaluated
+
+
+def _tuned(settings: "CellSettings", nets: "Sequence[nn.Module]", batch: "Images", watch: _Stopwatch) -> float:
     """The pace at which a GPU trains the members of one ensemble with a head, which itself takes next to nothing."""
     import torch
     from torch.nn import functional
@@ -320,10 +346,10 @@ def _tuned(
     from fdl.training.fused_heads import FusedMembers, ReplayedSteps
 
     members = cast(list[Member], [*nets] * settings.members)
-    inputs, key = to_input(batch.pixels), torch.zeros((), dtype=torch.int64, device=device)
-    with own_stream(device):
+    inputs, key = to_input(batch.pixels), torch.zeros((), dtype=torch.int64, device=watch.device)
+    with own_stream(watch.device):
         fused = FusedMembers(members, settings, len(batch), print)
-        steps = ReplayedSteps([fused], 1e-4, device, print)
+        steps = ReplayedSteps([fused], 1e-4, watch.device, print)
 
         def gradients(inputs: "Tensor", labels: "Tensor", key: "Key") -> None:
             with autocast(settings, inputs):
@@ -335,4 +361,4 @@ def _tuned(
 
         for _ in range(WARM_UP):
             step()
-        return per_image(step, len(batch) * settings.members, 0.1)
+        return watch.per_image(step, len(batch) * settings.members, 0.1)
