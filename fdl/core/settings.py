@@ -124,7 +124,8 @@ def _explain(error: ValidationError) -> str:
         needed = [name for name, about in OwnDataset.model_fields.items() if about.is_required()]
         return f"{key}: missing; your own images need {', '.join(needed)}"
     if first["type"] == "missing":
-        return f"{key or '.'.join(loc)}: missing; every setting must be in the file"
+        where = "every setting must be in the file (one with a few settings is for --configfile)"
+        return f"{key or '.'.join(loc)}: missing; {where}"
     if first["type"] == "extra_forbidden":
         return f"{'.'.join(part for part in loc[:-1] if part in names or part.isdigit())}: unknown key {loc[-1]!r}"
     message = one_line(first["msg"].removeprefix("Value error, "))

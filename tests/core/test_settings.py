@@ -323,7 +323,10 @@ def test_what_is_wrong_is_said_in_one_line(case):
         ("", "must be a mapping"),
         ("preset: nope\npresets: {demo: {}}", "preset: unknown 'nope'"),
         ("preset: demo\npresets: 3", "presets: must be a mapping"),
-        ("preset: demo\npresets: {demo: {}}", "missing; every setting must be in the file"),
+        (
+            "preset: demo\npresets: {demo: {}}",
+            "missing; every setting must be in the file (one with a few settings is for --configfile)",
+        ),
         ("a: *b", "not valid YAML"),
         ("\x00", "not valid YAML"),
     ],
