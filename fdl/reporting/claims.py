@@ -301,7 +301,7 @@ def _some(names: Sequence[str]) -> str:
 def _reason(claim: Claim, verdict: str) -> str:
     """What the verdict rests on."""
     side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
-    family = f", adjusted p = {claim.p:.3f}" if claim.id in ("C2", *_PAIRS) else ""
+    family = f", adjusted p {_p_text(claim.p)}" if claim.id in ("C2", *_PAIRS) else ""
     equivalent = (
         f"90 % interval {interval_text(claim.low_equivalence, claim.high_equivalence)} inside ± {MARGIN:g} points"
     )
@@ -309,7 +309,7 @@ def _reason(claim: Claim, verdict: str) -> str:
         inside = f", the {equivalent}" if "," in verdict else ""
         return f"{_LEVEL} interval {side} 0{inside}{family}"
     if verdict == "equivalent":
-        adjusted = f", adjusted p of equivalence = {claim.p_equivalence:.3f}" if claim.id == "C2" else ""
+        adjusted = f", adjusted p of equivalence {_p_text(claim.p_equivalence)}" if claim.id == "C2" else ""
         return equivalent + adjusted
     if claim.unit != "points":
         holds = claim.low is not None and claim.high is not None and claim.low <= 0 <= claim.high
@@ -318,6 +318,10 @@ def _reason(claim: Claim, verdict: str) -> str:
         return f"neither a difference nor equivalence{family}"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
     return f"neither a difference nor equivalence; were the difference 0, equivalence would take {needed} seeds"
+
+
+def _p_text(p: float | None) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else f"= {p:.3f}"
 
 
 def _activity(rules: Rules, frozen: Frozen, quantity: Quantity) -> tuple[str, str]:
