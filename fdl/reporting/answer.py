@@ -16,7 +16,7 @@ from fdl.reporting.drawing import net_title
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
 from fdl.results.collect import Collected
 
-AT_CHANCE = 2.0  # points: an ensemble less far above chance has learned nothing (docs/faq.md)
+AT_CHANCE = 2.0  # points: an ensemble less far above chance has learned next to nothing (docs/faq.md)
 _SAYS = {
     "supported": "Yes, on this grid",
     "contradicted": "No, on this grid",
@@ -100,7 +100,7 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
 
 
 def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
-    """Which settings are no better than guessing without the loss, and what to try; empty where there is none.
+    """Which settings are hardly better than guessing without the loss, and what to try; empty where there is none.
 
     Args:
         collected: the grid.
@@ -121,9 +121,10 @@ def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
     if not named:
         return ""
     return (
-        f"Some classical ensembles do no better than guessing: {'; '.join(named)}. They have learned nothing, so no "
-        "comparison there says anything about the loss, and more seeds do not help. Try more epochs, the whole width, "
-        "larger images, more images per class, or an easier division of the images (docs/faq.md)."
+        f"Some classical ensembles are less than {AT_CHANCE:g} points better than guessing: {'; '.join(named)}. They "
+        "have learned next to nothing, so a comparison there says little about the loss, and more seeds do not help. "
+        "Try more epochs, the whole width, larger images, more images per class, or an easier division of the images "
+        "(docs/faq.md)."
     )
 
 

@@ -64,7 +64,8 @@ def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:
     # Of the classical ensembles only VGG's with 3 images are less than 2 points above chance; FDL's decide nothing.
     advice = at_chance(results.collected, results.accuracy)
     assert advice.startswith(
-        "Some classical ensembles do no better than guessing: NEU · VGG with 3 per class (17.7 %, chance 16.7 %). "
+        "Some classical ensembles are less than 2 points better than guessing: NEU · VGG with 3 per class (17.7 %, "
+        "chance 16.7 %). "
     )
     assert "more epochs" in advice
     assert advice in headline(params).splitlines()
