@@ -2,9 +2,9 @@
 
 Run this first wherever there is a GPU for a short time. Every item is a process of its own with a time limit; each
 number is written to `gpu.jsonl` when it is known, and no failure ends the rest. In the order of what must be known
-first: is it right (gradients, CUDA graphs, a restart, memory that ends), does the largest fit, which form of the
-convolutions is the fastest, and how fast is it. It ends with a page of findings, `gpu.md`. Called again, it goes on
-with what is not measured; `--again` begins anew, `--page` only writes the page.
+first: is it right (gradients, evaluations, CUDA graphs, a restart, memory that ends), does the largest fit, which form
+of the convolutions is the fastest, and how fast is it. It ends with a page of findings, `gpu.md`. Called again, it
+goes on with what is not measured; `--again` begins anew, `--page` only writes the page.
 
 It needs torch, numpy and tqdm. With pydantic, pydantic_core, annotated-types, typing-inspection and PyYAML, which can
 travel as wheels, it also parts a program that does not fit, and forecasts the preset `paper`; without them that

@@ -20,6 +20,7 @@ from benchmarks.timing import machine
 from fdl.core.protocol import DATASETS
 from fdl.models import Member, build
 from fdl.models.convolutions import BACK_ENDS
+from fdl.models.fused import Pass
 from fdl.training import convolution_choice, engine
 from fdl.training import heads as training_heads
 from fdl.training.cuda_graph import WARM_UP, own_stream
@@ -238,6 +239,29 @@ def _moved(data: CellData, device: str) -> CellData:
         Images(part.pixels.to(device), part.labels.to(device)) for part in (data.train, data.validation, data.test)
     )
     return CellData(train, validation, test, data.small.to(device), data.num_classes)
+
+
+def evaluation(scale: Scale, known: set[str], note: Note) -> None:
+    """Logits with batch norm in the weights, against those of the same nets one by one in float64 on the CPU."""
+    for backbone in BACKBONES:
+        for precision in ("float32", "tf32", "bfloat16"):
+            set_precision(precision)
+            made = runs(scale, backbone, "cifar10", train=20, width=scale.of(0.125, 0.0625))
+            made = [replace(run, settings=replace(run.settings, autocast=precision == "bfloat16")) for run in made]
+            trained, pixels = program(made, scale), made[0].data.validation.pixels
+            with trained.stream():
+                trained.train_epoch(0)
+                trained.nets.fold(autocast=made[0].settings.autocast)
+                inputs = engine.to_input(pixels)
+                with torch.no_grad(), engine.autocast(made[0].settings, inputs):
+                    logits = trained.nets(inputs, Pass(folded=True))[0].float()
+            member = engine.build_members(made[0].settings, made[0].data.num_classes, "cpu")[0].double().eval()
+            errors = []
+            for number, own in enumerate(logits):
+                member.load_state_dict({name: value.cpu() for name, value in trained.nets.state(number).items()})
+                with torch.no_grad():
+                    errors.append(apart(own, member(engine.to_input(pixels.cpu()).double())[0]))
+            note(f"{backbone}, {precision}", median=sorted(errors)[len(errors) // 2], worst=max(errors))
 
 
 def graphs(scale: Scale, known: set[str], note: Note) -> None:
@@ -621,6 +645,7 @@ def _speeds() -> Iterable[tuple[str, Item]]:
 ITEMS: dict[str, Item] = {
     "versions": Item(versions, 60),
     "gradients": Item(gradients, 45),
+    "evaluation": Item(evaluation, 45),
     "graphs": Item(graphs, 60),
     "resume": Item(resume, 45),
     "heads agree": Item(heads_agree, 30),

@@ -8,7 +8,7 @@ from typing import Any
 
 Finding = dict[str, Any]
 Cases = dict[str, dict[str, Any]]
-# Error of a net's gradient, relative to its norm, that rounding explains.
+# Error of a net's gradient or logits, relative to their norm, that rounding explains.
 ROUNDING = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1}
 HEADS_ERROR = 1e-3  # the same of a trained head's logits, in float32
 SIZES, BACKBONES = (32, 84, 200), ("alexnet", "vgg", "resnet")
@@ -56,10 +56,11 @@ def _head(versions: Cases, peaks: Cases) -> list[str]:
 
 def _checks(cases: defaultdict[str, Cases]) -> list[str]:
     rows = []
-    for case, numbers in cases["gradients"].items():
-        limit = ROUNDING[case.rpartition(", ")[2]]
-        said = f"error {numbers['median']:.1e} (median net), {numbers['worst']:.1e} (worst)"
-        rows.append((f"gradient of a first step: {case}", numbers["median"] <= limit, said))
+    for item, what in (("gradients", "gradient of a first step"), ("evaluation", "logits of an evaluation")):
+        for case, numbers in cases[item].items():
+            limit = ROUNDING[case.rpartition(", ")[2]]
+            said = f"error {numbers['median']:.1e} (median net), {numbers['worst']:.1e} (worst)"
+            rows.append((f"{what}: {case}", numbers["median"] <= limit, said))
     for case, numbers in cases["graphs"].items():
         said = f"{numbers['captured']} graphs; from eager steps {numbers['from_eager']:.1e}"
         said += ", the same bits" if numbers["same_bits_as_eager"] else ""

@@ -41,8 +41,7 @@ def head_settings(params: Params, cell: Cell) -> HeadSettings | None:
     """
     protocol = params.protocol(cell.dataset)
     heads = list(protocol.heads) if params.heads is None else params.heads
-    training = params.training_settings(cell)
-    if not heads or training["members"] == 1:
+    if not heads or params.members_of(cell) == 1:
         return None
     backbone = params.backbone_protocol(cell)
     rate, augment = params.head_learning_rate, params.head_augment

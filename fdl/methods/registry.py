@@ -6,7 +6,8 @@ cross-entropies. Its keyword parameters come from the settings (`fdl/core/method
 Your own needs no line here: write a function of the same form in a module of the project folder and
 name it in params.yaml, `methods: [classical, mymodule:function]`. It gets `cosine_weight` and
 `gaussian_weight` of the cell if it asks for them, and the values of `method_params`. Its cells are
-trained again when the function changes, or what it uses of its own module; not when other modules do.
+trained again when the function changes, or anything that it uses: in its own module, in `fdl`, or in
+other modules of the project folder.
 """
 
 from collections.abc import Callable, Sequence

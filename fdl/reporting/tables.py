@@ -23,7 +23,7 @@ from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting import entries
 from fdl.reporting.entries import Named
-from fdl.reporting.results import Results
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results
 from fdl.results.collect import CellState, Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -67,8 +67,8 @@ class Value:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of a difference over the seeds, see `t_interval`; None of a score."""
-        return t_interval(self.mean, self.std, self.n) if self.difference else None
+        """The 95 % t interval of a difference over the seeds, see `t_interval`; None of a score or of few seeds."""
+        return t_interval(self.mean, self.std, self.n) if self.difference and self.n >= SEEDS_FOR_INTERVAL else None
 
     @property
     def text(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 from fdl.core.settings import Cell, Params, load
 from fdl.reporting import pages
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text
-from fdl.reporting.tables import Column, Table, results_table
+from fdl.reporting.tables import Column, Table, Value, results_table
 from fdl.results.collect import CellState, Collected, DatasetFacts
 from tests.reporting.fabricate import PARAMS_FILE, facts_of_all, small_grid
 
@@ -111,11 +111,12 @@ def test_small_table_is_written_as_before(ending: str) -> None:
 
 
 def test_numbers_are_those_worked_out_by_hand() -> None:
-    # 3 shots: (40, 44) → 42 ± √8; (45, 47) → 46 ± √2; differences 5 and 3, the interval's half width
-    # t(0.975, 1) · √2 / √2 = 12.706. 5 shots: seed 0 of FDL diverged.
+    # 3 shots: (40, 44) → 42 ± √8; (45, 47) → 46 ± √2; differences 5 and 3. 5 shots: seed 0 of FDL diverged.
     scores = ["42.0 ± 2.8", "46.0 ± 1.4"]
-    assert texts(small_table()) == [*scores, "+4.0 [−8.7, +16.7]", "50.0 ± 0.0", "56.0 (n=1)†", "+6.0 (n=1)"]
+    assert texts(small_table()) == [*scores, "+4.0", "50.0 ± 0.0", "56.0 (n=1)†", "+6.0 (n=1)"]
     assert small_table().rows[0].entries[Column(3, "fdl", difference=True)].brief == "+4.0"
+    # Three seeds with differences 3, 4 and 5: half width t(0.975, 2) · 1 / √3 = 4.303 / 1.732 = 2.48.
+    assert Value(4.0, 1.0, 3, 3, difference=True).text == "+4.0 [+1.5, +6.5]"
     (row,) = small_table().rows
     assert row.chance == pytest.approx(100 / 6)
 
@@ -250,7 +251,7 @@ def test_values_of_a_plug_in_stand_beside_their_own_difference() -> None:
     )
     table = results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
     assert [column.heading for column in table.columns] == ["classical", "FDL", "Δ", "mine", "Δ"]
-    assert texts(table)[-2:] == ["31.0 ± 1.4", "−11.0 [−23.7, +1.7]"]
+    assert texts(table)[-2:] == ["31.0 ± 1.4", "−11.0"]
 
 
 if __name__ == "__main__":
