@@ -1,12 +1,17 @@
-"""Trains several runs of a bundle as one network: on a GPU all that can be, on a CPU those of a seed with narrow nets.
+"""Programs: several ensembles of a bundle trained as one network.
 
-Runs whose methods differ only in the weights of the distance loss's two terms share a program. Their
-members are one `FusedNets`, the loss is the sum of the runs' losses, one Adam updates one flat buffer. No
-two nets touch, so every run has the numbers of the loop (`fdl.training.engine`) up to rounding. A step is a
-function of tensors at fixed places, which CUDA captures once and replays; numbers leave the device once per
-epoch.
+A run is the training of one ensemble. Runs that differ only in their seed, and in the weights that their methods give
+to the two terms of the distance loss, can share a program (`fdl.training.together`): on a GPU as many as fit into its
+memory, on a CPU those of one seed if their nets are narrow. The members of all runs form one `FusedNets`, the loss is
+the sum of the runs' losses, and one Adam updates one flat buffer. No net's result depends on another run's nets, so
+every run has the numbers of the loop, the plain training loop of `fdl.training.engine`, up to rounding. On a GPU a
+step is captured as a CUDA graph and replayed: it reads and writes tensors that stay at the same addresses, and results
+are copied to the host once per epoch.
 
-So far this has run on CPUs only: what a GPU makes of it (graphs, memory, speed) has not been tried.
+So far this has run on CPUs only. CUDA graphs, memory and speed on a GPU have not been tested.
+
+Letters in the shapes: R runs, M members per run, G = R · M nets, S sources (different streams of training images),
+B images, K classes.
 """
 
 import time
@@ -39,14 +44,17 @@ from fdl.training.state import EVALUATION_BATCH, CellData, CellSettings, Diverge
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One ensemble to train; its images are on the device."""
+    """One ensemble to train, with its images on the device."""
 
     settings: CellSettings
     data: CellData
 
 
 def distance_weights(settings: CellSettings) -> tuple[float, float] | None:
-    """Weights of the cosine and of the Gaussian term; None where the method does not say that it is these terms."""
+    """Weights of the cosine and of the Gaussian term; None if the method is not declared to consist of these terms.
+
+    The declarations are in `fdl.core.fused_methods`.
+    """
     terms = distance_terms(settings.method)
     if terms is None:
         return None
@@ -55,23 +63,24 @@ def distance_weights(settings: CellSettings) -> tuple[float, float] | None:
 
 
 class Program:
-    """Several runs in training, as one network.
+    """Several runs in training as one network.
 
     Args:
-        runs: alike but for seed and method, those of a seed side by side (`fdl.training.together`).
-        device: "cpu" or "cuda"; of their images.
-        say: takes a line for the log.
+        runs: equal in everything but seed and method; those of the same seed are neighbours.
+        device: "cpu" or "cuda", where their images are.
+        say: takes lines for the log.
     """
 
     def __init__(self, runs: Sequence[Run], device: str, say: Say = print) -> None:
-        # A graph that fails says so; the others fail alike, and one line is enough.
+        # If the capture of CUDA graphs fails, every graph reports the same error; `cache` lets each line through once.
         self.runs, self.device, self.say = list(runs), device, cache(say)
         self.settings, self.data = runs[0].settings, runs[0].data
         self.members = self.settings.members
         by_seed: dict[int, list[Run]] = {}
         for run in runs:
             by_seed.setdefault(run.settings.seed, []).append(run)
-        # Runs of a seed see the same images: in the first layer these stand once, not once per run.
+        # Runs of the same seed train on the same images, so these are the input of the first layer only once. That
+        # needs the same number of runs for every seed; otherwise each run is a source of its own.
         even = len({len(alike) for alike in by_seed.values()}) == 1
         self.sources = [alike[0] for alike in by_seed.values()] if even else self.runs
         built = {seed: self._initial_members(alike[0]) for seed, alike in by_seed.items()}
@@ -85,8 +94,8 @@ class Program:
             for run, result in zip(runs, self.results, strict=True)
         ]
         self.failures: dict[int, Diverged] = {}
-        self.epoch = -1  # the last that is finished
-        self.seconds = 0.0  # that all epochs took, those before a restart included
+        self.epoch = -1  # the last finished epoch, 0-based
+        self.seconds = 0.0  # time spent on all finished epochs, including those before a restart
         self._place_images()
         self._place_losses()
         self.replays = Replays(device, self.say)
@@ -100,14 +109,14 @@ class Program:
         progress: Say,
         epoch_end: Callable[[], None] = lambda: None,
     ) -> list[Trained | Diverged]:
-        """Train all runs to their last epoch, from where they are.
+        """Train all runs from the current epoch to their last one.
 
         Args:
             progress: takes one line per epoch.
             epoch_end: called after every epoch but the last.
 
         Returns:
-            In the order of the runs: what a training left behind, on the CPU, or where and why it ended.
+            In the order of the runs, the result of each: `Trained` with its states on the CPU, or `Diverged`.
         """
         pace = Pace(self.settings.epochs, len(self.data.train) * len(self.runs))
         for epoch in range(self.epoch + 1, self.settings.epochs):
@@ -130,7 +139,10 @@ class Program:
         ]
 
     def state(self) -> dict[str, Any]:
-        """Everything that the epochs after this one depend on, parted by run."""
+        """Everything that the following epochs depend on.
+
+        It has an entry for each run, so that a smaller program can restore some of the runs.
+        """
         first, second = self.nets.parted(self.adam.first), self.nets.parted(self.adam.second)
         runs: list[dict[str, Any]] = []
         for number, (selector, result) in enumerate(zip(self.selectors, self.results, strict=True)):
@@ -156,7 +168,7 @@ class Program:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        """Put everything back as `state` found it."""
+        """Restore what `state` returned."""
         first, second = self.nets.parted(self.adam.first), self.nets.parted(self.adam.second)
         for number, kept in enumerate(state["runs"]):
             for member, net in enumerate(self._nets_of(number)):
@@ -170,7 +182,8 @@ class Program:
                 self.failures[number] = Diverged(**kept["failure"])
                 self._active[number] = False
         self.adam.steps.copy_(state["steps"])
-        # Other forms would go on with other roundings. Half of a group whose memory ended is free to choose.
+        # Continue with the same forms of the convolutions, because others would round differently. They are missing if
+        # memory was exhausted and the group was halved; then this program keeps its own choice.
         self.nets.back_ends = state.get("back_ends", self.nets.back_ends)
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
 
@@ -184,13 +197,17 @@ class Program:
         return self.nets.state(self._nets_of(number)[member])
 
     def _place_images(self) -> None:
-        """The tensors that a step and an evaluation read their images from."""
+        """Allocate the tensors from which every step and every evaluation reads its images.
+
+        Their addresses must not change, because CUDA graphs record addresses.
+        """
         device, size, images = self.device, self.settings.batch_size, len(self.data.train)
         at_once, sources = min(size, images), len(self.sources)
-        self._pixels = torch.stack([run.data.train.pixels for run in self.sources])  # (S, N, 3, H, W), of this epoch
+        # All training images of an epoch, (S, N, 3, H, W), and their labels; a step takes the rows at `_index`.
+        self._pixels = torch.stack([run.data.train.pixels for run in self.sources])
         self._labels = torch.stack([run.data.train.labels for run in self.sources])  # (S, N)
         self._rows = torch.arange(sources, device=device)[:, None]
-        # Of each net, the place of its images among the sources.
+        # For each net the number of its source.
         self._source = torch.arange(sources, device=device).repeat_interleave(self.nets.count // sources)
         self._index = torch.zeros(sources, at_once, dtype=torch.int64, device=device)
         self._real = torch.zeros(self.nets.count, at_once, dtype=torch.bool, device=device)
@@ -198,7 +215,7 @@ class Program:
         key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
         assert isinstance(key, Tensor)
         self._dropout, self._member = key, torch.arange(self.members, device=device)
-        # On a CPU no number may depend on how many runs there are.
+        # On a CPU the size is fixed, because no number may depend on how many runs share the program.
         self.evaluated = EVALUATION_BATCH
         if device == "cuda":
             of_one = count(self.nets.template, self.settings.image_size)
@@ -218,12 +235,14 @@ class Program:
             )
 
     def _place_losses(self) -> None:
-        """The tensors that hold the runs' weights and collect their losses."""
+        """Allocate the tensors that hold the weights of the distance terms and accumulate losses over an epoch."""
         weights = torch.tensor(
             [distance_weights(run.settings) for run in self.runs], dtype=torch.float64, device=self.device
         )
-        # Runs, terms of theirs that are computed together, and the weights of these. A term of weight 0 stays out of
-        # the graph: 0 · NaN would poison the others. So do all terms of the second list, which the history takes.
+        # Distance terms with a weight other than 0 are part of the loss. Each entry holds runs, terms that are computed
+        # for them together (0: cosine, 1: Gaussian), and the weights (terms, runs).
+        # Terms of weight 0 are only reported in the history. They are computed after the step and without a gradient,
+        # because 0 · NaN in the loss would turn all weights into NaN.
         self._weighted: list[tuple[Tensor, list[int], Tensor]] = []
         self._unweighted: list[tuple[Tensor, list[int]]] = []
         for numbers, terms in _alike(weights != 0, apart=self.device == "cpu"):
@@ -237,14 +256,14 @@ class Program:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """A stream of its own: CUDA captures no graph on the default one. Each waits for what the other has begun."""
+        """Work on the program's own CUDA stream, see `own_stream`; does nothing on a CPU."""
         if self.device == "cuda":
             self._own_stream = self._own_stream or torch.cuda.Stream()
         with own_stream(self.device, self._own_stream):
             yield
 
     def train_epoch(self, epoch: int) -> list[dict[str, float]]:
-        """One pass over the training images; a row of the history for every run."""
+        """One pass over the training images; returns a row of the history for every run."""
         images, size = len(self.data.train), self._index.shape[1]
         orders = [engine.epoch_order(run.settings, run.data.train, epoch) for run in self.sources]
         self.place_pixels(epoch)
@@ -271,7 +290,10 @@ class Program:
         ]
 
     def place_pixels(self, epoch: int) -> None:
-        """The training images of all sources in one epoch: on a GPU those of all seeds are augmented at once."""
+        """Put the training images of an epoch in place, augmented if the settings say so.
+
+        On a GPU the images of all seeds are augmented at once.
+        """
         if self.device == "cpu" or not self.settings.augment:
             for source, run in enumerate(self.sources):
                 self._pixels[source].copy_(engine.epoch_pixels(run.settings, run.data.train, epoch))
@@ -281,11 +303,11 @@ class Program:
         self._pixels.copy_(augment(pixels, torch.cat(keys)).view_as(self._pixels))
 
     def _step(self, real: Tensor | None = None, images: int | None = None) -> None:
-        """One step of all runs on the images at `_index`.
+        """One training step of all runs on the images at `_index`.
 
         Args:
-            real: (G, B), which of them count; None: all.
-            images: only so many, the first; None: all.
+            real: (G, B) booleans, False for images that only fill up a short batch; None: all images count.
+            images: take only the first so many images of the batch; None: all.
         """
         index = self._index[:, :images]
         inputs = engine.to_input(self._pixels[self._rows, index].transpose(0, 1).flatten(1, 2))
@@ -299,9 +321,8 @@ class Program:
             share = real.to(logits.dtype) / real.sum(dim=1, keepdim=True)
         by_image = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         cross_entropies = (by_image.view_as(labels) * share).sum(dim=1).view(-1, self.members)  # (R, M)
-        # (M, R, B, H'·W'), and the share of each image in its run's means
         maps = maps.unflatten(1, (-1, self.members))
-        descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)
+        descriptors = descriptor(maps).permute(2, 1, 0, 3, 4).flatten(3)  # (M, R, B, H'·W')
         of_run = share.view(-1, self.members, share.shape[1])[:, 0]
         losses = cross_entropies.sum(dim=1)
         known = descriptors.new_zeros(2, len(self.runs))  # both terms, for the history
@@ -322,14 +343,18 @@ class Program:
             self._correct += (correct if real is None else correct & real).sum(dim=1)
 
     def _step_of_short_batch(self) -> None:
-        """The last chunk may be short. The runs of one seed meet it in the same step; others in different ones."""
+        """One step in which at least one source takes the last chunk of images, which may be shorter than the others.
+
+        A single source simply takes fewer images. Several sources reach their short chunk in different steps, so the
+        batch of the source in question is filled up with images that do not count.
+        """
         if len(self.sources) == 1:
             self._step(images=len(self.data.train) % self._index.shape[1])
         else:
             self._step(self._real)
 
     def _finish(self, rows: list[dict[str, float]], epoch: int) -> None:
-        """What follows an epoch: failures, validation, selection. The rows get their validation columns."""
+        """Detect diverged runs, then validate and select the states to keep; adds validation columns to the rows."""
         running = [number for number in range(len(self.runs)) if number not in self.failures]
         for number in running:
             result = self.results[number]
@@ -347,7 +372,10 @@ class Program:
                     rows[number] |= self.selectors[number].add(correct[number], state_of, epoch)
 
     def _park(self, number: int) -> None:
-        """Set a failed run's slots back to finite numbers and train nothing there: the layout of the rest stays."""
+        """Stop training a failed run: reset its nets and moments to finite numbers and leave its loss out.
+
+        The run stays part of the network, because removing it would change the tensors of the others.
+        """
         self._active[number] = False
         members = self._initial_members(self.runs[number])
         for net, member in zip(self._nets_of(number), members, strict=True):
@@ -358,7 +386,7 @@ class Program:
 
     @contextmanager
     def _evaluation_statistics(self) -> Iterator[None]:
-        """Batch-norm statistics of the rule that is asked for, as `fdl.training.batchnorm` has them."""
+        """Use the batch-norm statistics that the settings ask for; the same as in `fdl.training.batchnorm`."""
         if self.settings.bn_statistics == "moving":
             yield
             return
@@ -375,9 +403,9 @@ class Program:
                 buffer.copy_(saved[name])
 
     def validate(self) -> Tensor:
-        """Which validation images each net gets right, (G, N)."""
+        """Whether each net classifies each validation image correctly: booleans (G, N)."""
         validation, result = self.data.validation, []
-        if not self.nets.apart:  # on a CPU the bits are those of the loop
+        if not self.nets.apart:  # on a CPU folding would change bits, and these must be those of the loop
             self.nets.fold(autocast=self.settings.autocast)
         for pixels, labels in zip(
             validation.pixels.split(self.evaluated), validation.labels.split(self.evaluated), strict=True
@@ -397,12 +425,15 @@ class Program:
 
 
 def _alike(wanted: Tensor, *, apart: bool) -> list[tuple[list[int], list[int]]]:
-    """Which terms of which runs are computed together: those of all runs that want the same terms.
+    """Group the runs that want the same distance terms, so that these are computed together.
 
     Args:
-        wanted: (R, 2) bool: whether a run wants a term.
-        apart: every run and term by itself, as on a CPU, where sums are taken in an order that depends on their
-            number.
+        wanted: (R, 2) booleans: whether a run wants the cosine and the Gaussian term.
+        apart: make a group of every run and term, as on a CPU, where the order of summation, and hence the rounding,
+            would depend on the size of the group.
+
+    Returns:
+        Groups: the numbers of their runs, and those of their terms.
     """
     pairs: list[tuple[int, int]] = [(run, term) for term, run in wanted.T.nonzero().tolist()]
     if apart:
@@ -417,11 +448,11 @@ def _alike(wanted: Tensor, *, apart: bool) -> list[tuple[list[int], list[int]]]:
 
 
 def _terms(descriptors: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosine and the Gaussian term of every run (R,), as `fdl.methods.losses.feature_distance` has them.
+    """The cosine and the Gaussian term of every run (R,), equal to those of `fdl.methods.losses.feature_distance`.
 
     Args:
         descriptors: (M, R, B, H'·W').
-        share: of each image in the mean, (R, B).
+        share: (R, B), the weight of each image in the mean over images.
     """
     cosines, gaussians = pair_similarities(descriptors)
     return (cosines * share).sum(dim=-1).sum(dim=0), (gaussians.mean(dim=-1) * share).sum(dim=-1).sum(dim=0)

@@ -1,6 +1,6 @@
-"""Trains a head on a GPU: the members as one network, and steps that CUDA captures once and replays.
+"""Trains a head on a GPU: the members are called as one network, and steps are captured as CUDA graphs.
 
-The numbers are those of `fdl.training.heads` without it, up to rounding. So far this has run on CPUs only.
+The results equal those of single members (`fdl.training.heads`) up to rounding. So far this has run on CPUs only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,16 +19,16 @@ from fdl.training.cuda_graph import Replays
 from fdl.training.extent import count, evaluated_at_once, gpu_memory
 from fdl.training.state import CellSettings, State
 
-_ALIGNED = 64  # elements: where a parameter begins in a flat buffer
+_ALIGNED = 64  # in a flat buffer every parameter begins at a multiple of so many elements
 
 
 class FusedMembers:
     """The members of an ensemble in evaluation mode, called and trained as one network.
 
     Args:
-        members: their weights are copied.
-        settings: of their cell.
-        images: how many are evaluated.
+        members: the nets, whose weights are copied.
+        settings: those of their cell.
+        images: number of images in an evaluation.
         say: takes a line for the log.
     """
 
@@ -47,31 +47,33 @@ class FusedMembers:
             )
 
     def __call__(self, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Logits (B, C) and feature map (B, C', H', W') of every member."""
+        """Images (B, 3, H, W) → logits (B, C) and feature map (B, C', H', W') of every member."""
         logits, maps = self.nets(inputs)
         return list(zip(logits, maps.unbind(1), strict=True))
 
     def requires_grad_(self, wanted: bool) -> None:
-        """Whether the members are trained."""
+        """Set whether the members are trained."""
         for parameter in self.nets.parameters.values():
             parameter.requires_grad_(wanted)
 
     def state_dict(self) -> State:
-        """What a training changes: in evaluation mode no statistics."""
+        """All that a training changes: the parameters. In evaluation mode batch-norm statistics stay as they are."""
         return {"flat": self.nets.flat}
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
+        """Restore what `state_dict` returned."""
         self.nets.flat.copy_(state["flat"])
 
 
 class ReplayedSteps:
-    """Adam's steps over a head, or a head and its members, on tensors that stay where they are.
+    """Takes training steps with Adam; on a GPU they are replayed as CUDA graphs.
+
+    The batch of each step is copied to tensors that stay at the same addresses, because graphs record addresses.
 
     Args:
-        trained: the head, and its members if they are trained, too.
-        learning_rate: constant.
+        trained: the head, followed by its members if these are trained as well.
+        learning_rate: constant over the whole training.
         device: "cpu" or "cuda".
         say: takes a line for the log.
     """
@@ -86,12 +88,12 @@ class ReplayedSteps:
     def __call__(
         self, inputs: Tensor, labels: Tensor, key: Tensor, work: Callable[[Tensor, Tensor, Key], None]
     ) -> None:
-        """One step.
+        """Take one step.
 
         Args:
-            inputs, labels: (B, ...) and (B,).
-            key: of the dropout, 0-d.
-            work: computes gradients of such inputs, labels and key, and does the same in every call.
+            inputs, labels: the batch, (B, ...) and (B,).
+            key: key of the dropout masks, 0-d.
+            work: computes the gradients from inputs, labels and key, in the same way in every call.
         """
         size = len(labels)
         if size not in self._places:
@@ -109,7 +111,7 @@ class ReplayedSteps:
 
 
 def _flat(part: nn.Module | FusedMembers) -> tuple[Tensor, Tensor]:
-    """All parameters in one tensor, and their gradients in another: they become views of these."""
+    """Move all parameters into one flat tensor and their gradients into another, of which they become views."""
     if isinstance(part, FusedMembers):
         return part.nets.flat, part.nets.gradient
     parameters = list(part.parameters())
