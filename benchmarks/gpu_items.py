@@ -1,4 +1,9 @@
-"""The items of `benchmarks.gpu`: each measures something, and says so case by case."""
+"""The items of `benchmarks.gpu`.
+
+Each item is a function of the scale, the names of the cases that are known from an earlier call, and `note`, which
+records the numbers of a case. A run is the training of one ensemble, and a program trains several runs as one network
+(`fdl.training.fused`). "Eager" means without CUDA graphs.
+"""
 
 import gc
 import io
@@ -37,29 +42,29 @@ METHODS = {"classical": {}, "fdl": {"cosine_weight": 0.5, "gaussian_weight": 0.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Where it runs, and whether on small nets, to try the items themselves."""
+    """The device, and whether the items run on small nets, which tests the items themselves."""
 
     device: str
     small: bool
 
     def of(self, whole: Any, small: Any) -> Any:
-        """One or the other."""
+        """The second value with small nets, otherwise the first."""
         return small if self.small else whole
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is measured, and in how many seconds at most."""
+    """A function that measures, and its time limit."""
 
     run: Callable[[Scale, set[str], Note], None]
-    seconds: float
+    seconds: float  # time limit
 
 
 # --- What is trained -------------------------------------------------------------------------------------------------
 
 
 def images(number: int, size: int, classes: int, device: str) -> Images:
-    """Random images, without equal neighbours: in which of them a pool finds its maximum would be left to rounding."""
+    """Random images. With flat images rounding would decide in which of several equal pixels a pool has its maximum."""
     generator = torch.Generator().manual_seed(number)
     pixels = torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.arange(number) % classes
@@ -69,7 +74,15 @@ def images(number: int, size: int, classes: int, device: str) -> Images:
 def runs(
     scale: Scale, backbone: str, dataset: str, *, train: int, validation: int = 20, seeds: int = 2, **changes: Any
 ) -> list[Run]:
-    """`classical` and `fdl` with so many seeds, on the same random images."""
+    """Runs of `classical` and `fdl` for several seeds, on the same random images.
+
+    Args:
+        scale: see `Scale`.
+        backbone, dataset: whose network is trained.
+        train, validation: numbers of images.
+        seeds: number of seeds.
+        changes: other settings of the cells.
+    """
     size = changes.pop("image_size", None) or DATASETS[dataset].image_size
     classes = len(DATASETS[dataset].classes)
     trained, validated, tested = (images(number, size, classes, scale.device) for number in (train, validation, 10))
@@ -87,13 +100,13 @@ def runs(
 
 
 def program(made: Sequence[Run], scale: Scale, *, eager: bool = False, alike: bool = False) -> Program:
-    """A program; it prints what it has to say, which a failed item shows.
+    """A program of the given runs, whose log is printed (it is shown if the item fails).
 
     Args:
-        made, scale: its runs, and where.
-        eager: without graphs.
-        alike: all nets have the same weights, for where only time and memory count: to draw those of fifty large
-            nets takes longer than to train them.
+        made, scale: its runs, and where they are trained.
+        eager: whether to do without CUDA graphs.
+        alike: whether all nets get the same initial weights. This suffices to measure time and memory, and drawing
+            those of fifty large nets takes longer than training them.
     """
     os.environ["FDL_EAGER"] = "1" if eager else "0"
     say = partial(print, flush=True)
@@ -105,7 +118,7 @@ def program(made: Sequence[Run], scale: Scale, *, eager: bool = False, alike: bo
 
 
 def set_precision(precision: str) -> None:
-    """As `fdl.training.device.set_up_torch` does: float32, tf32, or bfloat16 by autocast."""
+    """Set up torch as `fdl.training.device.set_up_torch` does for float32, tf32, or bfloat16 (by autocast)."""
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = False
@@ -113,13 +126,13 @@ def set_precision(precision: str) -> None:
 
 
 def wait(scale: Scale) -> None:
-    """Until the GPU has done what it was told."""
+    """Wait until the GPU has finished all work."""
     if scale.device == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(work: Callable[[], object], scale: Scale, *, most: float = 1.0, repeats: int = 10) -> float:
-    """Median seconds of a call after a first one; fewer repeats of what takes long."""
+    """Median seconds of a call, after one call to warm up; stops repeating after `most` seconds."""
     times: list[float] = []
     end = time.perf_counter() + scale.of(most, 0.01)
     for turn in range(scale.of(repeats + 1, 1)):
@@ -135,12 +148,12 @@ def seconds(work: Callable[[], object], scale: Scale, *, most: float = 1.0, repe
 
 
 def gib(size: float) -> float:
-    """Bytes as GiB."""
+    """Bytes → GiB, rounded."""
     return round(size / 2**30, 2)
 
 
 def reset_peak(scale: Scale) -> None:
-    """Count the peak of the memory anew."""
+    """Release unused GPU memory and reset the counter of its peak."""
     if scale.device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -148,7 +161,7 @@ def reset_peak(scale: Scale) -> None:
 
 
 def memory(scale: Scale) -> dict[str, float]:
-    """GiB of the GPU: at the peak, reserved at the peak, and held now."""
+    """GPU memory in GiB: allocated at the peak, reserved at the peak, and allocated now."""
     if scale.device == "cpu":
         return {}
     peak, reserved, now = (
@@ -158,7 +171,7 @@ def memory(scale: Scale) -> dict[str, float]:
 
 
 def apart(first: Tensor, second: Tensor) -> float:
-    """Norm of the difference, relative to that of the second."""
+    """Norm of the difference, relative to the norm of the second tensor."""
     second = second.double().cpu()
     return float((first.double().cpu() - second).norm() / second.norm())
 
@@ -167,7 +180,7 @@ def apart(first: Tensor, second: Tensor) -> float:
 
 
 def versions(scale: Scale, known: set[str], note: Note) -> None:
-    """The machine. Where this fails, CUDA does not start."""
+    """Describe the machine. If this item fails, CUDA does not start."""
     numbers: dict[str, Any] = {**machine(), "device": scale.device, "python": platform.python_version()}
     if scale.device == "cuda":
         card = torch.cuda.get_device_properties()
@@ -180,7 +193,7 @@ def versions(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def peaks(scale: Scale, known: set[str], note: Note) -> None:
-    """What this card reaches with large matrices, and how fast it copies."""
+    """Highest FLOP/s of this card with large matrices, and its memory bandwidth."""
     side = scale.of(8192, 128)
     for precision in ("float32", "tf32", "bfloat16"):
         set_precision(precision)
@@ -192,13 +205,13 @@ def peaks(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def gradients(scale: Scale, known: set[str], note: Note) -> None:
-    """The first step of a fused program on the device, against the same in float64 on the CPU.
+    """Gradients of a program's first step on the device, against those in float64 on the CPU; narrow nets.
 
-    A batch that is whole, and one that is short for one of two seeds; narrow nets.
+    One case has whole batches, the other a batch that is short for one of two seeds.
     """
     for backbone in BACKBONES:
         for case, train in (("whole batches", 20), ("short batches", 18)):
-            # Augmented pixels agree to rounding only.
+            # Without augmentation, whose pixels agree only up to rounding.
             made = runs(scale, backbone, "cifar10", train=train, width=scale.of(0.125, 0.0625), augment=False)
             expected = _first_gradient(made, Scale("cpu", scale.small), torch.float64)
             for precision in ("float32", "tf32", "bfloat16"):
@@ -207,7 +220,7 @@ def gradients(scale: Scale, known: set[str], note: Note) -> None:
                 own = [replace(run, settings=replace(run.settings, autocast=autocast)) for run in made]
                 pairs = zip(_first_gradient(own, scale, torch.float32), expected, strict=True)
                 errors = sorted(apart(*pair) for pair in pairs)
-                # Where rounding decides which cells the mask or a pool keeps, a net is off by more.
+                # The error of a net is larger if rounding changes which elements the loss's mask or a pool selects.
                 note(f"{backbone}, {case}, {precision}", median=errors[len(errors) // 2], worst=errors[-1])
 
 
@@ -242,7 +255,7 @@ def _moved(data: CellData, device: str) -> CellData:
 
 
 def evaluation(scale: Scale, known: set[str], note: Note) -> None:
-    """Logits with batch norm in the weights, against those of the same nets one by one in float64 on the CPU."""
+    """Logits with batch norm folded into the weights, against those of single nets in float64 on the CPU."""
     for backbone in BACKBONES:
         for precision in ("float32", "tf32", "bfloat16"):
             set_precision(precision)
@@ -265,7 +278,7 @@ def evaluation(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def graphs(scale: Scale, known: set[str], note: Note) -> None:
-    """Eager steps against replayed ones, and replayed ones twice: weights after some epochs."""
+    """Weights after some epochs: of eager steps against replayed ones, and of replayed ones in two trainings."""
     for backbone in BACKBONES:
         for precision in scale.of(("float32", "bfloat16"), ("float32",)):
             set_precision(precision)
@@ -295,11 +308,11 @@ def _captured(trained: Program) -> int:
 
 
 class _Stop(Exception):
-    """In the middle of a training."""
+    """Stops a training in the middle."""
 
 
 def resume(scale: Scale, known: set[str], note: Note) -> None:
-    """A training that goes on from a file, against one that was never stopped: all bits."""
+    """A training that resumes from a file must end with the same bits as one that was never stopped."""
     for backbone in BACKBONES:
         set_precision("float32")
         epochs = scale.of(12, 4)
@@ -331,7 +344,7 @@ def _histories(trained: Program) -> list[list[dict[str, float]]]:
 
 
 def halves(scale: Scale, known: set[str], note: Note) -> None:
-    """A group that the memory does not hold is parted, also while a graph is captured, and goes on."""
+    """A group of runs that does not fit into memory is halved and continues, even if a capture runs out of memory."""
     try:
         from fdl.training import together
         from fdl.training.checkpoint import Checkpoint
@@ -370,7 +383,9 @@ def halves(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Note) -> None:
-    """Ten runs of NEU at 200 pixels: steps and an evaluation, eager and replayed, and what is left afterwards."""
+    """Time and memory of ten runs of NEU at 200 pixels: epochs with an evaluation, eager and replayed, and memory that
+    is still allocated afterwards.
+    """
     for precision in ("bfloat16", "tf32"):
         if precision in known:
             continue
@@ -405,7 +420,7 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
 
 # --- (3) Which form of the convolutions? -----------------------------------------------------------------------------
 
-# (backbone, dataset, place among the net's convolutions)
+# (backbone, dataset, index among the net's convolutions)
 LAYERS = [
     ("alexnet", "cifar10", 0), ("alexnet", "cifar10", 1), ("alexnet", "cifar10", 4),
     ("vgg", "cifar10", 1), ("vgg", "cifar10", -1), ("resnet", "miniimagenet", 1), ("resnet", "miniimagenet", -1),
@@ -414,14 +429,14 @@ LAYERS = [
 
 
 def convolution(backbone: str, dataset: str, place: int, scale: Scale) -> tuple[nn.Conv2d, tuple[int, int]]:
-    """A layer of a net, and the size of what it sees."""
+    """A convolution of a net, and height and width of its input."""
     side = scale.of(DATASETS[dataset].image_size, 32)
     net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625))
     return list(convolution_choice.convolutions(net, side).values())[place]
 
 
 def convolutions(scale: Scale, known: set[str], note: Note) -> None:
-    """All forms on layers of the nets, ten runs, batches of ten: milliseconds forward, and with both gradients."""
+    """Milliseconds of all forms of the convolutions in ten runs with batches of ten, forward and backward."""
     nets, sources = scale.of((50, 5), (4, 2))
     forms: dict[str, tuple[Any, bool]] = {name: (form, False) for name, form in BACK_ENDS.items()}
     forms["grouped, benchmark"] = BACK_ENDS["grouped"], True
@@ -446,7 +461,7 @@ def convolutions(scale: Scale, known: set[str], note: Note) -> None:
                 torch.backends.cudnn.benchmark = benchmark
                 try:
                     numbers[name], output = _timed_convolution(form, x, weight, bias, layer, scale)
-                except RuntimeError as error:  # also where the memory ends
+                except RuntimeError as error:  # includes exhausted memory
                     numbers[name] = {"failed": str(error).splitlines()[0][:160]}
                     reset_peak(scale)
                     continue
@@ -475,7 +490,7 @@ def _timed_convolution(
 
 
 def speed(backbone: str, size: int, scale: Scale, known: set[str], note: Note) -> None:
-    """Ten runs, eager and replayed: time of a step and of an image evaluated."""
+    """Time of a training step and of an evaluated image in ten runs, eager and replayed."""
     dataset, steps, evaluated = SIZES[size], scale.of({32: 20, 84: 10, 200: 5}[size], 2), scale.of(400, 12)
     side, seeds = scale.of(size, 32), scale.of(5, 1)
     for precision in ("bfloat16", "tf32"):
@@ -490,7 +505,7 @@ def speed(backbone: str, size: int, scale: Scale, known: set[str], note: Note) -
 
 
 def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
-    """What is compared with. In one process: torch's Adam imports the compiler, which takes seconds."""
+    """Time of both for the naive loops, in one item because torch's Adam imports the compiler, which takes seconds."""
     set_precision("float32")
     for size, dataset in SIZES.items():
         for backbone in BACKBONES:
@@ -506,12 +521,12 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
     reset_peak(scale)
     start = time.perf_counter()
     trained = program(made, scale, eager="eager" in case, alike=True)
-    begun = time.perf_counter() - start  # with the choice of the convolutions, if that is not known yet
+    begun = time.perf_counter() - start  # includes timing the forms of the convolutions if they are not known yet
     count = len(made)
     with trained.stream():
         pixels = seconds(lambda: trained.place_pixels(0), scale)
         if scale.device == "cuda":
-            for _ in range(WARM_UP // steps + 1):  # until the step is captured
+            for _ in range(WARM_UP // steps + 1):  # until the step is captured as a graph
                 trained.train_epoch(0)
         epoch = seconds(lambda: trained.train_epoch(0), scale, repeats=5)
         with torch.no_grad():
@@ -531,7 +546,7 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
 
 @dataclass(frozen=True)
 class _HeadSettings:
-    """As `fdl.core.head_settings` has them, which needs pydantic."""
+    """A replacement for `fdl.core.head_settings.HeadSettings`, which needs pydantic."""
 
     tuning_epochs: int
     epochs: int = 1
@@ -542,7 +557,7 @@ class _HeadSettings:
 
 
 def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
-    """A fusion head, frozen and tuned: on fused members against the loop, and twice; logits of the test images."""
+    """Test logits of a fusion head, frozen and tuned: with fused members against single ones, and in two trainings."""
     set_precision("float32")
     for backbone in BACKBONES:
         (run,) = runs(scale, backbone, "cifar10", train=18, seeds=1, width=scale.of(0.125, 0.0625))[:1]
@@ -558,7 +573,7 @@ def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def heads(scale: Scale, known: set[str], note: Note) -> None:
-    """A fusion head of one run, on features computed once and then tuned."""
+    """Time of a tuning step of a fusion head, and of an evaluated image, in one run."""
     for precision in ("bfloat16", "tf32"):
         set_precision(precision)
         for size in SIZES:
@@ -588,7 +603,7 @@ def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dic
             run.data,
             epoch_done=lambda line: ends.append(time.perf_counter()),
         )
-    # After the frozen epoch and the first of the tuning, in which its step is captured.
+    # Without the frozen epoch and the first tuning epoch, in which the step is captured.
     times = sorted(after - before for before, after in itertools.pairwise(ends[-epochs:]))
     with own_stream(scale.device), torch.no_grad():
         members = FusedMembers(cast(list[Member], nets), run.settings, scale.of(200, 12), print)
@@ -601,7 +616,7 @@ def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dic
 
 
 def kernels(scale: Scale, known: set[str], note: Note) -> None:
-    """Of a replayed epoch of ten runs in bfloat16, the kernels that take most of the time."""
+    """The kernels that take the most time in a replayed epoch of ten runs in bfloat16."""
     set_precision("bfloat16")
     for size, dataset in SIZES.items():
         for backbone in scale.of(BACKBONES, BACKBONES[:1]):
@@ -620,7 +635,7 @@ def kernels(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def _longest(work: Callable[[], object], scale: Scale, number: int = 10) -> list[tuple[str, float, int]]:
-    """The kernels that take most of the time: name, share of all, calls."""
+    """The kernels that take the most time: name, share of the total, calls."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = scale.device == "cuda"

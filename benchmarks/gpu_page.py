@@ -1,4 +1,4 @@
-"""The page of `benchmarks.gpu`: what is right, what fits, what is fast, and what could not be found out."""
+"""Writes the page of `benchmarks.gpu`: what is correct, what fits, how fast it is, and which items failed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,19 +8,20 @@ from typing import Any
 
 Finding = dict[str, Any]
 Cases = dict[str, dict[str, Any]]
-# Error of a net's gradient or logits, relative to their norm, that rounding explains.
+# Largest errors that rounding explains, relative to the norm: of a net's gradient or logits by precision, and of a
+# trained head's logits in float32.
 ROUNDING = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1}
-HEADS_ERROR = 1e-3  # the same of a trained head's logits, in float32
+HEADS_ERROR = 1e-3
 SIZES, BACKBONES = (32, 84, 200), ("alexnet", "vgg", "resnet")
 PRECISIONS = ("bfloat16", "tf32")
 
 
 def page(findings: Sequence[Finding], items: Sequence[str]) -> str:
-    """As Markdown.
+    """The page as Markdown.
 
     Args:
-        findings: the lines of `gpu.jsonl`; of a case or an end that is there twice, the last counts.
-        items: all there are, in order.
+        findings: the lines of `gpu.jsonl`; a later line replaces an earlier one of the same case or item.
+        items: names of all items, in order.
     """
     cases: defaultdict[str, Cases] = defaultdict(dict)
     ends: dict[str, Finding] = {}
@@ -196,7 +197,12 @@ def _forecast(cases: defaultdict[str, Cases]) -> list[str]:
 
 
 def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> dict[str, float]:
-    """Hours of the preset `paper` with one seed: of members, heads and maps."""
+    """Hours of one seed of the preset `paper`, by "members", "heads" and "maps".
+
+    Args:
+        measured: results of the items on speed, by backbone and image size.
+        precision: "bfloat16" or "tf32".
+    """
     from fdl.core.protocol import DATASETS
     from fdl.core.settings import load
     from fdl.training import costs
@@ -209,7 +215,7 @@ def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> dict[str
         for kind, case in kinds.items():
             numbers = of_item[case]
             step = numbers["step ms"] + numbers.get("augmentation ms", 0.0)
-            # FLOP/s of a training, and of an evaluation
+            # FLOP/s in training (a step has 50 passes: 5 nets, 10 images) and in evaluation (5 nets)
             rates[backbone, size, kind] = (
                 50 * net.training / max(step / 1e3, 1e-9), 5 * net.forward / (numbers["evaluated image µs"] / 1e6)
             )  # fmt: skip
