@@ -238,7 +238,7 @@ def _first_gradient(made: Sequence[Run], scale: Scale, dtype: torch.dtype) -> Te
 
         def first() -> None:
             if not steps:
-                parts = trained.nets.parted(trained.nets.gradient).values()
+                parts = trained.nets.parameter_views(trained.nets.gradient).values()
                 steps.append(torch.cat([part.flatten(1) for part in parts], dim=1))
             step()
 
@@ -398,7 +398,7 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
         reset_peak(scale)
         trained = program(made, scale, alike=True)
         numbers: dict[str, Any] = {
-            "evaluated at once": trained.evaluated,
+            "evaluated at once": trained.evaluation_batch,
             "forms": convolution_choice.described(trained.nets.back_ends),
         }
         for name, times in (("eager", 1), ("graph", WARM_UP + 1)):

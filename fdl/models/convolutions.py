@@ -27,8 +27,8 @@ def grouped(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor
 
 def grouped_channels_first(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
     """A single grouped convolution on contiguous (channels-first) tensors."""
-    first = grouped(x.contiguous(), weight.contiguous(), bias, layer)
-    return first.contiguous(memory_format=torch.channels_last)
+    output = grouped(x.contiguous(), weight.contiguous(), bias, layer)
+    return output.contiguous(memory_format=torch.channels_last)
 
 
 def loop(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -47,8 +47,8 @@ def unfolded(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tenso
     batch, _, _, rows, columns, _, _ = windows.shape
     # The dimensions are in the order in which weights and images are stored in memory.
     matrix = windows.permute(1, 0, 3, 4, 5, 6, 2).flatten(1, 3).flatten(2)  # (S, B · H' · W', h · w · C)
-    of_groups = weight.permute(0, 1, 3, 4, 2).reshape(groups, -1, matrix.shape[2])
-    product = torch.baddbmm(bias.view(groups, 1, -1), matrix, of_groups.mT)
+    group_weights = weight.permute(0, 1, 3, 4, 2).reshape(groups, -1, matrix.shape[2])
+    product = torch.baddbmm(bias.view(groups, 1, -1), matrix, group_weights.mT)
     return product.view(groups, batch, rows, columns, -1).permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
 
 

@@ -70,8 +70,8 @@ class FusedNets:
         total = -(-total // 64) * 64
         self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.flat)
-        self.parameters = {name: view.requires_grad_() for name, view in self.parted(self.flat).items()}
-        for name, view in self.parted(self.gradient).items():
+        self.parameters = {name: view.requires_grad_() for name, view in self.parameter_views(self.flat).items()}
+        for name, view in self.parameter_views(self.gradient).items():
             self.parameters[name].grad = view
         self.buffers: State = {
             name: buffer.new_empty((len(nets), *buffer.shape)) for name, buffer in nets[0].named_buffers()
@@ -84,7 +84,7 @@ class FusedNets:
         for index, net in enumerate(nets):
             self.load(index, net.state_dict())
 
-    def parted(self, flat: Tensor) -> State:
+    def parameter_views(self, flat: Tensor) -> State:
         """Views (G, *shape) of a tensor with the layout of `flat`, by name of the parameter."""
         parts, start = {}, 0
         for name, parameter in self._shapes.items():
@@ -128,33 +128,35 @@ class FusedNets:
                     self._folded[part] = torch.empty_like(value, dtype=torch.bfloat16 if autocast else value.dtype)
                 self._folded[part].copy_(value)
 
-    def __call__(self, x: Tensor, how: Pass | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, options: Pass | None = None) -> tuple[Tensor, Tensor]:
         """Forward pass of all nets.
 
         Args:
             x: images (B, inputs · 3, H, W).
-            how: options of the pass; None: an evaluation.
+            options: how the pass is done; None: an evaluation.
 
         Returns:
             Logits (G, B, C) and feature maps (B, G, C', H', W').
         """
-        how = how or Pass()
-        merged = self._run(self.template.features, "features", x, how)
+        options = options or Pass()
+        merged = self._run(self.template.features, "features", x, options)
         batch, _, height, width = merged.shape
-        logits = self._run(self.template.head, "head", merged, how)
+        logits = self._run(self.template.head, "head", merged, options)
         return logits, merged.view(batch, self.count, -1, height, width)
 
-    def _run(self, module: nn.Module, name: str, x: Tensor, how: Pass) -> Tensor:
+    def _run(self, module: nn.Module, name: str, x: Tensor, options: Pass) -> Tensor:
         """One layer of all nets: x is (B, G · C, H, W) before the head's `Flatten`, (G, B, F) after it."""
-        weights = self._folded if how.folded and f"{name}.weight" in self._folded else self.parameters
+        weights = self._folded if options.folded and f"{name}.weight" in self._folded else self.parameters
         weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         match module:
             case nn.Sequential():
                 for child, layer in module.named_children():
-                    x = self._run(layer, f"{name}.{child}", x, how)
+                    x = self._run(layer, f"{name}.{child}", x, options)
                 return x
             case Block():
-                main, shortcut = (self._run(getattr(module, n), f"{name}.{n}", x, how) for n in ("main", "shortcut"))
+                main, shortcut = (
+                    self._run(getattr(module, n), f"{name}.{n}", x, options) for n in ("main", "shortcut")
+                )
                 pooled: Tensor = module.pool(module.activation(main + shortcut))
                 return pooled
             case nn.Conv2d():
@@ -165,17 +167,17 @@ class FusedNets:
                     images = x.chunk(groups, dim=1)
                     return torch.cat(
                         [
-                            convolutions.grouped(images[net * groups // self.count], *of_net, module)
-                            for net, of_net in enumerate(zip(weight.split(1), bias.split(1), strict=True))
+                            convolutions.grouped(images[net * groups // self.count], *net_parameters, module)
+                            for net, net_parameters in enumerate(zip(weight.split(1), bias.split(1), strict=True))
                         ],
                         dim=1,
                     )
                 forms = self.back_ends.get("training" if torch.is_grad_enabled() else "evaluation", {})
                 return convolutions.BACK_ENDS[forms.get(name, "grouped")](x, weight, bias, module)
-            case nn.BatchNorm2d() if how.folded and name in self._norm_after.values():
+            case nn.BatchNorm2d() if options.folded and name in self._norm_after.values():
                 return x
             case DenseBatchNorm() | nn.BatchNorm2d():
-                return self._normalise(module, name, x, how)
+                return self._normalise(module, name, x, options)
             case nn.Linear():
                 assert weight is not None
                 assert bias is not None
@@ -183,30 +185,30 @@ class FusedNets:
             case nn.AdaptiveAvgPool2d() if self.apart:
                 return x.flatten(2).contiguous().mean(dim=2)[..., None, None]
             case Dropout():
-                return self._drop(module, x, how)
+                return self._drop(module, x, options)
             case nn.Flatten():
                 return x.view(len(x), self.count, -1, *x.shape[2:]).transpose(0, 1).flatten(2)
             case _:  # activations, pools and padding act on each channel separately
                 result: Tensor = module(x)
                 return result
 
-    def _drop(self, module: Dropout, x: Tensor, how: Pass) -> Tensor:
-        if how.dropout is None or module.p == 0:
+    def _drop(self, module: Dropout, x: Tensor, options: Pass) -> Tensor:
+        if options.dropout is None or module.p == 0:
             return x
-        keys = absorb(how.dropout, self._dropout_index[module])
+        keys = absorb(options.dropout, self._dropout_index[module])
         assert isinstance(keys, Tensor)
         inputs, members = keys.shape
         dense = x.dim() == 3
         shape = tuple(x.shape[1:]) if dense else (len(x), x.shape[1] // self.count, *x.shape[2:])
         nets = (inputs, self.count // keys.numel(), members)
-        keep = _masks(keys.flatten(), shape, x, module.p)  # (K, B, F), or (B, K · C, H, W)
+        keep = _dropout_masks(keys.flatten(), shape, x, module.p)  # (K, B, F), or (B, K · C, H, W)
         if dense:
-            kept_of_nets: Tensor = x.unflatten(0, nets) * keep.unflatten(0, (inputs, 1, members)) / (1 - module.p)
-            return kept_of_nets.flatten(0, 2)
-        parted: Tensor = x.unflatten(1, (*nets, -1)) * keep.unflatten(1, (inputs, 1, members, -1)) / (1 - module.p)
-        return parted.flatten(1, 4)
+            masked_dense: Tensor = x.unflatten(0, nets) * keep.unflatten(0, (inputs, 1, members)) / (1 - module.p)
+            return masked_dense.flatten(0, 2)
+        masked: Tensor = x.unflatten(1, (*nets, -1)) * keep.unflatten(1, (inputs, 1, members, -1)) / (1 - module.p)
+        return masked.flatten(1, 4)
 
-    def _normalise(self, module: DenseBatchNorm | nn.BatchNorm2d, name: str, x: Tensor, how: Pass) -> Tensor:
+    def _normalise(self, module: DenseBatchNorm | nn.BatchNorm2d, name: str, x: Tensor, options: Pass) -> Tensor:
         """Batch norm of one layer of all nets.
 
         After a dense layer the moving variance is the biased one, as in Keras (see `DenseBatchNorm`).
@@ -214,46 +216,46 @@ class FusedNets:
         weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         mean, var = self.buffers[f"{name}.running_mean"], self.buffers[f"{name}.running_var"]
         dense = isinstance(module, DenseBatchNorm)
-        if how.momentum is not None and not dense:
+        if options.momentum is not None and not dense:
             self.buffers[f"{name}.num_batches_tracked"].add_(1)
-        if not dense and how.images is None:
-            extra = -x.shape[1] % LANES if self.apart else 0
-            flat = [functional.pad(value.flatten(), (0, extra)) for value in (mean, var, weight, bias)]
-            if extra:
-                x = functional.pad(x, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
+        if not dense and options.images is None:
+            padding = -x.shape[1] % LANES if self.apart else 0
+            merged = [functional.pad(value.flatten(), (0, padding)) for value in (mean, var, weight, bias)]
+            if padding:
+                x = functional.pad(x, (0, 0, 0, 0, 0, padding)).contiguous(memory_format=torch.channels_last)
             else:
-                flat[:2] = mean.flatten(), var.flatten()  # views, which are updated in place
-            training, momentum = how.momentum is not None, how.momentum or 0.0
+                merged[:2] = mean.flatten(), var.flatten()  # views, which are updated in place
+            training, momentum = options.momentum is not None, options.momentum or 0.0
             normalised = functional.batch_norm(
-                x, flat[0], flat[1], flat[2], flat[3], training, momentum=momentum, eps=module.eps
+                x, merged[0], merged[1], merged[2], merged[3], training, momentum=momentum, eps=module.eps
             )
-            if not extra:
+            if not padding:
                 return normalised
             # The gradient of the slice below is channels first, for which another kernel would be called.
             if normalised.requires_grad:
                 normalised.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
             if training:
-                for moved, own in zip(flat, (mean, var), strict=False):
-                    own.copy_(moved[:-extra].view_as(own))
-            return normalised[:, :-extra].contiguous(memory_format=torch.channels_last)
+                for updated, buffer in zip(merged, (mean, var), strict=False):
+                    buffer.copy_(updated[:-padding].view_as(buffer))
+            return normalised[:, :-padding].contiguous(memory_format=torch.channels_last)
         precise = torch.promote_types(x.dtype, torch.float32)
-        if how.images is not None and not dense:
-            assert how.momentum is not None
+        if options.images is not None and not dense:
+            assert options.momentum is not None
             # (G, 1), number of elements of a channel that count
-            number = how.images.sum(dim=1, keepdim=True).to(precise) * x[0, 0].numel()
-            share = (how.images / number).mT[..., None].expand(-1, *mean.shape).flatten(1)  # (B, G · C)
+            number = options.images.sum(dim=1, keepdim=True).to(precise) * x[0, 0].numel()
+            share = (options.images / number).mT[..., None].expand(-1, *mean.shape).flatten(1)  # (B, G · C)
             normalised, *moments = short_batches.batch_norm(x, weight.flatten(), bias.flatten(), share, module.eps)
             batch_mean, batch_var = (value.view_as(mean) for value in moments)
-            mean.lerp_(batch_mean.to(mean.dtype), how.momentum)
-            var.lerp_((batch_var * number / (number - 1)).to(var.dtype), how.momentum)
+            mean.lerp_(batch_mean.to(mean.dtype), options.momentum)
+            var.lerp_((batch_var * number / (number - 1)).to(var.dtype), options.momentum)
             return normalised
         x = x.to(precise)  # (G, B, F)
-        if how.momentum is None:
+        if options.momentum is None:
             batch_mean, batch_var = mean, var
         else:
-            batch_mean, batch_var = self._statistics(x, how.images)
-            mean.lerp_(batch_mean.detach().to(mean.dtype), how.momentum)
-            var.lerp_(batch_var.detach().to(var.dtype), how.momentum)
+            batch_mean, batch_var = self._statistics(x, options.images)
+            mean.lerp_(batch_mean.detach().to(mean.dtype), options.momentum)
+            var.lerp_(batch_var.detach().to(var.dtype), options.momentum)
         x = (x - batch_mean[:, None]) * torch.rsqrt(batch_var + module.eps)[:, None]
         return x * weight[:, None] + bias[:, None]
 
@@ -268,16 +270,16 @@ class FusedNets:
 
 def _norms_after_convolutions(net: Member) -> dict[str, str]:
     """Names of the convolutions that are followed by batch norm, each with the name of that batch norm."""
-    found: dict[str, str] = {}
+    norms: dict[str, str] = {}
     for name, module in net.named_modules():
         if isinstance(module, nn.Sequential):
             for (before, layer), (after, norm) in pairwise(module.named_children()):
                 if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    found[f"{name}.{before}"] = f"{name}.{after}"
-    return found
+                    norms[f"{name}.{before}"] = f"{name}.{after}"
+    return norms
 
 
-def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:
+def _dropout_masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:
     """Dropout masks of 0 and 1, one per key.
 
     Args:
@@ -290,8 +292,8 @@ def _masks(keys: Tensor, shape: tuple[int, ...], x: Tensor, p: float) -> Tensor:
         (K, B, F), or (B, K · C, H, W) channels last.
     """
     if x.device.type == "cpu":  # here a Python integer as key is several times faster than a tensor
-        like = x.new_empty(shape)
-        masks = [kept(key, like, p) for key in keys.tolist()]
+        one_net = x.new_empty(shape)
+        masks = [kept(key, one_net, p) for key in keys.tolist()]
     else:
         masks = list((uniform(keys, shape, x.device) >= p).to(x.dtype))
     return torch.stack(masks) if len(shape) == 2 else torch.cat(masks, dim=1)

@@ -43,19 +43,19 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, share, mean, inverse = ctx.saved_tensors
         gradient, scale = gradients[0], weight * inverse
-        of_bias = gradient.sum(dim=(2, 3), dtype=share.dtype).sum(dim=0)
-        of_scale = _centred(x, mean).mul_(gradient).sum(dim=(2, 3)).sum(dim=0)
+        bias_gradient = gradient.sum(dim=(2, 3), dtype=share.dtype).sum(dim=0)
+        scale_gradient = _centred(x, mean).mul_(gradient).sum(dim=(2, 3)).sum(dim=0)
         # The gradient by x through the variance, through x itself, and through the mean.
-        of_x = _centred(x, mean).mul_(_spread(-share * scale * inverse.square() * of_scale))
-        of_x.addcmul_(gradient, _spread(scale[None]))
-        of_x -= _spread(share * scale * of_bias)
-        return of_x.to(x.dtype), of_scale * inverse, of_bias, None, None
+        x_gradient = _centred(x, mean).mul_(_per_channel(-share * scale * inverse.square() * scale_gradient))
+        x_gradient.addcmul_(gradient, _per_channel(scale[None]))
+        x_gradient -= _per_channel(share * scale * bias_gradient)
+        return x_gradient.to(x.dtype), scale_gradient * inverse, bias_gradient, None, None
 
 
 def _centred(x: Tensor, mean: Tensor) -> Tensor:
-    return x - _spread(mean[None])
+    return x - _per_channel(mean[None])
 
 
-def _spread(values: Tensor) -> Tensor:
+def _per_channel(values: Tensor) -> Tensor:
     """(B, C) → (B, C, 1, 1)."""
     return values[..., None, None]

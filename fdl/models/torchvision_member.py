@@ -101,8 +101,8 @@ def feature_node(net: PublishedNet, image_size: int) -> str:
         InputError: as `build`.
     """
     model = _classifier(net.name, 2, 0, 0).eval()
-    if not _takes(model, image_size):
-        fitting = next((size for size in _LARGER if size > image_size and _takes(model, size)), None)
+    if not _accepts(model, image_size):
+        fitting = next((size for size in _LARGER if size > image_size and _accepts(model, size)), None)
         advice = f"set image_size to {fitting}" if fitting else "choose another net"
         raise InputError(f"torchvision:{net.name} does not take images of {image_size} pixels; {advice}")
     outputs = _activations(model, image_size)
@@ -111,7 +111,7 @@ def feature_node(net: PublishedNet, image_size: int) -> str:
         parts = name.split(".")
         last |= {".".join(parts[: depth + 1]): name for depth in range(len(parts))}
     if net.node:
-        return _named(net, net.node, last, outputs)
+        return _named_layer(net, net.node, last, outputs)
     for name in reversed(outputs):
         parts = name.split(".")
         shallow = [layer for layer in (parts[0], ".".join(parts[:2])) if last[layer] == name]
@@ -122,7 +122,7 @@ def feature_node(net: PublishedNet, image_size: int) -> str:
     )
 
 
-def _named(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str, Any]) -> str:
+def _named_layer(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str, Any]) -> str:
     if node not in last:
         hint = did_you_mean(node, last, f"there are: {', '.join(name for name in last if '.' not in name)}")
         raise InputError(f"torchvision:{net.name} has no layer {node!r}; {hint}")
@@ -141,7 +141,7 @@ def _is_map(output: Any) -> bool:
 
 
 @torch.no_grad()
-def _takes(model: nn.Module, image_size: int) -> bool:
+def _accepts(model: nn.Module, image_size: int) -> bool:
     try:
         model(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError):
@@ -220,28 +220,31 @@ _TRACER = {"leaf_modules": [Dropout, _StochasticDepth, _BatchNorm2d]}
 
 def _load(model: nn.Module, name: str, file: str) -> None:
     """Load the weights of a file into a net; raises `InputError` if they do not fit."""
-    given = _read(file)
-    own = model.state_dict()
-    output = next(reversed(own)).rpartition(".")[0] + "."
-    if any(key.startswith(output) and own[key].shape != given[key].shape for key in own.keys() & given.keys()):
-        given = {key: value for key, value in given.items() if not key.startswith(output)} | {
-            key: value for key, value in own.items() if key.startswith(output)
+    loaded = _read(file)
+    expected = model.state_dict()
+    output_layer = next(reversed(expected)).rpartition(".")[0] + "."
+    if any(
+        key.startswith(output_layer) and expected[key].shape != loaded[key].shape
+        for key in expected.keys() & loaded.keys()
+    ):
+        loaded = {key: value for key, value in loaded.items() if not key.startswith(output_layer)} | {
+            key: value for key, value in expected.items() if key.startswith(output_layer)
         }
     # Files from before torch 0.4.1 lack the batch counters, which are not used here.
-    asked = {key for key in own if not key.endswith("num_batches_tracked")}
-    wrong = (asked - given.keys()) | (given.keys() - own.keys())
-    wrong |= {key for key in asked & given.keys() if own[key].shape != given[key].shape}
-    if wrong:
+    required = {key for key in expected if not key.endswith("num_batches_tracked")}
+    mismatched = (required - loaded.keys()) | (loaded.keys() - expected.keys())
+    mismatched |= {key for key in required & loaded.keys() if expected[key].shape != loaded[key].shape}
+    if mismatched:
         raise InputError(
-            f"weights: {file} is not of torchvision:{name}: {len(wrong)} tensors differ, first {min(wrong)!r}"
+            f"weights: {file} is not of torchvision:{name}: {len(mismatched)} tensors differ, first {min(mismatched)!r}"
         )
-    for key in sorted(asked):
-        if given[key].dtype != own[key].dtype and not given[key].is_floating_point():
+    for key in sorted(required):
+        if loaded[key].dtype != expected[key].dtype and not loaded[key].is_floating_point():
             # Torch would convert them silently, but quantised weights are meaningless without their scale.
-            raise InputError(f"weights: {file}: {key!r} holds {given[key].dtype} where weights are floating-point")
-        if not given[key].isfinite().all():
+            raise InputError(f"weights: {file}: {key!r} holds {loaded[key].dtype} where weights are floating-point")
+        if not loaded[key].isfinite().all():
             raise InputError(f"weights: {file}: {key!r} holds values that are not finite")
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(loaded, strict=False)
 
 
 def _read(file: str) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ class Sizes:
         return max(1, round(channels * self.width))
 
     def map_size(self, halvings: int, *, up: bool = False) -> int:
-        """Side of the feature map after so many layers of stride 2 (`up`: "same" padding rounds up).
+        """Side of the feature map after `halvings` layers of stride 2; `up`: whether they round up ("same" padding).
 
         Raises:
             InputError: the side would be 0.

@@ -33,9 +33,11 @@ class Adam:
         # element-wise, so the order of the dimensions does not matter.
         self._channels_last = [p.is_contiguous(memory_format=torch.channels_last) for p in self.parameters]
         with torch.no_grad():
-            self._updated = [self._in_memory_order(tensors) for tensors in (self.parameters, self.first, self.second)]
+            self._kernel_views = [
+                self._contiguous_views(tensors) for tensors in (self.parameters, self.first, self.second)
+            ]
 
-    def _in_memory_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def _contiguous_views(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Contiguous views of one tensor per parameter: channels-last weights (O, I, h, w) become (O, h, w, I)."""
         pairs = zip(tensors, self._channels_last, strict=True)
         return [tensor.permute(0, 2, 3, 1) if last else tensor for tensor, last in pairs]
@@ -53,8 +55,8 @@ class Adam:
         for parameter in self.parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad)
-        values, first, second = self._updated
-        gradients = [gradient.contiguous() for gradient in self._in_memory_order(gradients)]
+        values, first, second = self._kernel_views
+        gradients = [gradient.contiguous() for gradient in self._contiguous_views(gradients)]
         fused_step(values, gradients, first, second, self.learning_rate, self.steps)
 
 
@@ -76,10 +78,10 @@ class FlatAdam:
         self.values, self.gradient, self.learning_rate = values, gradient, learning_rate
         self.steps = torch.zeros((), dtype=torch.float64, device=values.device)
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
-        self._on_gpu = step_by_kernel
+        self._gpu_step = step_by_kernel
         if values.device.type != "cpu" and (reason := why_not_the_kernel(values.device)):
             say(f"Adam goes on in several kernels, slower: {reason}")
-            self._on_gpu = step_by_operations
+            self._gpu_step = step_by_operations
 
     @torch.no_grad()
     def step(self) -> None:
@@ -89,7 +91,7 @@ class FlatAdam:
             fused_step([self.values], [self.gradient], [self.first], [self.second], self.learning_rate, int(self.steps))
             return
         rate = keras_rate(self.learning_rate, self.steps)
-        self._on_gpu(self.values, self.gradient, self.first, self.second, rate)
+        self._gpu_step(self.values, self.gradient, self.first, self.second, rate)
 
 
 def keras_rate(learning_rate: float, steps: Tensor) -> Tensor:

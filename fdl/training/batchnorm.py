@@ -42,11 +42,12 @@ def _reestimate(nets: Sequence[nn.Module], layers: Sequence[_BatchNorm], batches
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.train()
-    seen = 0
+    images_seen = 0
     for batch in batches:
-        seen += len(batch)
+        images_seen += len(batch)
         for layer in layers:
-            layer.momentum = len(batch) / seen  # makes it a running mean over images; the first batch overwrites it
+            # Makes it a running mean over images; the first batch overwrites the previous values.
+            layer.momentum = len(batch) / images_seen
         for net in nets:
             net(batch)
     for layer, momentum in zip(layers, momenta, strict=True):

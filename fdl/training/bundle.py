@@ -60,8 +60,8 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         made_by = provenance(inputs.device)  # before the training, because the code may be edited meanwhile
         judge = Judge(params, running=False)
         before = {state.cell: state for state in judge.states(cells)}
-        _say_what_is_due(before.values(), say)
-        _look_for_room(before, inputs)
+        _say_what_is_replaced(before.values(), say)
+        _check_disk_space(before, inputs)
         _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             heads = head_settings(params, cell)
@@ -78,9 +78,9 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
-            late = next(state for state in after if not state.finished)
+            unfinished = next(state for state in after if not state.finished)
             raise InputError(
-                f"{late.cell.key}: changed while its bundle was trained ({late.note}); run the bundle again"
+                f"{unfinished.cell.key}: changed while its bundle was trained ({unfinished.note}); run the bundle again"
             )
         return receipt
 
@@ -100,7 +100,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say, progress) as (cells, inputs):
         before = {state.cell: state for state in Judge(params, running=False).states(cells)}
-        _look_for_room(before, inputs, all_wait=True)
+        _check_disk_space(before, inputs, all_wait=True)
         fused = _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             training = inputs.training_digest(cell)
@@ -177,7 +177,7 @@ def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> 
     return new
 
 
-def _look_for_room(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, all_wait: bool = False) -> None:
+def _check_disk_space(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, all_wait: bool = False) -> None:
     if is_plenty():
         return
     params = inputs.params
@@ -221,7 +221,7 @@ def _trained_record(state: CellStatus) -> dict[str, Any] | None:
     return dict(state.run) if state.run is not None and state.trained and not void else None
 
 
-def _say_what_is_due(states: Iterable[CellStatus], say: Say) -> None:
+def _say_what_is_replaced(states: Iterable[CellStatus], say: Say) -> None:
     """Tell why existing records will be replaced."""
     for state in states:
         if state.status in ("stale", "damaged"):

@@ -72,7 +72,7 @@ class BundleInputs:
         """The cell's images on the device, and its draw; validation and test images are read once per bundle."""
         split = self.split(cell)
         train = self._read(split.train)
-        validation, test = self._shared(split.validation), self._shared(split.test)
+        validation, test = self._read_once(split.validation), self._read_once(split.test)
         position = {row: index for index, row in enumerate(split.validation.tolist())}
         small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
         near = None if split.near_duplicates is None else torch.from_numpy(np.isin(split.test, split.near_duplicates))
@@ -114,7 +114,7 @@ class BundleInputs:
             "split": {"hash": split.hash, "draw": split.draw, "rule": split.rule},
         }
 
-    def _shared(self, rows: NDArray[np.int64]) -> Images:
+    def _read_once(self, rows: NDArray[np.int64]) -> Images:
         key = rows.tobytes()
         if key not in self._images:
             self._images[key] = self._read(rows)

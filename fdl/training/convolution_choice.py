@@ -31,8 +31,8 @@ from fdl.training.extent import ELEMENTS, gpu_memory, pass_one_image
 _CLEARLY_FASTER = 0.9
 # A training step keeps the windows of every "unfolded" layer for the backward pass. Those of one layer may fill at most
 # this share of the card's memory.
-_WINDOWS = 1 / 64
-_REPEATS, _SECONDS = 10, 0.05  # a form is timed for so many calls, or fewer if so many seconds are over
+_WINDOWS_SHARE = 1 / 64
+_REPEATS, _SECONDS = 10, 0.05  # a form is timed for this number of calls, or fewer if they take longer
 
 Timer = Callable[[Callable[[], None]], float]  # takes a function, returns the milliseconds of a call
 
@@ -68,27 +68,27 @@ def choose(
     """
     milliseconds, file = milliseconds or partial(gpu_milliseconds, say=say), file or remembered_file()
     begun, card = time.monotonic(), _card()
-    remembered = _read(file)
-    known, measured = remembered.setdefault(card, {}), 0
+    measurements = _read_measurements(file)
+    of_this_card, newly_timed = measurements.setdefault(card, {}), 0
     layers = convolutions(nets.template, image_size)
     chosen: dict[str, dict[str, str]] = {}
     for kind, number in images.items():
         chosen[kind] = {}
         for name, (layer, size) in layers.items():
-            case = _case(nets, layer, size, number, kind, autocast)
-            if known.get(case, {}).get("form") not in BACK_ENDS:
-                times = _times(nets, name, layer, (number, *size), kind, autocast, say, milliseconds)
-                known[case] = {"form": _fastest(times), "milliseconds": times}
-                measured += 1
-            if known[case]["form"] != "grouped":
-                chosen[kind][name] = known[case]["form"]
-    if measured:
+            key = _layer_key(nets, layer, size, number, kind, autocast)
+            if of_this_card.get(key, {}).get("form") not in BACK_ENDS:
+                times = _time_forms(nets, name, layer, (number, *size), kind, autocast, say, milliseconds)
+                of_this_card[key] = {"form": _fastest(times), "milliseconds": times}
+                newly_timed += 1
+            if of_this_card[key]["form"] != "grouped":
+                chosen[kind][name] = of_this_card[key]["form"]
+    if newly_timed:
         release_gpu_memory()
         try:
-            write_atomically(file, to_json(remembered))
+            write_atomically(file, to_json(measurements))
         except OSError as error:
             say(f"{file}: cannot be written ({error.strerror}); the next program measures again")
-        say(f"{measured} convolutions measured in {time.monotonic() - begun:.0f} s{described(chosen)}")
+        say(f"{newly_timed} convolutions measured in {time.monotonic() - begun:.0f} s{described(chosen)}")
     return chosen
 
 
@@ -97,23 +97,23 @@ def described(back_ends: BackEnds) -> str:
     text = ""
     for kind, forms in back_ends.items():
         for form in sorted(set(forms.values())):
-            text += f"; {form} in {kind}: {' '.join(name for name, own in forms.items() if own == form)}"
+            text += f"; {form} in {kind}: {' '.join(name for name, chosen in forms.items() if chosen == form)}"
     return text
 
 
 def convolutions(net: nn.Module, image_size: int) -> dict[str, tuple[nn.Conv2d, tuple[int, int]]]:
     """The convolutions of a net by name, in the order of their calls, each with height and width of its input."""
-    passed = copy.deepcopy(net).eval()
-    seen: dict[str, tuple[nn.Conv2d, tuple[int, int]]] = {}
+    copied = copy.deepcopy(net).eval()
+    layers: dict[str, tuple[nn.Conv2d, tuple[int, int]]] = {}
 
-    def note(name: str, layer: nn.Conv2d, given: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[name] = layer, (given[0].shape[-2], given[0].shape[-1])
+    def note(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layers[name] = layer, (inputs[0].shape[-2], inputs[0].shape[-1])
 
-    for name, module in passed.named_modules():
+    for name, module in copied.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(partial(note, name))
-    pass_one_image(passed, image_size)
-    return seen
+    pass_one_image(copied, image_size)
+    return layers
 
 
 def gpu_milliseconds(work: Callable[[], None], say: Say) -> float:
@@ -143,7 +143,7 @@ def _card() -> str:
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
 
 
-def _case(nets: FusedNets, layer: nn.Conv2d, size: tuple[int, int], images: int, kind: str, autocast: bool) -> str:
+def _layer_key(nets: FusedNets, layer: nn.Conv2d, size: tuple[int, int], images: int, kind: str, autocast: bool) -> str:
     """A readable key of everything that the time of a layer depends on."""
     precision = "bfloat16" if autocast else "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
     shape = f"{layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel_size}, stride {layer.stride}"
@@ -155,7 +155,7 @@ def _groups(nets: FusedNets, layer: nn.Conv2d) -> int:
     return nets.inputs if layer.in_channels == 3 else nets.count
 
 
-def _times(
+def _time_forms(
     nets: FusedNets,
     name: str,
     layer: nn.Conv2d,
@@ -172,7 +172,7 @@ def _times(
     x = torch.rand(extent[0], groups * layer.in_channels, *extent[1:], device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_(not is_first and kind == "training")
     weight, bias = nets.parameters[f"{name}.weight"], nets.parameters[f"{name}.bias"]
-    wanted = [weight, bias] if is_first else [x, weight, bias]
+    differentiated = [weight, bias] if is_first else [x, weight, bias]
 
     def work(form: str) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
@@ -180,13 +180,13 @@ def _times(
         if kind == "training":
             # The output is its own gradient here. Passing a gradient to `grad` would import torch's compiler, which
             # takes seconds.
-            torch.autograd.grad((output * output.detach()).sum(), wanted)
+            torch.autograd.grad((output * output.detach()).sum(), differentiated)
 
     times: dict[str, float] = {}
     for form in BACK_ENDS:
         if form == "unfolded":
             windows = groups * window_elements(layer, *extent)
-            if windows > ELEMENTS or windows * x.element_size() > _WINDOWS * gpu_memory():
+            if windows > ELEMENTS or windows * x.element_size() > _WINDOWS_SHARE * gpu_memory():
                 continue
         try:
             with torch.set_grad_enabled(kind == "training"):
@@ -205,10 +205,10 @@ def _fastest(times: Mapping[str, float]) -> str:
     return best if times.get(best, 0.0) <= _CLEARLY_FASTER * times.get("grouped", float("inf")) else "grouped"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_measurements(file: Path) -> dict[str, Any]:
     """The earlier measurements; empty if the file is missing or damaged."""
     try:
-        remembered = json.loads(file.read_text())
-        return {card: dict(cases) for card, cases in remembered.items()}
+        measurements = json.loads(file.read_text())
+        return {card: dict(cases) for card, cases in measurements.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

@@ -102,9 +102,9 @@ def work(params: Params, cell: Cell) -> Work:
     members, epochs, rules = settings["members"], settings["epochs"], len(settings["selections"])
     train, rates = cell.shots * data.classes, len(settings.get("learning_rates", [0]))
     validations = epochs // settings["evaluate_every"] if settings["evaluate_every"] else 1
-    again = train if settings["bn_statistics"] == "reestimate" else 0
+    reestimated = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
-    evaluated = rates * validations * (data.validation + again) + rules * (train + data.validation + data.test)
+    evaluated = rates * validations * (data.validation + reestimated) + rules * (train + data.validation + data.test)
     shape = Shape(
         cell.backbone, settings.get("like", cell.dataset), data.classes, settings["image_size"], settings["width"]
     )
@@ -112,7 +112,7 @@ def work(params: Params, cell: Cell) -> Work:
     if heads := head_settings(params, cell):
         validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
         frozen = (1 + heads.epochs * heads.augment) * train
-        tuned = (validated + 1) * (data.validation + again) + data.test
+        tuned = (validated + 1) * (data.validation + reestimated) + data.test
         evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
         # The predictions on validation and test images are known, and the feature maps if they could be kept.
         reading_maps = sum(HEADS[head].reads == "maps" for head in heads.heads)
@@ -121,8 +121,8 @@ def work(params: Params, cell: Cell) -> Work:
                 evaluated += reading_maps * split
         tunings = len(heads.heads) * heads.tuning_epochs * train
     authors = torchvision_nets.parse(cell.backbone) is None
-    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
-    mapped = 0 if known else 2 * min(COMPARED, data.test)
+    maps_are_kept = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
+    mapped = 0 if maps_are_kept else 2 * min(COMPARED, data.test)
     images = train + data.validation + data.test
     trained += tunings
     return Work(
@@ -131,7 +131,7 @@ def work(params: Params, cell: Cell) -> Work:
 
 
 def _is_kept(shape: Shape, maps: int) -> bool:
-    """Whether so many feature maps are few enough to be kept in memory for later use."""
+    """Whether a number of feature maps is small enough to keep them in memory for later use."""
     from fdl.evaluation.known import MOST
 
     return maps * count(shape).feature_map <= MOST
@@ -148,7 +148,7 @@ def count(shape: Shape) -> Net:
     from torch.overrides import TorchFunctionMode
 
     from fdl.models import build
-    from fdl.training.extent import noted_outputs
+    from fdl.training.extent import record_output_sizes
 
     flops = {"forward": 0, "backward": 0}
 
@@ -174,7 +174,7 @@ def count(shape: Shape) -> Net:
             return output
 
     net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width).eval()
-    outputs = noted_outputs(net)
+    outputs = record_output_sizes(net)
     with Products():
         _, feature_map = net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
@@ -208,8 +208,8 @@ def program_size(params: Params, cells: Iterable[Cell], device: str) -> int:
     """
     if device == "cuda":
         return max(1, sum(params.fuses(cell) for cell in cells))
-    of_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
-    return max(of_seed.values(), default=1)
+    cells_by_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
+    return max(cells_by_seed.values(), default=1)
 
 
 def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool = False) -> Bytes:

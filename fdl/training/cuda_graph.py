@@ -14,7 +14,7 @@ WARM_UP = 3  # plain calls before the capture, in which libraries choose their k
 # Graphs whose capture CUDA aborted are kept alive until the process ends. Torch's allocator goes on asking such a graph
 # whether an allocation belongs to it. If it were freed, another graph at the same address would be taken for it, and
 # its allocations would never be released.
-_cut_off: list[torch.cuda.CUDAGraph] = []
+_aborted_graphs: list[torch.cuda.CUDAGraph] = []
 
 
 @contextmanager
@@ -91,8 +91,8 @@ class Replays:
             with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
                 function()
         except RuntimeError as error:
-            if not _has_ended(graph):
-                _cut_off.append(graph)
+            if not _capture_was_ended(graph):
+                _aborted_graphs.append(graph)
             _raise_if_out_of_memory(error)
             self.say(f"no CUDA graph ({' '.join(str(error).split())[:200]}); going on without, slower")
             self.say(f"{name}: {traceback.format_exc()}")
@@ -100,7 +100,7 @@ class Replays:
         return graph
 
 
-def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
+def _capture_was_ended(graph: torch.cuda.CUDAGraph) -> bool:
     """Whether a failed capture was ended properly (the function raised), so that the graph can be freed.
 
     Of a graph whose capture CUDA aborted, even the memory pool cannot be asked for.

@@ -35,15 +35,16 @@ def warn_of_little_room(
         return
     folders = {folder: _existing(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
     needed = costs.space(params, list(cells), program=program, all_wait=all_wait)
-    begun = [layout.SCRATCH / digest for digest in cells.values()]
-    there = sum(size_on_disk(folder) for folder in begun if folder.is_dir())  # bytes of an interrupted attempt
-    amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - there)}
+    begun_folders = [layout.SCRATCH / digest for digest in cells.values()]
+    # Bytes that an interrupted attempt has left.
+    existing = sum(size_on_disk(folder) for folder in begun_folders if folder.is_dir())
+    amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - existing)}
     disks: Counter[int] = Counter()
     for name, folder in folders.items():
         disks[folder.stat().st_dev] += amounts[name]
     for name, folder in folders.items():
-        free, wanted = shutil.disk_usage(folder).free, disks.pop(folder.stat().st_dev, 0)
-        if wanted > free:
+        free, required = shutil.disk_usage(folder).free, disks.pop(folder.stat().st_dev, 0)
+        if required > free:
             say(
                 f"{bundle.key}: little room on the disk of {name}/: {_mib(free)} are free, needed are about "
                 f"{_mib(amounts[layout.SCRATCH])} in {layout.SCRATCH}/ while it trains and "

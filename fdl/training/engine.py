@@ -103,8 +103,8 @@ def member_batches(
         for step, inputs, labels in epoch_batches(settings, train, epoch):
             yield step, [inputs] * settings.members, [labels] * settings.members
         return
-    own = (epoch_batches(member_settings(settings, m), train, epoch) for m in range(settings.members))
-    for step, batches in enumerate(zip(*own, strict=True)):
+    generators = (epoch_batches(member_settings(settings, m), train, epoch) for m in range(settings.members))
+    for step, batches in enumerate(zip(*generators, strict=True)):
         yield step, [inputs for _, inputs, _ in batches], [labels for _, _, labels in batches]
 
 
@@ -250,7 +250,7 @@ def train_epoch(
                 distance = feature_distance([m.detach() for m in maps], 0, 0)
                 parts += [distance.cosine, distance.gaussian]
             sums += torch.stack([*parts, *cross_entropies]).detach()
-            hits = [(output.argmax(1) == truth).sum() for output, truth in zip(logits, labels, strict=True)]
+            hits = [(output.argmax(1) == expected).sum() for output, expected in zip(logits, labels, strict=True)]
             correct += torch.stack(hits)
     return history_row(settings, epoch, (sums / steps).tolist(), [hits / len(train) for hits in correct.tolist()])
 
@@ -305,8 +305,8 @@ def predict(
         return torch.stack([output[0].float() for output in outputs]), [output[1] for output in outputs]
 
     logits = []
-    for of_part, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
-        logits.append(of_part)
+    for part_logits, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
+        logits.append(part_logits)
         for watcher in (meter, keeper):
             if watcher:
                 watcher.add(maps)

@@ -20,9 +20,9 @@ from fdl.models import Member, build
 ELEMENTS = 2**31 - 1
 # In an evaluation at most this share of the card's memory is filled by so many tensors of the largest size: input and
 # output of a layer, and the two paths of a residual block.
-_SHARE, _TENSORS = 1 / 8, 4
+_MEMORY_SHARE, _TENSORS = 1 / 8, 4
 # float32 numbers that a program holds per parameter: value, gradient, and the two moments of Adam.
-_STATE = 4
+_NUMBERS_PER_PARAMETER = 4
 
 
 def gpu_memory() -> float:
@@ -49,9 +49,9 @@ def extent(backbone: str, dataset: str, image_size: int, width: float) -> Extent
 
 def count(net: nn.Module, image_size: int) -> Extent:
     """The extent of a given net, which is not changed."""
-    passed = copy.deepcopy(net).eval()
-    outputs = noted_outputs(passed)
-    pass_one_image(passed, image_size)
+    copied = copy.deepcopy(net).eval()
+    outputs = record_output_sizes(copied)
+    pass_one_image(copied, image_size)
     return Extent(max(outputs), sum(outputs), sum(parameter.numel() for parameter in net.parameters()))
 
 
@@ -61,11 +61,11 @@ def pass_one_image(net: nn.Module, image_size: int) -> None:
 
     The device "meta" would need no arithmetic, but its convolutions import torch's compiler, which takes seconds.
     """
-    like = next(net.parameters())
-    net(like.new_zeros(1, 3, image_size, image_size))
+    parameter = next(net.parameters())
+    net(parameter.new_zeros(1, 3, image_size, image_size))
 
 
-def noted_outputs(net: nn.Module) -> list[int]:
+def record_output_sizes(net: nn.Module) -> list[int]:
     """A list to which every later forward pass of a net appends the number of elements of each layer's output."""
     outputs: list[int] = []
 
@@ -89,7 +89,7 @@ def runs_at_once(net: Extent, members: int, batch_size: int, *, bytes_each: int,
         memory: total memory of the card in bytes.
     """
     fit = ELEMENTS // (members * batch_size * net.largest)
-    bytes_of_a_run = members * (batch_size * net.kept * bytes_each + _STATE * 4 * net.parameters)
+    bytes_of_a_run = members * (batch_size * net.kept * bytes_each + _NUMBERS_PER_PARAMETER * 4 * net.parameters)
     # A single run is tried even if it does not seem to fit, because `kept` overestimates the memory.
     return min(fit, max(1, int(min(memory / bytes_of_a_run, ELEMENTS))))
 
@@ -103,6 +103,6 @@ def evaluated_at_once(net: Extent, nets: int, images: int, memory: float) -> int
         images: number of images to evaluate.
         memory: total memory of the card in bytes.
     """
-    elements = min(ELEMENTS, memory * _SHARE / _TENSORS / 4)
-    most = max(1, int(elements / (nets * net.largest)))
-    return math.ceil(images / math.ceil(images / most))
+    elements = min(ELEMENTS, memory * _MEMORY_SHARE / _TENSORS / 4)
+    limit = max(1, int(elements / (nets * net.largest)))
+    return math.ceil(images / math.ceil(images / limit))

@@ -81,9 +81,9 @@ class ReplayedSteps:
     def __init__(
         self, trained: Iterable[nn.Module | FusedMembers], learning_rate: float, device: str, say: Say
     ) -> None:
-        self._adams = [FlatAdam(*_flat(part), learning_rate, say) for part in trained]
+        self._optimisers = [FlatAdam(*_flat(part), learning_rate, say) for part in trained]
         self._replays = Replays(device, say)
-        self._places: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._batches: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(
         self, inputs: Tensor, labels: Tensor, key: Tensor, work: Callable[[Tensor, Tensor, Key], None]
@@ -96,17 +96,17 @@ class ReplayedSteps:
             work: computes the gradients from inputs, labels and key, in the same way in every call.
         """
         size = len(labels)
-        if size not in self._places:
-            self._places[size] = torch.empty_like(inputs), torch.empty_like(labels), torch.empty_like(key)
-        for place, value in zip(self._places[size], (inputs, labels, key), strict=True):
+        if size not in self._batches:
+            self._batches[size] = torch.empty_like(inputs), torch.empty_like(labels), torch.empty_like(key)
+        for place, value in zip(self._batches[size], (inputs, labels, key), strict=True):
             place.copy_(value)
         self._replays(f"head of {size} images", partial(self._step, work, size))
 
     def _step(self, work: Callable[[Tensor, Tensor, Key], None], size: int) -> None:
-        for adam in self._adams:
+        for adam in self._optimisers:
             adam.gradient.zero_()
-        work(*self._places[size])
-        for adam in self._adams:
+        work(*self._batches[size])
+        for adam in self._optimisers:
             adam.step()
 
 
@@ -118,8 +118,10 @@ def _flat(part: nn.Module | FusedMembers) -> tuple[Tensor, Tensor]:
     lengths = [-(-parameter.numel() // _ALIGNED) * _ALIGNED for parameter in parameters]
     values = parameters[0].new_zeros(sum(lengths))
     gradient = torch.zeros_like(values)
-    for parameter, own, of_own in zip(parameters, values.split(lengths), gradient.split(lengths), strict=True):
-        view = own[: parameter.numel()].view_as(parameter)
+    for parameter, value, parameter_gradient in zip(
+        parameters, values.split(lengths), gradient.split(lengths), strict=True
+    ):
+        view = value[: parameter.numel()].view_as(parameter)
         view.copy_(parameter.detach())
-        parameter.data, parameter.grad = view, of_own[: parameter.numel()].view_as(parameter)
+        parameter.data, parameter.grad = view, parameter_gradient[: parameter.numel()].view_as(parameter)
     return values, gradient

@@ -122,12 +122,12 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
     # `skip_init` would avoid torch's initial weights, but imports sympy, which takes seconds in every bundle's process.
     dense = nn.Linear(inputs, units), nn.Linear(units, num_classes)
     for index, layer in enumerate(dense):
-        glorot_uniform(layer.weight, derive(seed, "head", _place(name), 0, index))
+        glorot_uniform(layer.weight, derive(seed, "head", _head_number(name), 0, index))
         nn.init.zeros_(layer.bias)
     return nn.Sequential(dense[0], *norm, nn.ReLU(), *dropout, dense[1])
 
 
-def _place(name: str) -> int:
+def _head_number(name: str) -> int:
     """The number of a head, which is part of the random keys of its weights and dropout."""
     return list(HEADS).index(name)
 
@@ -157,9 +157,9 @@ class _HeadRun:
             self.fused = FusedMembers(cast(Sequence[Member], members), cell, len(data.validation), epoch_done)
             self.members, self.outputs_of, self.at_once = [self.fused], self.fused, self.fused.at_once
         else:
-            own = copy.deepcopy(list(members))
-            self.members, self.at_once = [*own], EVALUATION_BATCH
-            self.outputs_of = lambda inputs: [member(inputs) for member in own]
+            copies = copy.deepcopy(list(members))
+            self.members, self.at_once = [*copies], EVALUATION_BATCH
+            self.outputs_of = lambda inputs: [member(inputs) for member in copies]
         # Sums over the images of an epoch so far, on the device.
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.correct = torch.zeros((), device=self.device)
@@ -284,7 +284,7 @@ class _HeadRun:
             self.loss.add_(loss.detach() * len(labels))
             self.correct.add_((logits.argmax(dim=1) == labels).sum())
 
-        purpose = partial(derive, self.cell.seed, "head", _place(self.name), 1)
+        purpose = partial(derive, self.cell.seed, "head", _head_number(self.name), 1)
         if self.fused:
             replayed = ReplayedSteps(nets, learning_rate, self.device.type, self.epoch_done)
             number = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -338,11 +338,11 @@ class _HeadRun:
 
     def _frozen(self, split: str) -> Iterator[Tensor]:
         """The head's inputs for validation or test images from the frozen members, part by part."""
-        known = self.outputs.get(split)
-        if known and self.reads == "probabilities":
-            return (_probabilities(part.unbind()) for part in known.logits.split(EVALUATION_BATCH, dim=1))
-        if known and known.maps:
-            return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in known.maps), strict=True))
+        outputs = self.outputs.get(split)
+        if outputs and self.reads == "probabilities":
+            return (_probabilities(part.unbind()) for part in outputs.logits.split(EVALUATION_BATCH, dim=1))
+        if outputs and outputs.maps:
+            return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in outputs.maps), strict=True))
         return self._of_images(self.data.validation.pixels if split == "validation" else self.data.test.pixels)
 
     def _represent(self, inputs: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[str]]:
     """
     if folder.is_file():
         return [folder], []
-    files, others = [], []
+    files, left_out = [], []
     for path in walk(folder):
         try:
             for part in (path, *path.parents):
@@ -150,16 +150,16 @@ def image_files(folder: Path) -> tuple[list[Path], list[str]]:
                     break
                 check_name(part)
         except InputError as error:
-            others.append(str(error))
+            left_out.append(str(error))
             continue
         if path.suffix.lower() in SUFFIXES and path.is_file():
             files.append(path)
         else:
-            others.append(f"{path}: not one of {', '.join(SUFFIXES)} files, left out; convert it or move it away")
+            left_out.append(f"{path}: not one of {', '.join(SUFFIXES)} files, left out; convert it or move it away")
     if not files:
         problem = f"holds no images ({' '.join(SUFFIXES)})" if folder.is_dir() else "no such folder or image"
-        raise InputError("; ".join([f"{folder}: {problem}", *others[:1]]))
-    return sorted(files), others
+        raise InputError("; ".join([f"{folder}: {problem}", *left_out[:1]]))
+    return sorted(files), left_out
 
 
 def predict_files(
@@ -176,13 +176,13 @@ def predict_files(
     Returns:
         The predictions, named by path within the folder, and the number of files without one.
     """
-    files, others = image_files(folder)
+    files, left_out = image_files(folder)
     # If a folder holds `a.jpg` and `a.png`, their pictures are called `a.jpg.png` and `a.png.png`.
-    alike = Counter(Path(_name(path, folder)).with_suffix(".png") for path in files)
-    for line in others:
+    picture_names = Counter(Path(_name(path, folder)).with_suffix(".png") for path in files)
+    for line in left_out:
         say(line)
     predictions: list[Prediction] = []
-    unreadable = len(others)
+    unreadable = len(left_out)
     for start in range(0, len(files), EVALUATION_BATCH):
         names, images = [], []
         for path in files[start : start + EVALUATION_BATCH]:
@@ -203,7 +203,7 @@ def predict_files(
         if overlays:
             for name, picture in zip(names, _pictures(ensemble, images, predicted), strict=True):
                 picture_of = Path(name).with_suffix(".png")
-                target = overlays / (picture_of if alike[picture_of] == 1 else f"{name}.png")
+                target = overlays / (picture_of if picture_names[picture_of] == 1 else f"{name}.png")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(target)
     return predictions, unreadable

@@ -127,12 +127,12 @@ def _works(params: Params, cells: list[Cell], device: str) -> list[Work]:
     fuses = params.fuses if device == "cuda" else params.fuses_on_cpu
     works = [costs.work(params, cell) for cell in cells]
     return [
-        replace(work, together=_fitting(params, work, together, device)) if fuses(cell) else work
+        replace(work, together=_ensembles_at_once(params, work, together, device)) if fuses(cell) else work
         for cell, work in zip(cells, works, strict=True)
     ]
 
 
-def _fitting(params: Params, work: Work, together: int, device: str) -> int:
+def _ensembles_at_once(params: Params, work: Work, together: int, device: str) -> int:
     """How many of `together` ensembles are trained at once: on a GPU at most as many as its memory allows."""
     if device == "cpu":
         return together
@@ -141,8 +141,8 @@ def _fitting(params: Params, work: Work, together: int, device: str) -> int:
 
     net = extent(work.shape.backbone, work.shape.dataset, work.shape.image_size, work.shape.width)
     bytes_each = 2 if autocast_bfloat16(params.precision, device) else 4
-    most = runs_at_once(net, work.members, params.batch_size, bytes_each=bytes_each, memory=gpu_memory())
-    return max(1, min(together, most))
+    limit = runs_at_once(net, work.members, params.batch_size, bytes_each=bytes_each, memory=gpu_memory())
+    return max(1, min(together, limit))
 
 
 def makespan(hours: Sequence[float], processes: int) -> float:
@@ -193,7 +193,10 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
     for left, (shape, together) in zip(range(len(networks), 0, -1), [*networks[-1:], *networks[:-1]], strict=True):
         budget = (end - time.monotonic()) / left
         net = costs.count(shape)
-        batch = _nets(params, together) * params.batch_size * net.training + 2 * _at_once(shape) * net.forward
+        batch = (
+            _trained_nets(params, together) * params.batch_size * net.training
+            + 2 * _evaluation_images(shape) * net.forward
+        )
         if rate and 2 * batch / rate > max(budget, (end - time.monotonic()) / 2):
             continue
         paces[shape, together] = _measure(params, shape, together, device, budget, on_gpu=device == "cuda")
@@ -204,12 +207,12 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
     return paces
 
 
-def _nets(params: Params, together: int) -> int:
+def _trained_nets(params: Params, together: int) -> int:
     """Number of nets that a step of the calibration trains: a single one in the plain loop, or all of a program."""
     return together * params.members if together > 1 else 1
 
 
-def _at_once(shape: Shape) -> int:
+def _evaluation_images(shape: Shape) -> int:
     """Number of images whose evaluation takes a fraction of a second on one core; at most `EVALUATION_BATCH`."""
     from fdl.training.state import EVALUATION_BATCH
 
@@ -219,11 +222,15 @@ def _at_once(shape: Shape) -> int:
 def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
     """The pace of a network that was not measured, from the mean rates of networks of its backbone, or else of all."""
     rates = [(other, pace) for (other, _), pace in measured.items() if pace.measured]
-    alike = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
+    same_backbone = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
     net = costs.count(shape)
 
     def mean(seconds: Callable[[Pace], float], flops: Callable[[costs.Net], float]) -> float:
-        return sum(seconds(pace) / flops(costs.count(other)) for other, pace in alike) / len(alike) * flops(net)
+        return (
+            sum(seconds(pace) / flops(costs.count(other)) for other, pace in same_backbone)
+            / len(same_backbone)
+            * flops(net)
+        )
 
     return Pace(
         mean(lambda pace: pace.trained, lambda counted: counted.training),
@@ -277,7 +284,7 @@ def _measure(params: Params, shape: Shape, together: int, device: str, seconds: 
     watch, settings = _Stopwatch(device, params.threads, seconds), _settings(params, shape, device)
     nets = engine.build_members(settings, shape.classes, device)
     adam, batch = Adam(nets, 1e-4), _random_images(shape, params.batch_size, device)
-    many = _random_images(shape, _at_once(shape), device)
+    evaluation_batch = _random_images(shape, _evaluation_images(shape), device)
 
     def loop() -> None:
         engine.train_epoch(settings, batch, nets, adam, 0)
@@ -285,17 +292,19 @@ def _measure(params: Params, shape: Shape, together: int, device: str, seconds: 
     evaluated: float | None = None
     if together > 1:
         ensemble = replace(settings, members=params.members)
-        data = CellData(batch, many, batch, batch.labels[:1], shape.classes)
+        data = CellData(batch, evaluation_batch, batch, batch.labels[:1], shape.classes)
         trained, evaluated = _program_pace([Run(ensemble, data)] * together, watch, on_gpu=on_gpu)
-        tuned = _tuned(ensemble, nets, batch, watch) if on_gpu else watch.per_image(loop, len(batch), 0.1)
+        tuned = _tuning_pace(ensemble, nets, batch, watch) if on_gpu else watch.per_image(loop, len(batch), 0.1)
     else:
         trained = tuned = watch.per_image(loop, len(batch), 0.5)
     for net in nets:
         net.eval()
-    inputs = engine.to_input(many.pixels)
+    inputs = engine.to_input(evaluation_batch.pixels)
     if evaluated is None:
-        evaluated = watch.per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
-    mapped = watch.per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
+        evaluated = watch.per_image(
+            lambda: engine.predict(settings, nets, evaluation_batch.pixels), len(evaluation_batch), 0.25
+        )
+    mapped = watch.per_image(lambda: grad_cam(nets, inputs, evaluation_batch.labels), len(evaluation_batch), 0.15)
     return Pace(trained, evaluated, mapped, tuned, measured=True)
 
 
@@ -342,7 +351,7 @@ def _program_pace(runs: "Sequence[Run]", watch: _Stopwatch, *, on_gpu: bool) -> 
     return trained, evaluated
 
 
-def _tuned(settings: "CellSettings", nets: "Sequence[nn.Module]", batch: "Images", watch: _Stopwatch) -> float:
+def _tuning_pace(settings: "CellSettings", nets: "Sequence[nn.Module]", batch: "Images", watch: _Stopwatch) -> float:
     """Seconds per image and net on a GPU to tune the members of one ensemble; the head itself costs almost nothing."""
     import torch
     from torch.nn import functional

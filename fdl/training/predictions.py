@@ -183,11 +183,11 @@ def _overlaps(
         seen, labels = rows(len(data.test), predicted.device), data.test.labels
         signed = signed_record(heads, seen, labels, predicted, to_input=lambda part: part)
         return overlap_record(heads, seen, labels, to_input=lambda part: part) | signed
-    signed = signed_record(nets, *_of_test(data), predicted, to_input=to_input)
-    return overlap_record(nets, *_of_test(data), to_input=to_input) | signed
+    signed = signed_record(nets, *_test_images(data), predicted, to_input=to_input)
+    return overlap_record(nets, *_test_images(data), to_input=to_input) | signed
 
 
-def _of_test(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
+def _test_images(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
     return data.test.pixels, data.test.labels
 
 
@@ -200,7 +200,7 @@ def _write_maps(
     score: Score = "probability",
 ) -> None:
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
-    shown = shown_record(nets, *_of_test(data), predicted, to_input=to_input, score=score)
+    shown = shown_record(nets, *_test_images(data), predicted, to_input=to_input, score=score)
     np.savez_compressed(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
 
 

@@ -52,8 +52,8 @@ def fused_line(runs: Sequence[CellSettings], rows: Sequence[Mapping[str, float]]
     for settings, row in zip(runs, rows, strict=True):
         by_method.setdefault(settings.method, []).append(row)
     parts = []
-    for method, alike in by_method.items():
-        mean = {name: sum(row[name] for row in alike) / len(alike) for name in alike[0]}
+    for method, method_rows in by_method.items():
+        mean = {name: sum(row[name] for row in method_rows) / len(method_rows) for name in method_rows[0]}
         parts.append(f"{method}: {figures(runs[0], mean)}")
     return f"{runs_name(runs)}: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
 

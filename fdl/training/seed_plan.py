@@ -56,8 +56,8 @@ def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | Non
     """
     blocks = params.claims.grid
     cells = (params.model_copy(update={"grid": blocks}) if blocks else params).cells()
-    known = set(cells)
-    bundles = {cell.bundle for cell in cells if cell.method == METHOD and replace(cell, method=BASELINE) in known}
+    all_cells = set(cells)
+    bundles = {cell.bundle for cell in cells if cell.method == METHOD and replace(cell, method=BASELINE) in all_cells}
     if not bundles:
         return None
     groups: dict[str, int] = defaultdict(int)
@@ -85,7 +85,7 @@ def seeds_for(groups: Mapping[str, int], points: Mapping[str, float], margin: fl
         The number of seeds, the same for all datasets; None if it exceeds `MOST`.
     """
     total = sum(groups.values())
-    parts = np.array(
+    variances = np.array(
         [
             (groups[name] / total * points[name]) ** 2 * (1 + (groups[name] - 1) * SHARED) / groups[name]
             for name in groups
@@ -93,9 +93,9 @@ def seeds_for(groups: Mapping[str, int], points: Mapping[str, float], margin: fl
         ]
     )  # variance of the overall mean for one seed, by dataset
     n = np.arange(2, MOST + 1)
-    freedom = (n - 1) * parts.sum() ** 2 / (parts**2).sum()
+    freedom = (n - 1) * variances.sum() ** 2 / (variances**2).sum()
     width = t_quantile(1 - ALPHA, freedom) + _POWER
-    enough = n[width * np.sqrt(parts.sum() / n) < margin]
+    enough = n[width * np.sqrt(variances.sum() / n) < margin]
     return int(enough[0]) if len(enough) else None
 
 
@@ -121,11 +121,11 @@ def _measured(params: Params, trained: Collection[Cell]) -> dict[str, float]:
     """
     differences = defaultdict(list)
     for cell in trained:
-        twin = replace(cell, method=BASELINE)
-        if cell.method == METHOD and twin in trained:
-            mine, other = _accuracy(params, cell), _accuracy(params, twin)
-            if mine is not None and other is not None:
-                differences[cell.bundle].append(100 * (mine - other))
+        classical_cell = replace(cell, method=BASELINE)
+        if cell.method == METHOD and classical_cell in trained:
+            fdl, classical = _accuracy(params, cell), _accuracy(params, classical_cell)
+            if fdl is not None and classical is not None:
+                differences[cell.bundle].append(100 * (fdl - classical))
     variances = defaultdict(list)
     for bundle, values in differences.items():
         if len(values) > 1:

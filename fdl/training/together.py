@@ -64,14 +64,15 @@ def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
     group is as large as the GPU allows (`fdl.training.extent`). On a CPU the cells of a group differ only in method:
     there larger programs are not faster, and so a cell's numbers depend neither on other seeds nor on a restart.
     """
-    alike: dict[Any, list[Waiting]] = {}
+    cells_by_common: dict[Any, list[Waiting]] = {}
     for ensemble in waiting:
         settings, data = ensemble.run.settings, ensemble.run.data
         seed = settings.seed if device == "cpu" else 0
-        rest = repr(replace(settings, method="", method_params={}, seed=seed))
-        alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(ensemble)
-    whole = [sorted(group, key=lambda ensemble: ensemble.run.settings.seed) for group in alike.values()]
-    return whole if device == "cpu" else [part for group in whole for part in _parts(group)]
+        common_settings = repr(replace(settings, method="", method_params={}, seed=seed))
+        common = common_settings, len(data.train), id(data.validation.pixels)
+        cells_by_common.setdefault(common, []).append(ensemble)
+    by_seed = [sorted(group, key=lambda ensemble: ensemble.run.settings.seed) for group in cells_by_common.values()]
+    return by_seed if device == "cpu" else [part for group in by_seed for part in _parts(group)]
 
 
 def _parts(group: list[Waiting]) -> list[list[Waiting]]:
@@ -159,9 +160,9 @@ def _attempt(
         return results
     except torch.OutOfMemoryError as error:
         if len(group) == 1:
-            said = str(error).splitlines()[0]
+            message = str(error).splitlines()[0]
             raise InputError(
-                f"one ensemble does not fit into the memory of this GPU ({said}); set device: cpu"
+                f"one ensemble does not fit into the memory of this GPU ({message}); set device: cpu"
             ) from None
         return None
 

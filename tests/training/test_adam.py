@@ -144,7 +144,7 @@ def test_elsewhere_than_on_a_cpu_a_step_reads_nothing_back(monkeypatch, reason, 
     monkeypatch.setattr(torch, "_fused_adam_", kernel)
     said = []
     flat = FlatAdam(torch.zeros(6, device="meta"), torch.zeros(6, device="meta"), 0.01, said.append)
-    assert (flat._on_gpu, said) == (step, lines)
+    assert (flat._gpu_step, said) == (step, lines)
     flat.step()
     assert {(tensor.device.type, tensor.dtype) for tensor in given} <= {("meta", torch.float32)}
     assert len(given) == (6 if reason is None else 0)

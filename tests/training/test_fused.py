@@ -18,7 +18,7 @@ from fdl.methods.losses import feature_distance
 from fdl.models.fused import FusedNets
 from fdl.training import engine, fused
 from fdl.training.augment import augment
-from fdl.training.fused import Program, Run, _alike, distance_weights
+from fdl.training.fused import Program, Run, _group_by_terms, distance_weights
 from fdl.training.state import Diverged
 from fdl.training.together import can_be_fused
 from tests.training import cells
@@ -97,7 +97,7 @@ def test_every_variant_of_the_authors_networks_trains_as_in_the_loop(float64, da
     runs = [run(method, seed, **changes) for seed in (4, 5) for method in ("classical", "fdl")]
     program = Program(runs, "cpu", quiet)
     trained = program.train(progress=quiet)
-    gradients = program.nets.parted(program.nets.gradient)
+    gradients = program.nets.parameter_views(program.nets.gradient)
     for number, one in enumerate(runs):
         assert_same(trained[number], by_loop(one))
         for member, net in enumerate(float64):
@@ -110,7 +110,7 @@ def test_gradients_of_the_first_step_in_float32(built, backbone):
     runs = [run(method, backbone=backbone, epochs=1, batch_size=9) for method in METHODS]
     program = Program(runs, "cpu", quiet)
     program.train(progress=quiet)
-    ours = program.nets.parted(program.nets.gradient)
+    ours = program.nets.parameter_views(program.nets.gradient)
     for number, one in enumerate(runs):
         by_loop(one)
         for member, net in enumerate(built):
@@ -162,17 +162,17 @@ def test_batches_that_are_whole_one_short_batch_and_a_last_batch_of_one_image(fl
 def test_on_a_gpu_runs_that_want_the_same_terms_compute_them_together(float64, monkeypatch):
     asked = []
 
-    def alike(wanted, *, apart):
+    def group(wanted, *, apart):
         asked.append(apart)
-        return _alike(wanted, apart=False)
+        return _group_by_terms(wanted, apart=False)
 
-    monkeypatch.setattr(fused, "_alike", alike)
+    monkeypatch.setattr(fused, "_group_by_terms", group)
     runs = [run(method, seed) for seed in (0, 1) for method in METHODS]
     program = Program(runs, "cpu", quiet)
     assert asked == [True, True]
-    weighted = [(runs.tolist(), terms) for runs, terms, _ in program._weighted]
+    weighted = [(runs.tolist(), terms) for runs, terms, _ in program._terms_in_loss]
     assert weighted == [([1, 5], [0, 1]), ([2, 6], [0]), ([3, 7], [1])]
-    assert [(runs.tolist(), terms) for runs, terms in program._unweighted] == [
+    assert [(runs.tolist(), terms) for runs, terms in program._terms_reported] == [
         ([0, 4], [0, 1]), ([3, 7], [0]), ([2, 6], [1])
     ]  # fmt: skip
     for one, trained in zip(runs, program.train(progress=quiet), strict=True):

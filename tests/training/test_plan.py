@@ -198,8 +198,8 @@ def test_a_program_on_a_gpu_is_no_larger_than_the_card(project, monkeypatch):
     assert together == {1, 6}, "a loss that is not declared is trained alone"
     work = costs.work(params, params.cells()[0])
     monkeypatch.setattr("fdl.training.extent.gpu_memory", lambda: 1.0)
-    assert plan._fitting(params, work, 6, "cuda") == 1
-    assert plan._fitting(params, work, 6, "cpu") == 6
+    assert plan._ensembles_at_once(params, work, 6, "cuda") == 1
+    assert plan._ensembles_at_once(params, work, 6, "cpu") == 6
 
 
 def test_heads_are_forecast_at_their_own_pace(project):
