@@ -157,38 +157,38 @@ def head(*texts: str) -> list[str]:
 def gains(rng: np.random.Generator) -> Iterator[str]:
     """C1 by both versions of the rules, on the grids of `small` and of `lite` with 5 seeds."""
     yield from head("grid", "shared", "true gain", "rules", "supported", "equivalent", "contradicted", "undecided")
-    few = [replace(each, seeds=5) for each in LITE]
-    for name, grid in (("`small`", SMALL), ("`lite`", few)):
+    lite_with_5_seeds = [replace(each, seeds=5) for each in LITE]
+    for name, grid in (("`small`", SMALL), ("`lite`", lite_with_5_seeds)):
         for shared in SHARED:
             for effect in (0.0, 0.5, 1.0, 2.0, 4.0):
                 words: dict[int, list[str]] = {1: [], 2: []}
                 while len(words[1]) < REPETITIONS:
                     arrays = simulate(rng, grid, "C1", constant(grid, effect), shared)
-                    for rules, seen in words.items():
-                        seen += word(clustered_mean(arrays, floored=rules == 2))
-                for rules, seen in words.items():
-                    shown = shares(seen)
+                    for rules, verdicts in words.items():
+                        verdicts += word(clustered_mean(arrays, floored=rules == 2))
+                for rules, verdicts in words.items():
+                    share = shares(verdicts)
                     if rules == 2:
-                        check(f"C1, {name}, gain {effect}, shared {shared}", false_share(shown, effect))
-                    yield line(name, f"{shared:g}", f"{effect:g}", rules, *shown.values())
+                        check(f"C1, {name}, gain {effect}, shared {shared}", false_share(share, effect))
+                    yield line(name, f"{shared:g}", f"{effect:g}", rules, *share.values())
 
 
-def false_share(found: dict[str, float], effect: float) -> float:
+def false_share(share: dict[str, float], effect: float) -> float:
     """Share in percent of false verdicts: a difference where there is none or it has the other sign, or equivalence
     although the effect is 2 points or more.
     """
-    wrong = found["contradicted"] if effect > 0 else found["supported"] + found["contradicted"]
-    return wrong + (found["equivalent"] if effect >= 2 else 0)
+    false_verdicts = share["contradicted"] if effect > 0 else share["supported"] + share["contradicted"]
+    return false_verdicts + (share["equivalent"] if effect >= 2 else 0)
 
 
-WRONG: list[str] = []
+TOO_MANY_FALSE: list[str] = []
 
 
 def check(what: str, percent: float) -> None:
-    """Add a line to `WRONG` if there are more false verdicts than docs/claims.md promises."""
+    """Add a line to `TOO_MANY_FALSE` if there are more false verdicts than docs/claims.md promises."""
     error = 100 * 2 * (MOST * (1 - MOST) / REPETITIONS) ** 0.5  # two standard errors of the simulation
     if percent > 100 * MOST + error:
-        WRONG.append(f"{what}: {percent:.1f} % false verdicts")
+        TOO_MANY_FALSE.append(f"{what}: {percent:.1f} % false verdicts")
 
 
 def seeds(rng: np.random.Generator) -> Iterator[str]:
@@ -208,10 +208,10 @@ def seeds(rng: np.random.Generator) -> Iterator[str]:
                     low, high = estimate.interval()
                     widths.append(float(((high - low) / 2).mean()))
                     words += word(estimate)
-                found = shares(words)
-                check(f"{name}, {count} seeds, gain {effect}", false_share(found, effect))
-                cells += [found["supported"] + found["contradicted"], found["equivalent"]] if effect == 0 else []
-                cells += [found["supported"]] if effect > 0 else []
+                share = shares(words)
+                check(f"{name}, {count} seeds, gain {effect}", false_share(share, effect))
+                cells += [share["supported"] + share["contradicted"], share["equivalent"]] if effect == 0 else []
+                cells += [share["supported"]] if effect > 0 else []
             yield line(name, count, float(np.mean(widths)), *cells)
 
 
@@ -221,7 +221,7 @@ def slices(rng: np.random.Generator) -> Iterator[str]:
     yield from head("shared", "true gain", "any false verdict", *names)
     for shared in SHARED:
         for effect in (0.0, 2.0, 4.0):
-            any_false, found = 0, np.zeros(len(names))
+            any_false, found_counts = 0, np.zeros(len(names))
             for _ in range(REPETITIONS // CHUNK):
                 arrays = simulate(rng, SMALL, "C1", constant(SMALL, effect), shared)
                 hard = [array + rng.normal(0, 1, array.shape[:3])[..., None] for array in arrays]
@@ -234,13 +234,14 @@ def slices(rng: np.random.Generator) -> Iterator[str]:
                 values = np.stack([e.value for e in estimates], 1)
                 words = verdict(values, p, same)
                 differ = np.char.startswith(words, "supported")
-                wrong = np.char.startswith(words, "contradicted") | (differ if effect == 0 else words == "equivalent")
-                any_false += int(wrong.any(1).sum())
+                is_false = np.char.startswith(words, "contradicted")
+                is_false |= differ if effect == 0 else words == "equivalent"
+                any_false += int(is_false.any(1).sum())
                 each = differ.mean(0) if effect else (words == "equivalent").mean(0)
-                found += np.delete(each, (7, 8))
+                found_counts += np.delete(each, (7, 8))
             percent = 100 * any_false / REPETITIONS
             check(f"C2, gain {effect}, shared {shared}", percent)
-            yield line(f"{shared:g}", f"{effect:g}", percent, *(100 * found * CHUNK / REPETITIONS))
+            yield line(f"{shared:g}", f"{effect:g}", percent, *(100 * found_counts * CHUNK / REPETITIONS))
 
 
 def _slice(arrays: Sequence[Array], *, backbone: int | None = None, shots: int | None = None) -> Estimate:
@@ -283,14 +284,14 @@ def slopes(rng: np.random.Generator) -> Iterator[str]:
                     counts,
                 )
                 gain = clustered_mean(arrays, floored=True).value
-                seen = np.array(
+                verdicts = np.array(
                     word(clustered_mean(corrected, weights=weights, floored=True), below=True, margin=False)
                 )
-                words += np.where((seen == "supported") & (gain <= 0), "harms less", seen).tolist()
-            found = {name: 100 * words.count(name) / len(words) for name in ("supported", "contradicted", "harms less")}
-            wrong = sum(found.values()) if slope == 0 else found["contradicted"]
-            check(f"C3, {start} and {slope}, shared {shared}", wrong)
-            yield line(f"{shared:g}", f"{start:g}", f"{slope:g}", *found.values(), 100 - sum(found.values()))
+                words += np.where((verdicts == "supported") & (gain <= 0), "harms less", verdicts).tolist()
+            share = {name: 100 * words.count(name) / len(words) for name in ("supported", "contradicted", "harms less")}
+            false_verdicts = sum(share.values()) if slope == 0 else share["contradicted"]
+            check(f"C3, {start} and {slope}, shared {shared}", false_verdicts)
+            yield line(f"{shared:g}", f"{start:g}", f"{slope:g}", *share.values(), 100 - sum(share.values()))
 
 
 def pairs(rng: np.random.Generator) -> Iterator[str]:
@@ -300,7 +301,7 @@ def pairs(rng: np.random.Generator) -> Iterator[str]:
     for claim, (first, second, planted) in kinds.items():
         for shared in SHARED:
             for scale in (0.0, 1.0, 2.0):
-                wrong, found = 0, np.zeros(2)
+                false_count, found_counts = 0, np.zeros(2)
                 for _ in range(REPETITIONS // CHUNK):
                     estimates: list[Estimate | Bounded] = []
                     for name, effect in zip((first, second), planted, strict=True):
@@ -308,24 +309,23 @@ def pairs(rng: np.random.Generator) -> Iterator[str]:
                         estimates.append(_worst(arrays) if name == "C4b" else clustered_mean(arrays, floored=True))
                     p = np.array([holm(each) for each in np.stack([e.p_difference() for e in estimates], 1)])
                     values = np.stack([e.value for e in estimates], 1) * np.sign(planted)
-                    wrong += int(((p < ALPHA) & (values < 0 if scale else True)).any(1).sum())
-                    found += ((p < ALPHA) & (values > 0)).mean(0)
-                percent = 100 * wrong / REPETITIONS
+                    false_count += int(((p < ALPHA) & (values < 0 if scale else True)).any(1).sum())
+                    found_counts += ((p < ALPHA) & (values > 0)).mean(0)
+                percent = 100 * false_count / REPETITIONS
                 check(f"{claim}, {scale} × {planted}, shared {shared}", percent)
                 effects = " and ".join(f"{scale * effect + 0.0:g}" for effect in planted)
-                yield line(
-                    claim, f"{first}, {second}", f"{shared:g}", effects, percent, *(100 * found * CHUNK / REPETITIONS)
-                )
+                found_percent = 100 * found_counts * CHUNK / REPETITIONS
+                yield line(claim, f"{first}, {second}", f"{shared:g}", effects, percent, *found_percent)
 
 
 def _worst(arrays: Sequence[Array]) -> Bounded:
     """Bounds of C4b: undefined correlations of FDL members are set to −1 and to 1, and the others weigh less."""
     bounds = []
     for side in (-1, 1):
-        filled = [
+        with_bound = [
             array * (1 - UNDEFINED[d.noisy]) + side * UNDEFINED[d.noisy] for array, d in zip(arrays, SMALL, strict=True)
         ]
-        bounds.append(clustered_mean(filled, floored=True))
+        bounds.append(clustered_mean(with_bound, floored=True))
     return Bounded(*bounds)
 
 
@@ -334,24 +334,24 @@ def others(rng: np.random.Generator) -> Iterator[str]:
     yield from head("claim", "shared", "true effect", "supported", "equivalent", "contradicted", "undecided")
     for shared in SHARED:
         for effect in (0.0, 1.0, 2.0):
-            found = shares(
+            share = shares(
                 chunks(
                     lambda e=effect, s=shared: word(
                         clustered_mean(simulate(rng, SMALL, "C6", constant(SMALL, e), s), floored=True)
                     )
                 )
             )
-            check(f"C6, {effect}, shared {shared}", false_share(found, effect))
-            yield line("C6", f"{shared:g}", f"{effect:g}", *found.values())
+            check(f"C6, {effect}, shared {shared}", false_share(share, effect))
+            yield line("C6", f"{shared:g}", f"{effect:g}", *share.values())
     for ratio in (1.0, 0.9, 0.8, 0.35):
         words: list[str] = []
         while len(words) < REPETITIONS:
             logarithms = simulate(rng, SMALL, "C7", constant(SMALL, float(np.log(ratio))), 0.3)
             falls = np.concatenate([(array < 0).reshape(CHUNK, -1) for array in logarithms], axis=1)
             words += np.select([falls.all(1), ~falls.any(1)], ["supported", "contradicted"], "undecided").tolist()
-        found = shares(words)
-        check(f"C7, {ratio}", found["supported"] + found["contradicted"] if ratio == 1 else found["contradicted"])
-        yield line("C7", 0.3, f"ratio {ratio:g}", *found.values())
+        share = shares(words)
+        check(f"C7, {ratio}", share["supported"] + share["contradicted"] if ratio == 1 else share["contradicted"])
+        yield line("C7", 0.3, f"ratio {ratio:g}", *share.values())
 
 
 PARTS = {
@@ -371,8 +371,8 @@ def main() -> None:
         texts += [f"**{title}**", "\n".join(part(np.random.default_rng([19, number])))]
         print(texts[-2], texts[-1], sep="\n\n", end="\n\n", flush=True)
     files.write_atomically(TARGET, ("\n\n".join(texts) + "\n").encode())
-    if WRONG:
-        raise SystemExit("more false verdicts than 5 %: " + "; ".join(WRONG))
+    if TOO_MANY_FALSE:
+        raise SystemExit("more false verdicts than 5 %: " + "; ".join(TOO_MANY_FALSE))
 
 
 if __name__ == "__main__":

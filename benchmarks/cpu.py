@@ -87,11 +87,11 @@ def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, A
 
 def report(content: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    of = content["machine"]
+    host = content["machine"]
     lines = [
-        f"# CPU, {of['date']}",
+        f"# CPU, {host['date']}",
         "",
-        f"{of['cpu']}; one thread; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. "
+        f"{host['cpu']}; one thread; torch {host['torch']}, Python {host['python']}; load {host['load']} at the start. "
         f"Five nets, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
         f"{content['repeats']} turns; times faster: median over the turns of the ratio to the naive loop.",
         "",

@@ -50,19 +50,20 @@ def stages(datasets: list[str]) -> dict[str, list[tuple[str, ...]]]:
 
 def commit(code: Path) -> str:
     """The commit of a checkout, marked as dirty if files were changed since."""
-    found = subprocess.run(
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=code, check=True, capture_output=True, text=True
     )
-    return found.stdout.strip()
+    return described.stdout.strip()
 
 
 def report(content: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    of, codes = content["machine"], list(content["seconds"])
+    host, codes = content["machine"], list(content["seconds"])
     lines = [
-        f"# Demo, {of['date']}",
+        f"# Demo, {host['date']}",
         "",
-        f"{of['cpu']}; torch {of['torch']}; load {of['load']} at the start. {content['what']}. Processor seconds.",
+        f"{host['cpu']}; torch {host['torch']}; load {host['load']} at the start. {content['what']}. "
+        "Processor seconds.",
         "",
         f"| stage | {' | '.join(codes)} |",
         f"|---|{'---:|' * len(codes)}",

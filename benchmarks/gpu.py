@@ -57,10 +57,10 @@ def _work(name: str, scale: Scale, file: Path, output: str) -> None:
     for stream in (1, 2):
         os.dup2(handle, stream)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
-    known = {finding["case"] for finding in findings(file) if finding["item"] == name and "case" in finding}
+    measured = {finding["case"] for finding in findings(file) if finding["item"] == name and "case" in finding}
     try:
         ITEMS[name].run(
-            scale, known, lambda case, **numbers: note(file, {"item": name, "case": case, "numbers": numbers})
+            scale, measured, lambda case, **numbers: note(file, {"item": name, "case": case, "numbers": numbers})
         )
     except BaseException:
         traceback.print_exc()

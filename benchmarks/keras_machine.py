@@ -35,8 +35,8 @@ def serve(connection: Connection, case: tuple[str, str, int], bf16: bool) -> Non
     set_up_cpu()
     step, evaluate, _ = ours(*case, bf16)
     works: dict[str, Callable[[], object]] = {"train step": step, "evaluation": evaluate}
-    while (asked := connection.recv()) is not None:
-        kind, times = asked
+    while (request := connection.recv()) is not None:
+        kind, times = request
         for _ in range(times):
             works[kind]()
         connection.send(None)
@@ -99,15 +99,15 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
 
 def report(content: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    of, theirs, cores = content["machine"], content["versions"], content["cores"]
+    host, theirs, cores = content["machine"], content["versions"], content["cores"]
     lines = [
-        f"# One Keras process on all cores beside a process per core, {of['date']}",
+        f"# One Keras process on all cores beside a process per core, {host['date']}",
         "",
-        f"{of['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and {cores} "
-        f"threads; torch {of['torch']}, {cores} processes of one thread; load {of['load']} at the start. Five nets "
-        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time of the machine "
-        f"per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median over the turns "
-        "of the ratio to Keras.",
+        f"{host['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and "
+        f"{cores} threads; torch {host['torch']}, {cores} processes of one thread; load {host['load']} at the "
+        f"start. Five nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time "
+        f"of the machine per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median "
+        "over the turns of the ratio to Keras.",
         "",
         *table(content["cases"], "wall ms"),
     ]

@@ -121,14 +121,14 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
 
 def report(content: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    of, theirs = content["machine"], content["versions"]
+    host, theirs = content["machine"], content["versions"]
     lines = [
-        f"# Keras beside this project, {of['date']}",
+        f"# Keras beside this project, {host['date']}",
         "",
-        f"{of['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
-        f"{theirs['python']}; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five nets "
-        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
-        f"{content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
+        f"{host['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
+        f"{theirs['python']}; torch {host['torch']}, Python {host['python']}; load {host['load']} at the start. Five "
+        f"nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the "
+        f"process, {content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
         "",
         *table(content["cases"]),
     ]

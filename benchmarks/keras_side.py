@@ -98,12 +98,12 @@ def joint_model(request):
         seed = member + 1
         net_input = keras.Input((size, size, 3))
         if request["variant"] == "alexnet":
-            made = alexnet(net_input, classes, hidden, request["stride"], seed)
+            net_outputs = alexnet(net_input, classes, hidden, request["stride"], seed)
         elif request["variant"] in VGG_BLOCKS:
-            made = vgg(net_input, classes, hidden, request["variant"], seed)
+            net_outputs = vgg(net_input, classes, hidden, request["variant"], seed)
         else:
-            made = resnet(net_input, classes, request["variant"], seed)
-        net = keras.Model(net_input, made)
+            net_outputs = resnet(net_input, classes, request["variant"], seed)
+        net = keras.Model(net_input, net_outputs)
         probabilities, feature_map = net(inputs)
         outputs.append(probabilities)
         feature_maps.append(feature_map)
@@ -127,8 +127,8 @@ class Side:
         with np.load(request["images"]) as stored:
             classes, members = request["classes"], request["members"]
             self.train_images = stored["train"], [np.eye(classes, dtype=np.float32)[stored["train_labels"]]] * members
-            truth = np.eye(classes, dtype=np.float32)[stored["evaluation_labels"]]
-            self.evaluation_images = stored["evaluation"], [truth] * members
+            one_hot = np.eye(classes, dtype=np.float32)[stored["evaluation_labels"]]
+            self.evaluation_images = stored["evaluation"], [one_hot] * members
         return {"parameters": self.model.count_params() // members}
 
     def train(self, request):

@@ -48,12 +48,12 @@ def naive_evaluation(nets: Sequence[nn.Module], pixels: Tensor, labels: Tensor, 
     def evaluate() -> None:
         for net in nets:
             net.eval()
-        right = [0] * len(nets)
+        correct = [0] * len(nets)
         with torch.no_grad():
             for start in range(0, len(pixels), batch):
                 inputs = pixels[start : start + batch].float() / 255
                 for member, net in enumerate(nets):
-                    right[member] += int((net(inputs)[0].argmax(1) == labels[start : start + batch]).sum())
-        assert not any(math.isnan(count) for count in right)
+                    correct[member] += int((net(inputs)[0].argmax(1) == labels[start : start + batch]).sum())
+        assert not any(math.isnan(count) for count in correct)
 
     return evaluate

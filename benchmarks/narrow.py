@@ -91,11 +91,11 @@ def measure(backbone: str, width: float, precision: str, repeats: int, epochs: i
 
 def report(content: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    of = content["machine"]
+    host = content["machine"]
     lines = [
-        f"# Narrow nets, {of['date']}",
+        f"# Narrow nets, {host['date']}",
         "",
-        f"{of['cpu']}; one thread; torch {of['torch']}; load {of['load']} at the start. Two methods of one seed, "
+        f"{host['cpu']}; one thread; torch {host['torch']}; load {host['load']} at the start. Two methods of one seed, "
         f"five nets each, CIFAR-10 at 32 px, 30 training images, {content['epochs']} epochs; processor time, "
         f"{content['repeats']} turns. Differences are the largest of any weight, relative to its tensor's largest.",
         "",

@@ -79,9 +79,9 @@ def row(labels: list[str], half: pd.Series, full: pd.Series, *, sign: str = "") 
 def by_shots(half: pd.Series, full: pd.Series) -> list[tuple[str, pd.Series, pd.Series]]:
     """Pairs of values by seed, for each number of shots and for the mean of each seed over all shots ("all")."""
     pairs = []
-    for shots, of in half.groupby("shots"):
-        if len(of) > 1:  # a mean of one seed has no interval
-            pairs.append((str(shots), of, full.loc[of.index]))
+    for shots, values_of_shots in half.groupby("shots"):
+        if len(values_of_shots) > 1:  # a mean of one seed has no interval
+            pairs.append((str(shots), values_of_shots, full.loc[values_of_shots.index]))
     if len(pairs) > 1:
         means = [values.unstack("shots").dropna().mean(axis=1) for values in (half, full)]
         if len(means[0]) > 1:
@@ -103,8 +103,8 @@ def table(half: pd.DataFrame, full: pd.DataFrame) -> str:
     for frame in (half, full):
         arms = frame["soft"].unstack("method").reindex(columns=["fdl", "classical"])
         effects.append((arms["fdl"] - arms["classical"]).dropna())
-    for dataset, of in effects[0].groupby("dataset"):
-        values = [effect.loc[of.index].droplevel("dataset") for effect in effects]
+    for dataset, effect_of_dataset in effects[0].groupby("dataset"):
+        values = [effect.loc[effect_of_dataset.index].droplevel("dataset") for effect in effects]
         for shots, *pair in by_shots(*values):
             lines.append(row([DATASETS[dataset].title, "soft vote", shots], *pair, sign="+"))
     return "\n".join(lines) + "\n"

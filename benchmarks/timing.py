@@ -82,8 +82,8 @@ def _processor() -> str:
         return platform.processor()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line for line in lines if line.startswith("flags")), "")
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
-    return f"{name} ({', '.join(known)})" if known else name
+    supported = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
+    return f"{name} ({', '.join(supported)})" if supported else name
 
 
 def precisions() -> list[str]:
