@@ -1,11 +1,12 @@
-"""What batch norm's moving statistics cost trainings of few steps: validation accuracy over epochs, twice.
+"""How much accuracy batch norm's moving statistics cost in trainings of few steps.
 
-Keras' momentum of 0.01 needs many hundred steps (docs/reference.md 5). Compared are the same trainings, evaluated with
-moving statistics (preset `lite-moving`) and with statistics re-estimated from the training images (`lite-selection`):
+The moving averages settle only after many hundred steps, because Keras' momentum is 0.01 (docs/reference.md 5). This
+compares the validation accuracy of the same trainings over epochs, evaluated with moving statistics (preset
+`lite-moving`) and with statistics re-estimated from the training images (`lite-selection`):
 
     python -m benchmarks.batch_norm
 
-Writes `benchmarks/results/batch-norm.md` and `.png`. Needs the records of both presets, as far as they go.
+Writes `benchmarks/results/batch-norm.md` and `.png`. Uses all cells that have records of both presets.
 """
 
 import sys
@@ -24,12 +25,12 @@ from fdl.reporting.results import read_history, read_results
 from fdl.results.collect import collect
 
 PRESETS = {"moving": "lite-moving", "re-estimated": "lite-selection"}
-EPOCHS = (10, 25, 50, 100)  # of the table
+EPOCHS = (10, 25, 50, 100)  # shown in the table
 TARGET = Path("benchmarks/results/batch-norm")
 
 
 def read() -> pd.DataFrame:
-    """A row per cell, statistics and epoch with a validation: accuracy of the members' mean in %."""
+    """Validation accuracy in %, mean over the members: a row per cell, kind of statistics and validated epoch."""
     rows = []
     for statistics, preset in PRESETS.items():
         params = load(preset=preset)
@@ -38,7 +39,7 @@ def read() -> pd.DataFrame:
             history = read_history(params, state.cell)
             columns = [name for name in history if str(name).startswith("validation_accuracy_")]
             for epoch, values in zip(history["epoch"], history[columns].to_numpy(), strict=True):
-                if values[0] == values[0]:  # evaluated
+                if values[0] == values[0]:  # not NaN: the epoch was validated
                     key = {name: getattr(state.cell, name) for name in ("dataset", "shots", "method", "seed")}
                     rows.append(key | {"statistics": statistics, "epoch": int(epoch) + 1, "value": 100 * values.mean()})
     frame = pd.DataFrame(rows, columns=["dataset", "shots", "method", "seed", "statistics", "epoch", "value"])
@@ -49,7 +50,7 @@ def read() -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Mean ± standard deviation over seeds at some epochs, as Markdown."""
+    """Mean ± standard deviation over seeds after the epochs `EPOCHS`, as Markdown."""
     epochs = [epoch for epoch in EPOCHS if (frame["epoch"] == epoch).any()]
     lines = [
         "| Dataset | Shots | Method | Statistics | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " | Seeds |"
@@ -66,7 +67,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def draw(frame: pd.DataFrame) -> None:
-    """Validation accuracy over epochs; a panel per number of shots, dashed: moving statistics."""
+    """Draw the validation accuracy over epochs: a panel per number of shots; moving statistics are dotted."""
     from matplotlib.figure import Figure
 
     groups: dict[str, list[tuple[str, str, pd.Series[float]]]] = defaultdict(list)
@@ -88,7 +89,7 @@ def draw(frame: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Compare what there is of both presets."""
+    """Compare the cells that have records of both presets."""
     frame = read()
     if frame.empty:
         raise InputError(f"no cell has records of both presets, {' and '.join(PRESETS.values())}; run them first")

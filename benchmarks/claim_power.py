@@ -1,14 +1,16 @@
-"""What the rules of the claims find, and what they find where there is nothing: simulated benchmarks.
+"""Power and false-positive rate of the statistical rules that judge the claims, in simulated benchmarks.
 
     python -m benchmarks.claim_power
 
-Simulates 2,000 benchmarks of every kind by the grid of the preset `small` (and by a smaller one), with spreads that
-were measured, lets the functions of `fdl.evaluation.statistics` judge them as docs/claims.md says, and writes
-`benchmarks/results/claim_power.md`. Takes about ten minutes of one core and 1 GB.
+For every true effect, simulates 2,000 benchmarks with the grid of the preset `small` (and with a smaller one) and with
+measured standard deviations, judges them by the functions of `fdl.evaluation.statistics` as docs/claims.md says, and
+writes `benchmarks/results/claim_power.md`. Takes about ten minutes on one core and 1 GB.
 
-A pair's value is its true effect, plus what the drawn images do to all backbones and shots of a seed alike, plus its
-own; on top what all seeds share, images that one method finds easier, and luck on each image. Test images are
-simulated in blocks: a block's value is the mean over its images.
+A pair is an FDL cell and the classical cell with the same dataset, backbone, shots and seed. Its simulated difference
+is the sum of the true effect, a random effect of the drawn images that all pairs of a seed share, and a random effect
+of its own. For claims about accuracy two effects of the test images come on top: some images are easier for one of the
+methods in all seeds, and each prediction of an image is random. Test images are simulated in blocks; a block's value is
+the mean over its images.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,35 +22,36 @@ import numpy as np
 from fdl.core import files
 from fdl.evaluation.statistics import ALPHA, Array, Bounded, Estimate, clustered_mean, holm, slope_weights, verdict
 
-REPETITIONS, CHUNK = 2000, 100
-BLOCKS = 20  # of test images
+REPETITIONS, CHUNK = 2000, 100  # benchmarks per true effect, and how many are simulated at once
+BLOCKS = 20  # number of blocks of test images
 TARGET = Path("benchmarks/results/claim_power.md")
-MOST = 0.05  # share of false verdicts
+MOST = 0.05  # largest share of false verdicts that the rules promise
 SHARED = (0.0, 0.3)  # intraclass correlation: the part of a pair's variance that all cells of a seed share
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of a grid."""
+    """A dataset of a simulated grid."""
 
     name: str
-    noisy: bool  # its pairs vary as NEU's did, otherwise as CIFAR-10's
+    noisy: bool  # True: its pairs vary between seeds as those of NEU do, False: as those of CIFAR-10
     classes: int
-    images: int  # for the test
-    backbones: int
+    images: int  # number of test images
+    backbones: int  # number of backbones
     shots: tuple[int, ...]
-    seeds: int
-    above: tuple[float, ...]  # accuracy above chance of the classical ensemble by shots, in points
+    seeds: int  # number of seeds
+    above: tuple[float, ...]  # by shots, how far the classical ensemble's accuracy is above chance, in points
 
     @property
     def groups(self) -> int:
-        """Backbones × shots."""
+        """Number of pairs of one seed: backbones × shots."""
         return self.backbones * len(self.shots)
 
 
-# Between seeds, within a bundle: standard deviations of FDL − classical. Measured in `reports/lite` (CIFAR-10, NEU;
-# AlexNet; 5 seeds; 3, 5 and 10 images per class). C4b: 0.06 in nine pairs of NEU cells of the width and size of
-# `small` (AlexNet with 3 and 10 images per class, ResNet with 3; 3 seeds); that of CIFAR-10 is assumed.
+# By claim, standard deviations of FDL − classical between seeds within a bundle: (as CIFAR-10, as NEU). Measured in
+# `reports/lite` (AlexNet; 5 seeds; 3, 5 and 10 images per class), except C4b: 0.06 was measured in nine pairs of NEU
+# cells of the width and size of `small` (AlexNet with 3 and 10 images per class, ResNet with 3; 3 seeds), and the value
+# for CIFAR-10 is assumed.
 SPREADS = {
     "C1": (0.73, 5.5),  # points; NEU in float32 5.7
     "C4a": (2.5, 9.5),  # points of the maps
@@ -56,11 +59,12 @@ SPREADS = {
     "C5a": (0.029, 0.146),
     "C5b": (0.022, 0.056),  # nats
     "C6": (0.53, 3.4),  # points, of the FDL ensemble over its mean member
-    "C7": (0.049, 0.079),  # of the logarithm of the ratio
+    "C7": (0.049, 0.079),  # logarithm of the ratio
 }
-LUCK = (808.0, 1200.0)  # variance of the difference of an image within a pair, in points²
-EASIER = (0.0, 0.35)  # s.d. in points of a dataset's mean: images that one method finds easier in all seeds
-UNDEFINED = (0.0, 0.07)  # share of the pairs of members without a correlation in the FDL arm (AlexNet on NEU: 0.18)
+# The same pairs of values for:
+LUCK = (808.0, 1200.0)  # variance of the difference on a single image within a pair, in points²
+EASIER = (0.0, 0.35)  # standard deviation of a dataset's mean due to images that are easier for one method, in points
+UNDEFINED = (0.0, 0.07)  # share of the pairs of FDL members whose correlation is undefined (AlexNet on NEU: 0.18)
 
 _SIX, _FOUR = (3, 5, 10, 20, 50, 100), (3, 5, 10, 20)
 SMALL = [
@@ -76,21 +80,21 @@ LITE = [replace(each, backbones=1, shots=(3, 5, 10), above=each.above[:3]) for e
 def simulate(
     rng: np.random.Generator, grid: Sequence[Dataset], claim: str, effects: Sequence[Array], shared: float
 ) -> list[Array]:
-    """Differences of a chunk of benchmarks, (CHUNK, groups, seeds, blocks) per dataset.
+    """Simulated differences of `CHUNK` benchmarks: an array (CHUNK, groups, seeds, blocks) per dataset.
 
     Args:
         rng: random numbers.
         grid: the datasets.
-        claim: whose spread; only C1 and C6 are known by image.
+        claim: key of `SPREADS`; only C1 and C6 depend on single test images, the others have one block.
         effects: true effects, (groups,) per dataset.
-        shared: intraclass correlation.
+        shared: intraclass correlation, see `SHARED`.
     """
     arrays = []
     for dataset, effect in zip(grid, effects, strict=True):
         shape = (CHUNK, dataset.groups, dataset.seeds)
         spread, by_image = SPREADS[claim][dataset.noisy], claim in ("C1", "C6")
         block = LUCK[dataset.noisy] * BLOCKS / dataset.images if by_image else 0.0
-        # The luck on the images is part of a pair's spread.
+        # The measured spread of a pair contains the randomness of single images, so it is subtracted here.
         own = max(spread**2 * (1 - shared) - block / BLOCKS, 0.0)
         draw = rng.normal(0, spread * shared**0.5, (CHUNK, 1, dataset.seeds))
         cells = effect[:, None] + draw + rng.normal(0, own**0.5, shape)
@@ -108,12 +112,12 @@ def constant(grid: Sequence[Dataset], effect: float) -> list[Array]:
 
 
 def by_shots(dataset: Dataset, values: Sequence[float]) -> Array:
-    """Values by number of shots, for every group: backbone by backbone."""
+    """Repeat values by number of shots for every backbone: (groups,), ordered by backbone, then shots."""
     return np.tile(np.asarray(values, dtype=float), dataset.backbones)
 
 
 def chunks(judge: Callable[[], Sequence[str]]) -> list[str]:
-    """The words of all repetitions."""
+    """The verdicts of all repetitions, `CHUNK` at a time."""
     words: list[str] = []
     while len(words) < REPETITIONS:
         words += list(judge())
@@ -121,20 +125,26 @@ def chunks(judge: Callable[[], Sequence[str]]) -> list[str]:
 
 
 def word(estimate: Estimate | Bounded, *, below: bool = False, margin: bool = True) -> list[str]:
-    """Verdicts of a claim that is a family of its own."""
+    """Verdicts of a claim that is tested alone, without correction for multiple tests.
+
+    Args:
+        estimate: of the effect, one per benchmark.
+        below: whether the claim says that the effect is negative.
+        margin: whether equivalence is tested as well.
+    """
     value = -estimate.value if below else estimate.value
     equivalence = estimate.p_equivalence() if margin else np.full(np.shape(value), np.nan)
     return [str(each).partition(",")[0] for each in verdict(value, estimate.p_difference(), equivalence)]
 
 
 def shares(words: Sequence[str]) -> dict[str, float]:
-    """Share of each word in percent."""
+    """Share of each verdict in percent."""
     names = ("supported", "equivalent", "contradicted", "undecided")
     return {name: 100 * sum(each == name for each in words) / len(words) for name in names}
 
 
 def line(*texts: object) -> str:
-    """A row of a Markdown table; numbers to a decimal."""
+    """A row of a Markdown table; floats have one decimal."""
     shown = [f"{text:.1f}" if isinstance(text, float) else str(text) for text in texts]
     return f"| {' | '.join(shown)} |"
 
@@ -145,42 +155,44 @@ def head(*texts: str) -> list[str]:
 
 
 def gains(rng: np.random.Generator) -> Iterator[str]:
-    """C1 by both rules, on the grid of `small` and on that of `lite` with 5 seeds."""
+    """C1 by both versions of the rules, on the grids of `small` and of `lite` with 5 seeds."""
     yield from head("grid", "shared", "true gain", "rules", "supported", "equivalent", "contradicted", "undecided")
-    few = [replace(each, seeds=5) for each in LITE]
-    for name, grid in (("`small`", SMALL), ("`lite`", few)):
+    lite_with_5_seeds = [replace(each, seeds=5) for each in LITE]
+    for name, grid in (("`small`", SMALL), ("`lite`", lite_with_5_seeds)):
         for shared in SHARED:
             for effect in (0.0, 0.5, 1.0, 2.0, 4.0):
                 words: dict[int, list[str]] = {1: [], 2: []}
                 while len(words[1]) < REPETITIONS:
                     arrays = simulate(rng, grid, "C1", constant(grid, effect), shared)
-                    for rules, seen in words.items():
-                        seen += word(clustered_mean(arrays, floored=rules == 2))
-                for rules, seen in words.items():
-                    shown = shares(seen)
+                    for rules, verdicts in words.items():
+                        verdicts += word(clustered_mean(arrays, floored=rules == 2))
+                for rules, verdicts in words.items():
+                    share = shares(verdicts)
                     if rules == 2:
-                        check(f"C1, {name}, gain {effect}, shared {shared}", false_share(shown, effect))
-                    yield line(name, f"{shared:g}", f"{effect:g}", rules, *shown.values())
+                        check(f"C1, {name}, gain {effect}, shared {shared}", false_share(share, effect))
+                    yield line(name, f"{shared:g}", f"{effect:g}", rules, *share.values())
 
 
-def false_share(found: dict[str, float], effect: float) -> float:
-    """Share in percent of wrong verdicts: of no effect any difference; of 2 points and more also equivalence."""
-    wrong = found["contradicted"] if effect > 0 else found["supported"] + found["contradicted"]
-    return wrong + (found["equivalent"] if effect >= 2 else 0)
+def false_share(share: dict[str, float], effect: float) -> float:
+    """Share in percent of false verdicts: a difference where there is none or it has the other sign, or equivalence
+    although the effect is 2 points or more.
+    """
+    false_verdicts = share["contradicted"] if effect > 0 else share["supported"] + share["contradicted"]
+    return false_verdicts + (share["equivalent"] if effect >= 2 else 0)
 
 
-WRONG: list[str] = []
+TOO_MANY_FALSE: list[str] = []
 
 
 def check(what: str, percent: float) -> None:
-    """Note where there are more false verdicts than docs/claims.md says."""
+    """Add a line to `TOO_MANY_FALSE` if there are more false verdicts than docs/claims.md promises."""
     error = 100 * 2 * (MOST * (1 - MOST) / REPETITIONS) ** 0.5  # two standard errors of the simulation
     if percent > 100 * MOST + error:
-        WRONG.append(f"{what}: {percent:.1f} % false verdicts")
+        TOO_MANY_FALSE.append(f"{what}: {percent:.1f} % false verdicts")
 
 
 def seeds(rng: np.random.Generator) -> Iterator[str]:
-    """C1 by rules 2 and numbers of seeds, on two grids and in NEU alone."""
+    """C1 by version 2 of the rules and by number of seeds, on both grids and on NEU alone."""
     yield from head(
         "grid", "seeds", "half width", "gain 0: false", "equivalent", "gain 1: supported", "gain 2", "gain 4"
     )
@@ -196,20 +208,20 @@ def seeds(rng: np.random.Generator) -> Iterator[str]:
                     low, high = estimate.interval()
                     widths.append(float(((high - low) / 2).mean()))
                     words += word(estimate)
-                found = shares(words)
-                check(f"{name}, {count} seeds, gain {effect}", false_share(found, effect))
-                cells += [found["supported"] + found["contradicted"], found["equivalent"]] if effect == 0 else []
-                cells += [found["supported"]] if effect > 0 else []
+                share = shares(words)
+                check(f"{name}, {count} seeds, gain {effect}", false_share(share, effect))
+                cells += [share["supported"] + share["contradicted"], share["equivalent"]] if effect == 0 else []
+                cells += [share["supported"]] if effect > 0 else []
             yield line(name, count, float(np.mean(widths)), *cells)
 
 
 def slices(rng: np.random.Generator) -> Iterator[str]:
-    """C2: the family of slices, by Holm."""
+    """C2: the slices (dataset, backbone, shots, hard vote) as one family, corrected by Holm's method."""
     names = ["hard vote", *(each.name for each in SMALL), "a backbone", *(f"{k} per class" for k in _SIX)]
     yield from head("shared", "true gain", "any false verdict", *names)
     for shared in SHARED:
         for effect in (0.0, 2.0, 4.0):
-            any_false, found = 0, np.zeros(len(names))
+            any_false, found_counts = 0, np.zeros(len(names))
             for _ in range(REPETITIONS // CHUNK):
                 arrays = simulate(rng, SMALL, "C1", constant(SMALL, effect), shared)
                 hard = [array + rng.normal(0, 1, array.shape[:3])[..., None] for array in arrays]
@@ -222,17 +234,18 @@ def slices(rng: np.random.Generator) -> Iterator[str]:
                 values = np.stack([e.value for e in estimates], 1)
                 words = verdict(values, p, same)
                 differ = np.char.startswith(words, "supported")
-                wrong = np.char.startswith(words, "contradicted") | (differ if effect == 0 else words == "equivalent")
-                any_false += int(wrong.any(1).sum())
+                is_false = np.char.startswith(words, "contradicted")
+                is_false |= differ if effect == 0 else words == "equivalent"
+                any_false += int(is_false.any(1).sum())
                 each = differ.mean(0) if effect else (words == "equivalent").mean(0)
-                found += np.delete(each, (7, 8))
+                found_counts += np.delete(each, (7, 8))
             percent = 100 * any_false / REPETITIONS
             check(f"C2, gain {effect}, shared {shared}", percent)
-            yield line(f"{shared:g}", f"{effect:g}", percent, *(100 * found * CHUNK / REPETITIONS))
+            yield line(f"{shared:g}", f"{effect:g}", percent, *(100 * found_counts * CHUNK / REPETITIONS))
 
 
 def _slice(arrays: Sequence[Array], *, backbone: int | None = None, shots: int | None = None) -> Estimate:
-    """The mean over the groups of one backbone or number of shots."""
+    """Estimate of the mean over the groups of one backbone or of one number of shots."""
     parts = []
     for array, dataset in zip(arrays, SMALL, strict=True):
         groups = [(b, k) for b in range(dataset.backbones) for k in dataset.shots]
@@ -242,19 +255,22 @@ def _slice(arrays: Sequence[Array], *, backbone: int | None = None, shots: int |
 
 
 def slopes(rng: np.random.Generator) -> Iterator[str]:
-    """C3: gains that fall with the shots; the floor takes the classical arm as it came out."""
+    """C3: gains that fall with the number of shots.
+
+    Groups in which the simulated classical ensemble is less than 5 points above chance are left out, as in the rules.
+    """
     yield from head("shared", "gain at 3 shots", "per doubling", "supported", "contradicted", "harms less", "undecided")
     for shared in SHARED:
         for start, slope in ((0.0, 0.0), (2.0, 0.0), (-2.0, 0.0), (2.0, -0.25), (4.0, -0.5), (5.0, -1.0), (0.0, -0.5)):
             words: list[str] = []
             while len(words) < REPETITIONS:
                 effects = [by_shots(d, [start + slope * np.log2(k / 3) for k in d.shots]) for d in SMALL]
-                # In accuracy: the slope is one of accuracy corrected for chance.
+                # `start` and `slope` are in points of accuracy corrected for chance; this is plain accuracy.
                 effects = [effect * (1 - 1 / d.classes) for effect, d in zip(effects, SMALL, strict=True)]
                 arrays = simulate(rng, SMALL, "C1", effects, shared)
                 corrected, counts = [], []
                 for array, d in zip(arrays, SMALL, strict=True):
-                    # The classical arm varies more than the difference, and takes part in it (NEU: correlation −0.7).
+                    # The classical accuracy varies more than the difference and is correlated with it (NEU: −0.7).
                     cells = array.mean(-1) - (effects[len(corrected)])[:, None]
                     level = (
                         by_shots(d, d.above)[:, None] - 0.7 * cells + rng.normal(0, SPREADS["C1"][d.noisy], cells.shape)
@@ -268,24 +284,24 @@ def slopes(rng: np.random.Generator) -> Iterator[str]:
                     counts,
                 )
                 gain = clustered_mean(arrays, floored=True).value
-                seen = np.array(
+                verdicts = np.array(
                     word(clustered_mean(corrected, weights=weights, floored=True), below=True, margin=False)
                 )
-                words += np.where((seen == "supported") & (gain <= 0), "harms less", seen).tolist()
-            found = {name: 100 * words.count(name) / len(words) for name in ("supported", "contradicted", "harms less")}
-            wrong = sum(found.values()) if slope == 0 else found["contradicted"]
-            check(f"C3, {start} and {slope}, shared {shared}", wrong)
-            yield line(f"{shared:g}", f"{start:g}", f"{slope:g}", *found.values(), 100 - sum(found.values()))
+                words += np.where((verdicts == "supported") & (gain <= 0), "harms less", verdicts).tolist()
+            share = {name: 100 * words.count(name) / len(words) for name in ("supported", "contradicted", "harms less")}
+            false_verdicts = sum(share.values()) if slope == 0 else share["contradicted"]
+            check(f"C3, {start} and {slope}, shared {shared}", false_verdicts)
+            yield line(f"{shared:g}", f"{start:g}", f"{slope:g}", *share.values(), 100 - sum(share.values()))
 
 
 def pairs(rng: np.random.Generator) -> Iterator[str]:
-    """C4 and C5: two outcomes each, by Holm; C4b by its worst case."""
+    """C4 and C5: each has two outcomes, corrected by Holm's method; C4b is judged by its worst case."""
     yield from head("claim", "outcomes", "shared", "true effect", "any false verdict", "first found", "second found")
     kinds = {"C4": ("C4a", "C4b", (-2.0, -0.05)), "C5": ("C5a", "C5b", (-0.05, 0.02))}
     for claim, (first, second, planted) in kinds.items():
         for shared in SHARED:
             for scale in (0.0, 1.0, 2.0):
-                wrong, found = 0, np.zeros(2)
+                false_count, found_counts = 0, np.zeros(2)
                 for _ in range(REPETITIONS // CHUNK):
                     estimates: list[Estimate | Bounded] = []
                     for name, effect in zip((first, second), planted, strict=True):
@@ -293,50 +309,49 @@ def pairs(rng: np.random.Generator) -> Iterator[str]:
                         estimates.append(_worst(arrays) if name == "C4b" else clustered_mean(arrays, floored=True))
                     p = np.array([holm(each) for each in np.stack([e.p_difference() for e in estimates], 1)])
                     values = np.stack([e.value for e in estimates], 1) * np.sign(planted)
-                    wrong += int(((p < ALPHA) & (values < 0 if scale else True)).any(1).sum())
-                    found += ((p < ALPHA) & (values > 0)).mean(0)
-                percent = 100 * wrong / REPETITIONS
+                    false_count += int(((p < ALPHA) & (values < 0 if scale else True)).any(1).sum())
+                    found_counts += ((p < ALPHA) & (values > 0)).mean(0)
+                percent = 100 * false_count / REPETITIONS
                 check(f"{claim}, {scale} × {planted}, shared {shared}", percent)
                 effects = " and ".join(f"{scale * effect + 0.0:g}" for effect in planted)
-                yield line(
-                    claim, f"{first}, {second}", f"{shared:g}", effects, percent, *(100 * found * CHUNK / REPETITIONS)
-                )
+                found_percent = 100 * found_counts * CHUNK / REPETITIONS
+                yield line(claim, f"{first}, {second}", f"{shared:g}", effects, percent, *found_percent)
 
 
 def _worst(arrays: Sequence[Array]) -> Bounded:
-    """What is not defined in the FDL arm may be −1 or 1; what is, is a mean with so much less weight."""
+    """Bounds of C4b: undefined correlations of FDL members are set to −1 and to 1, and the others weigh less."""
     bounds = []
     for side in (-1, 1):
-        filled = [
+        with_bound = [
             array * (1 - UNDEFINED[d.noisy]) + side * UNDEFINED[d.noisy] for array, d in zip(arrays, SMALL, strict=True)
         ]
-        bounds.append(clustered_mean(filled, floored=True))
+        bounds.append(clustered_mean(with_bound, floored=True))
     return Bounded(*bounds)
 
 
 def others(rng: np.random.Generator) -> Iterator[str]:
-    """C6, by its own spread, and C7, which has no interval."""
+    """C6, and C7, which is judged by the signs of all differences and has no interval."""
     yield from head("claim", "shared", "true effect", "supported", "equivalent", "contradicted", "undecided")
     for shared in SHARED:
         for effect in (0.0, 1.0, 2.0):
-            found = shares(
+            share = shares(
                 chunks(
                     lambda e=effect, s=shared: word(
                         clustered_mean(simulate(rng, SMALL, "C6", constant(SMALL, e), s), floored=True)
                     )
                 )
             )
-            check(f"C6, {effect}, shared {shared}", false_share(found, effect))
-            yield line("C6", f"{shared:g}", f"{effect:g}", *found.values())
+            check(f"C6, {effect}, shared {shared}", false_share(share, effect))
+            yield line("C6", f"{shared:g}", f"{effect:g}", *share.values())
     for ratio in (1.0, 0.9, 0.8, 0.35):
         words: list[str] = []
         while len(words) < REPETITIONS:
             logarithms = simulate(rng, SMALL, "C7", constant(SMALL, float(np.log(ratio))), 0.3)
             falls = np.concatenate([(array < 0).reshape(CHUNK, -1) for array in logarithms], axis=1)
             words += np.select([falls.all(1), ~falls.any(1)], ["supported", "contradicted"], "undecided").tolist()
-        found = shares(words)
-        check(f"C7, {ratio}", found["supported"] + found["contradicted"] if ratio == 1 else found["contradicted"])
-        yield line("C7", 0.3, f"ratio {ratio:g}", *found.values())
+        share = shares(words)
+        check(f"C7, {ratio}", share["supported"] + share["contradicted"] if ratio == 1 else share["contradicted"])
+        yield line("C7", 0.3, f"ratio {ratio:g}", *share.values())
 
 
 PARTS = {
@@ -350,14 +365,14 @@ PARTS = {
 
 
 def main() -> None:
-    """Simulate all, write the tables; exit with 1 if there are more false verdicts than announced."""
+    """Simulate all claims and write the tables; exit with 1 if there are more false verdicts than promised."""
     texts = []
     for number, (title, part) in enumerate(PARTS.items()):
         texts += [f"**{title}**", "\n".join(part(np.random.default_rng([19, number])))]
         print(texts[-2], texts[-1], sep="\n\n", end="\n\n", flush=True)
     files.write_atomically(TARGET, ("\n\n".join(texts) + "\n").encode())
-    if WRONG:
-        raise SystemExit("more false verdicts than 5 %: " + "; ".join(WRONG))
+    if TOO_MANY_FALSE:
+        raise SystemExit("more false verdicts than 5 %: " + "; ".join(TOO_MANY_FALSE))
 
 
 if __name__ == "__main__":

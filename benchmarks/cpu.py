@@ -1,8 +1,9 @@
-"""This project's loop against the naive one, on one core: `python -m benchmarks.cpu`.
+"""Speed of this project's training loop against a naive loop, on one core: `python -m benchmarks.cpu`.
 
-The naive loop is five modules in contiguous float32 with torch's own Adam (`naive.py`); ours is what `fdl run`
-does on a CPU. `folded` is an evaluation with the batch norms put into the convolutions. It is measured here and
-used nowhere: it changes the rounding of predictions, which records must not depend on.
+The naive loop is five modules in contiguous float32 with torch's own Adam (`naive.py`); ours is the plain training loop
+of `fdl.training.engine`, which `fdl run` uses for wide nets on a CPU. `folded` is an evaluation with the batch norms
+folded into the convolutions. It is only measured, and not used on a CPU, because it changes the rounding of
+predictions.
 """
 
 import argparse
@@ -26,7 +27,7 @@ BATCH, EVALUATED = 10, 100
 
 
 def folded(net: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose batch norms after convolutions are part of these."""
+    """A copy in evaluation mode with its batch norms folded into the convolutions before them."""
     net = copy.deepcopy(net).eval()
     for sequence in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         layers = list(sequence)
@@ -39,14 +40,14 @@ def folded(net: nn.Module) -> nn.Module:
 
 
 def images(size: int) -> Images:
-    """Noise, and labels of ten classes."""
+    """`EVALUATED` images of noise with labels of ten classes."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (EVALUATED, 3, size, size), dtype=torch.uint8, generator=generator)
     return Images(pixels, torch.arange(EVALUATED) % 10)
 
 
 def ours(dataset: str, backbone: str, size: int, bf16: bool) -> tuple[Callable[[], object], Callable[[], object], Any]:
-    """A train step of our loop, an evaluation, and the nets."""
+    """Our loop on five nets: functions that take a training step and evaluate, and the nets."""
     settings = CellSettings(
         backbone=backbone, dataset=dataset, method="fdl", method_params={"cosine_weight": 0.5, "gaussian_weight": 0.05},
         seed=0, members=5, image_size=size, width=1.0, epochs=1, batch_size=BATCH, learning_rate=1e-4, augment=False,
@@ -70,7 +71,7 @@ def ours(dataset: str, backbone: str, size: int, bf16: bool) -> tuple[Callable[[
 
 
 def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, Any]:
-    """Medians of CPU seconds, and how many times faster than the naive loop."""
+    """Median CPU seconds of a training step and of an evaluation, and the speed-up over the naive loop."""
     nets, optimiser = naive(backbone, dataset, 10, size, "cpu")
     all_images = images(size)
     pixels, labels = all_images.pixels, all_images.labels
@@ -85,12 +86,12 @@ def measure(dataset: str, backbone: str, size: int, repeats: int) -> dict[str, A
 
 
 def report(content: dict[str, Any]) -> str:
-    """As Markdown."""
-    of = content["machine"]
+    """The results as a Markdown page."""
+    host = content["machine"]
     lines = [
-        f"# CPU, {of['date']}",
+        f"# CPU, {host['date']}",
         "",
-        f"{of['cpu']}; one thread; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. "
+        f"{host['cpu']}; one thread; torch {host['torch']}, Python {host['python']}; load {host['load']} at the start. "
         f"Five nets, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
         f"{content['repeats']} turns; times faster: median over the turns of the ratio to the naive loop.",
         "",
@@ -111,7 +112,7 @@ def main() -> None:
     for dataset, backbone, size in CASES:
         if backbone in options.backbones:
             content["cases"][f"{dataset} {backbone}, {size} px"] = measure(dataset, backbone, size, options.repeats)
-            # After each case: a run that is cut off leaves some.
+            # Written after each case, so that an interrupted run leaves its results.
             write(f"cpu-{precisions()[-1]}", content, report(content))
 
 

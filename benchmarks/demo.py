@@ -1,7 +1,7 @@
-"""Where the demo's time goes: processor seconds by stage, `python -m benchmarks.demo`.
+"""CPU seconds of the demo by stage: `python -m benchmarks.demo`.
 
-Every stage is the command that the workflow runs, one process after another, in a folder of its own; what Snakemake
-itself takes comes on top. `--code` names another checkout, to compare two: their turns alternate.
+Every stage consists of the commands that the workflow runs, executed one after another in a temporary folder. The time
+of Snakemake itself is not included. `--code`, given several times, compares checkouts, whose commands alternate.
 """
 
 import argparse
@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def seconds_of(code: Path, folder: Path, *arguments: str) -> float:
-    """User and system time of a verb."""
+    """CPU seconds (user and system) of a command of `fdl` from the checkout `code`."""
     environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # -P: not the code of the folder that this was started in.
+    # -P keeps the current folder off the module path, so that `code` is used.
     command = [sys.executable, "-P", "-m", "fdl", *arguments]
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -31,7 +31,7 @@ def seconds_of(code: Path, folder: Path, *arguments: str) -> float:
 
 
 def stages(datasets: list[str]) -> dict[str, list[tuple[str, ...]]]:
-    """The commands of every stage, of the demo's bundles of some datasets."""
+    """The commands of every stage of the demo, restricted to some datasets."""
     whole = ("--set", f"datasets=[{','.join(datasets)}]")
     bundles = load(ROOT / "params.yaml", "demo", {"datasets": datasets}).bundles()
     backbones = dict.fromkeys(bundle.backbone for bundle in bundles)
@@ -49,20 +49,21 @@ def stages(datasets: list[str]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def commit(code: Path) -> str:
-    """Of a checkout, with a mark if files were changed since."""
-    found = subprocess.run(
+    """The commit of a checkout, marked as dirty if files were changed since."""
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=code, check=True, capture_output=True, text=True
     )
-    return found.stdout.strip()
+    return described.stdout.strip()
 
 
 def report(content: dict[str, Any]) -> str:
-    """As Markdown."""
-    of, codes = content["machine"], list(content["seconds"])
+    """The results as a Markdown page."""
+    host, codes = content["machine"], list(content["seconds"])
     lines = [
-        f"# Demo, {of['date']}",
+        f"# Demo, {host['date']}",
         "",
-        f"{of['cpu']}; torch {of['torch']}; load {of['load']} at the start. {content['what']}. Processor seconds.",
+        f"{host['cpu']}; torch {host['torch']}; load {host['load']} at the start. {content['what']}. "
+        "Processor seconds.",
         "",
         f"| stage | {' | '.join(codes)} |",
         f"|---|{'---:|' * len(codes)}",
@@ -75,7 +76,7 @@ def report(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the demo, print, and write `results/demo.*`."""
+    """Run the demo, print the times, and write `results/demo.*`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, action="append", help="a checkout; none: this one")
     parser.add_argument("--datasets", nargs="+", default=["cifar10", "cifar100", "miniimagenet", "neu", "bsd", "tex"])

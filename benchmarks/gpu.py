@@ -1,16 +1,17 @@
-"""What a GPU makes of the fused programs, in eight minutes: `python -m benchmarks.gpu`.
+"""Tests and times the fused programs (`fdl.training.fused`) on a GPU, in eight minutes: `python -m benchmarks.gpu`.
 
-Run this first wherever there is a GPU for a short time. Every item is a process of its own with a time limit; each
-number is written to `gpu.jsonl` when it is known, and no failure ends the rest. In the order of what must be known
-first: is it right (gradients, evaluations, CUDA graphs, a restart, memory that ends), does the largest fit, which form
-of the convolutions is the fastest, and how fast is it. It ends with a page of findings, `gpu.md`. Called again, it
-goes on with what is not measured; `--again` begins anew, `--page` only writes the page.
+It is written for short access to a GPU. Every item runs in a process of its own with a time limit; each result is
+written to `gpu.jsonl` as soon as it is known, and a failed item does not stop the others. The most important questions
+come first: are the results correct (gradients, evaluations, CUDA graphs, a restart, exhausted memory), do the largest
+programs fit, which form of the convolutions is fastest, and how fast is training. At the end it writes a page of
+findings, `gpu.md`. Another call continues with what is not measured yet; `--again` starts over, `--page` only writes
+the page.
 
 It needs torch, numpy and tqdm. With pydantic, pydantic_core, annotated-types, typing-inspection and PyYAML, which can
-travel as wheels, it also parts a program that does not fit, and forecasts the preset `paper`; without them that
-forecast is made later, by `--page` on a machine with the project's environment.
+be copied to the machine as wheels, it also tests how a program that does not fit is halved, and forecasts the time of
+the preset `paper`. Without them, call `--page` later on a machine with the project's environment for the forecast.
 
-`--device cpu --small` goes through all of it on small nets in less than a minute, to try the script itself.
+`--device cpu --small` runs all items on small nets in less than a minute, to test the script itself.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from benchmarks.gpu_items import ITEMS, Finding, Scale
 from benchmarks.gpu_page import page
 from benchmarks.timing import RESULTS
 
-_LINES = 12  # of what a failed item printed
+_LINES = 12  # number of lines that are shown of the output of a failed item
 
 
 def findings(file: Path) -> Iterator[Finding]:
-    """All lines of a file of findings; one that was cut off is left out."""
+    """The findings in a file, one per line; incomplete lines are skipped."""
     if not file.exists():
         return
     for line in file.read_text().splitlines():
@@ -43,7 +44,7 @@ def findings(file: Path) -> Iterator[Finding]:
 
 
 def note(file: Path, finding: Finding) -> None:
-    """Write a finding, so that nothing that happens later can take it away."""
+    """Append a finding and force it to disk, so that no later failure can lose it."""
     with file.open("a") as lines:
         lines.write(json.dumps(finding) + "\n")
         lines.flush()
@@ -51,28 +52,28 @@ def note(file: Path, finding: Finding) -> None:
 
 
 def _work(name: str, scale: Scale, file: Path, output: str) -> None:
-    """An item, in a process of its own: what it prints goes to a file."""
+    """Run an item in this child process, with its output redirected to a file."""
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(handle, stream)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
-    known = {finding["case"] for finding in findings(file) if finding["item"] == name and "case" in finding}
+    measured = {finding["case"] for finding in findings(file) if finding["item"] == name and "case" in finding}
     try:
         ITEMS[name].run(
-            scale, known, lambda case, **numbers: note(file, {"item": name, "case": case, "numbers": numbers})
+            scale, measured, lambda case, **numbers: note(file, {"item": name, "case": case, "numbers": numbers})
         )
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)  # what a library would do at its end is not waited for
+    os._exit(0)  # skips the exit handlers of libraries
 
 
 def attempt(name: str, scale: Scale, file: Path, limit: float) -> Finding:
-    """Do an item for at most so many seconds; how it ended."""
+    """Run an item for at most `limit` seconds; returns how it ended."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
-        # Forked: torch is imported once, and CUDA starts in the child only.
+        # With "fork" torch is imported only once, here, and CUDA is initialised in the child.
         process = multiprocessing.get_context("fork").Process(target=_work, args=(name, scale, file, str(output)))
         process.start()
         process.join(limit)
@@ -87,7 +88,7 @@ def attempt(name: str, scale: Scale, file: Path, limit: float) -> Finding:
 
 
 def measure(scale: Scale, file: Path, seconds: float, only: list[str]) -> None:
-    """Do all items that are not done, in order, until the time ends."""
+    """Run the items that are not done yet, in order, for at most `seconds`."""
     end = time.monotonic() + seconds
     done = {finding["item"] for finding in findings(file) if finding.get("ended") == "done"}
     for name, item in ITEMS.items():
@@ -97,13 +98,13 @@ def measure(scale: Scale, file: Path, seconds: float, only: list[str]) -> None:
         if left < 1:
             note(file, {"item": name, "ended": "not begun", "seconds": 0.0, "output": []})
             continue
-        # Small nets are tried on machines that have other things to do.
+        # With small nets the limits are four times as long, because the machine may be busy.
         ended = attempt(name, scale, file, min(scale.of(1, 4) * item.seconds, left))
         note(file, ended)
         print(f"{name}: {ended['ended']}, {ended['seconds']:.0f} s", flush=True)
         for line in ended["output"]:
             print(f"    {line}", flush=True)
-        if name == "versions" and ended["ended"] != "done":  # CUDA does not start: nothing else can
+        if name == "versions" and ended["ended"] != "done":  # CUDA does not start
             return
 
 

@@ -1,4 +1,9 @@
-"""The items of `benchmarks.gpu`: each measures something, and says so case by case."""
+"""The items of `benchmarks.gpu`.
+
+Each item is a function of the scale, the names of the cases measured by an earlier call, and `note`, which
+records the numbers of a case. A run is the training of one ensemble, and a program trains several runs as one network
+(`fdl.training.fused`). "Eager" means without CUDA graphs.
+"""
 
 import gc
 import io
@@ -37,29 +42,29 @@ METHODS = {"classical": {}, "fdl": {"cosine_weight": 0.5, "gaussian_weight": 0.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Where it runs, and whether on small nets, to try the items themselves."""
+    """The device, and whether the items run on small nets, which tests the items themselves."""
 
     device: str
     small: bool
 
-    def of(self, whole: Any, small: Any) -> Any:
-        """One or the other."""
-        return small if self.small else whole
+    def of(self, full: Any, small: Any) -> Any:
+        """The second value with small nets, otherwise the first."""
+        return small if self.small else full
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is measured, and in how many seconds at most."""
+    """A function that measures, and its time limit."""
 
     run: Callable[[Scale, set[str], Note], None]
-    seconds: float
+    seconds: float  # time limit
 
 
 # --- What is trained -------------------------------------------------------------------------------------------------
 
 
 def images(number: int, size: int, classes: int, device: str) -> Images:
-    """Random images, without equal neighbours: in which of them a pool finds its maximum would be left to rounding."""
+    """Random images. With flat images rounding would decide in which of several equal pixels a pool has its maximum."""
     generator = torch.Generator().manual_seed(number)
     pixels = torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.arange(number) % classes
@@ -69,7 +74,15 @@ def images(number: int, size: int, classes: int, device: str) -> Images:
 def runs(
     scale: Scale, backbone: str, dataset: str, *, train: int, validation: int = 20, seeds: int = 2, **changes: Any
 ) -> list[Run]:
-    """`classical` and `fdl` with so many seeds, on the same random images."""
+    """Runs of `classical` and `fdl` for several seeds, on the same random images.
+
+    Args:
+        scale: see `Scale`.
+        backbone, dataset: whose network is trained.
+        train, validation: numbers of images.
+        seeds: number of seeds.
+        changes: other settings of the cells.
+    """
     size = changes.pop("image_size", None) or DATASETS[dataset].image_size
     classes = len(DATASETS[dataset].classes)
     trained, validated, tested = (images(number, size, classes, scale.device) for number in (train, validation, 10))
@@ -86,26 +99,28 @@ def runs(
     ]
 
 
-def program(made: Sequence[Run], scale: Scale, *, eager: bool = False, alike: bool = False) -> Program:
-    """A program; it prints what it has to say, which a failed item shows.
+def program(test_runs: Sequence[Run], scale: Scale, *, eager: bool = False, same_weights: bool = False) -> Program:
+    """A program of the given runs, whose log is printed (it is shown if the item fails).
 
     Args:
-        made, scale: its runs, and where.
-        eager: without graphs.
-        alike: all nets have the same weights, for where only time and memory count: to draw those of fifty large
-            nets takes longer than to train them.
+        made, scale: its runs, and where they are trained.
+        eager: whether to do without CUDA graphs.
+        alike: whether all nets get the same initial weights. This suffices to measure time and memory, and drawing
+            those of fifty large nets takes longer than training them.
     """
     os.environ["FDL_EAGER"] = "1" if eager else "0"
     say = partial(print, flush=True)
-    if not alike:
-        return Program(made, scale.device, say)
-    (net,) = engine.build_members(replace(made[0].settings, members=1), made[0].data.num_classes, scale.device)
+    if not same_weights:
+        return Program(test_runs, scale.device, say)
+    (net,) = engine.build_members(
+        replace(test_runs[0].settings, members=1), test_runs[0].data.num_classes, scale.device
+    )
     with patch.object(engine, "build_members", lambda settings, *_: [net] * settings.members):
-        return Program(made, scale.device, say)
+        return Program(test_runs, scale.device, say)
 
 
 def set_precision(precision: str) -> None:
-    """As `fdl.training.device.set_up_torch` does: float32, tf32, or bfloat16 by autocast."""
+    """Set up torch as `fdl.training.device.set_up_torch` does for float32, tf32, or bfloat16 (by autocast)."""
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = False
@@ -113,15 +128,15 @@ def set_precision(precision: str) -> None:
 
 
 def wait(scale: Scale) -> None:
-    """Until the GPU has done what it was told."""
+    """Wait until the GPU has finished all work."""
     if scale.device == "cuda":
         torch.cuda.synchronize()
 
 
-def seconds(work: Callable[[], object], scale: Scale, *, most: float = 1.0, repeats: int = 10) -> float:
-    """Median seconds of a call after a first one; fewer repeats of what takes long."""
+def seconds(work: Callable[[], object], scale: Scale, *, limit: float = 1.0, repeats: int = 10) -> float:
+    """Median seconds of a call, after one call to warm up; stops repeating after `limit` seconds."""
     times: list[float] = []
-    end = time.perf_counter() + scale.of(most, 0.01)
+    end = time.perf_counter() + scale.of(limit, 0.01)
     for turn in range(scale.of(repeats + 1, 1)):
         wait(scale)
         start = time.perf_counter()
@@ -135,12 +150,12 @@ def seconds(work: Callable[[], object], scale: Scale, *, most: float = 1.0, repe
 
 
 def gib(size: float) -> float:
-    """Bytes as GiB."""
+    """Bytes → GiB, rounded."""
     return round(size / 2**30, 2)
 
 
 def reset_peak(scale: Scale) -> None:
-    """Count the peak of the memory anew."""
+    """Release unused GPU memory and reset the counter of its peak."""
     if scale.device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -148,7 +163,7 @@ def reset_peak(scale: Scale) -> None:
 
 
 def memory(scale: Scale) -> dict[str, float]:
-    """GiB of the GPU: at the peak, reserved at the peak, and held now."""
+    """GPU memory in GiB: allocated at the peak, reserved at the peak, and allocated now."""
     if scale.device == "cpu":
         return {}
     peak, reserved, now = (
@@ -158,7 +173,7 @@ def memory(scale: Scale) -> dict[str, float]:
 
 
 def apart(first: Tensor, second: Tensor) -> float:
-    """Norm of the difference, relative to that of the second."""
+    """Norm of the difference, relative to the norm of the second tensor."""
     second = second.double().cpu()
     return float((first.double().cpu() - second).norm() / second.norm())
 
@@ -166,8 +181,8 @@ def apart(first: Tensor, second: Tensor) -> float:
 # --- (1) Is it right? ------------------------------------------------------------------------------------------------
 
 
-def versions(scale: Scale, known: set[str], note: Note) -> None:
-    """The machine. Where this fails, CUDA does not start."""
+def versions(scale: Scale, measured: set[str], note: Note) -> None:
+    """Describe the machine. If this item fails, CUDA does not start."""
     numbers: dict[str, Any] = {**machine(), "device": scale.device, "python": platform.python_version()}
     if scale.device == "cuda":
         card = torch.cuda.get_device_properties()
@@ -179,8 +194,8 @@ def versions(scale: Scale, known: set[str], note: Note) -> None:
     note("machine", **numbers)
 
 
-def peaks(scale: Scale, known: set[str], note: Note) -> None:
-    """What this card reaches with large matrices, and how fast it copies."""
+def peaks(scale: Scale, measured: set[str], note: Note) -> None:
+    """Highest FLOP/s of this card with large matrices, and its memory bandwidth."""
     side = scale.of(8192, 128)
     for precision in ("float32", "tf32", "bfloat16"):
         set_precision(precision)
@@ -191,41 +206,41 @@ def peaks(scale: Scale, known: set[str], note: Note) -> None:
     note("copy", gb_per_second=2 * len(source) / seconds(lambda: target.copy_(source), scale) / 1e9)
 
 
-def gradients(scale: Scale, known: set[str], note: Note) -> None:
-    """The first step of a fused program on the device, against the same in float64 on the CPU.
+def gradients(scale: Scale, measured: set[str], note: Note) -> None:
+    """Gradients of a program's first step on the device, against those in float64 on the CPU; narrow nets.
 
-    A batch that is whole, and one that is short for one of two seeds; narrow nets.
+    One case has whole batches, the other a batch that is short for one of two seeds.
     """
     for backbone in BACKBONES:
         for case, train in (("whole batches", 20), ("short batches", 18)):
-            # Augmented pixels agree to rounding only.
-            made = runs(scale, backbone, "cifar10", train=train, width=scale.of(0.125, 0.0625), augment=False)
-            expected = _first_gradient(made, Scale("cpu", scale.small), torch.float64)
+            # Without augmentation, whose pixels agree only up to rounding.
+            test_runs = runs(scale, backbone, "cifar10", train=train, width=scale.of(0.125, 0.0625), augment=False)
+            expected = _first_gradient(test_runs, Scale("cpu", scale.small), torch.float64)
             for precision in ("float32", "tf32", "bfloat16"):
                 set_precision(precision)
                 autocast = precision == "bfloat16"
-                own = [replace(run, settings=replace(run.settings, autocast=autocast)) for run in made]
+                own = [replace(run, settings=replace(run.settings, autocast=autocast)) for run in test_runs]
                 pairs = zip(_first_gradient(own, scale, torch.float32), expected, strict=True)
                 errors = sorted(apart(*pair) for pair in pairs)
-                # Where rounding decides which cells the mask or a pool keeps, a net is off by more.
+                # The error of a net is larger if rounding changes which elements the loss's mask or a pool selects.
                 note(f"{backbone}, {case}, {precision}", median=errors[len(errors) // 2], worst=errors[-1])
 
 
-def _first_gradient(made: Sequence[Run], scale: Scale, dtype: torch.dtype) -> Tensor:
+def _first_gradient(test_runs: Sequence[Run], scale: Scale, dtype: torch.dtype) -> Tensor:
     """The gradient of every net after the first step, (nets, parameters)."""
     build_members, to_input = engine.build_members, engine.to_input
-    made = [replace(run, data=_moved(run.data, scale.device)) for run in made]
+    test_runs = [replace(run, data=_moved(run.data, scale.device)) for run in test_runs]
     with (
         patch.object(engine, "build_members", lambda *given: [net.to(dtype) for net in build_members(*given)]),
         patch.object(engine, "to_input", lambda pixels: to_input(pixels).to(dtype)),
     ):
-        trained = program(made, scale, eager=True)
+        trained = program(test_runs, scale, eager=True)
         steps: list[Tensor] = []
         step = trained.adam.step
 
         def first() -> None:
             if not steps:
-                parts = trained.nets.parted(trained.nets.gradient).values()
+                parts = trained.nets.parameter_views(trained.nets.gradient).values()
                 steps.append(torch.cat([part.flatten(1) for part in parts], dim=1))
             step()
 
@@ -241,21 +256,25 @@ def _moved(data: CellData, device: str) -> CellData:
     return CellData(train, validation, test, data.small.to(device), data.num_classes)
 
 
-def evaluation(scale: Scale, known: set[str], note: Note) -> None:
-    """Logits with batch norm in the weights, against those of the same nets one by one in float64 on the CPU."""
+def evaluation(scale: Scale, measured: set[str], note: Note) -> None:
+    """Logits with batch norm folded into the weights, against those of single nets in float64 on the CPU."""
     for backbone in BACKBONES:
         for precision in ("float32", "tf32", "bfloat16"):
             set_precision(precision)
-            made = runs(scale, backbone, "cifar10", train=20, width=scale.of(0.125, 0.0625))
-            made = [replace(run, settings=replace(run.settings, autocast=precision == "bfloat16")) for run in made]
-            trained, pixels = program(made, scale), made[0].data.validation.pixels
+            test_runs = runs(scale, backbone, "cifar10", train=20, width=scale.of(0.125, 0.0625))
+            test_runs = [
+                replace(run, settings=replace(run.settings, autocast=precision == "bfloat16")) for run in test_runs
+            ]
+            trained, pixels = program(test_runs, scale), test_runs[0].data.validation.pixels
             with trained.stream():
                 trained.train_epoch(0)
-                trained.nets.fold(autocast=made[0].settings.autocast)
+                trained.nets.fold(autocast=test_runs[0].settings.autocast)
                 inputs = engine.to_input(pixels)
-                with torch.no_grad(), engine.autocast(made[0].settings, inputs):
+                with torch.no_grad(), engine.autocast(test_runs[0].settings, inputs):
                     logits = trained.nets(inputs, Pass(folded=True))[0].float()
-            member = engine.build_members(made[0].settings, made[0].data.num_classes, "cpu")[0].double().eval()
+            member = (
+                engine.build_members(test_runs[0].settings, test_runs[0].data.num_classes, "cpu")[0].double().eval()
+            )
             errors = []
             for number, own in enumerate(logits):
                 member.load_state_dict({name: value.cpu() for name, value in trained.nets.state(number).items()})
@@ -264,19 +283,19 @@ def evaluation(scale: Scale, known: set[str], note: Note) -> None:
             note(f"{backbone}, {precision}", median=sorted(errors)[len(errors) // 2], worst=max(errors))
 
 
-def graphs(scale: Scale, known: set[str], note: Note) -> None:
-    """Eager steps against replayed ones, and replayed ones twice: weights after some epochs."""
+def graphs(scale: Scale, measured: set[str], note: Note) -> None:
+    """Weights after some epochs: of eager steps against replayed ones, and of replayed ones in two trainings."""
     for backbone in BACKBONES:
         for precision in scale.of(("float32", "bfloat16"), ("float32",)):
             set_precision(precision)
             # Ten whole steps and as many short ones, and an evaluation after every epoch.
-            made = runs(
+            test_runs = runs(
                 scale, backbone, "cifar10", train=18, width=scale.of(0.125, 0.0625), epochs=scale.of(10, 2),
                 evaluate_every=1, autocast=precision == "bfloat16",
             )  # fmt: skip
             weights, captured = {}, 0
             for name, eager in (("eager", True), ("graph", False), ("again", False)):
-                trained = program(made, scale, eager=eager)
+                trained = program(test_runs, scale, eager=eager)
                 trained.train(progress=lambda line: None)
                 captured += _captured(trained)
                 weights[name] = trained.nets.flat.clone()
@@ -295,20 +314,20 @@ def _captured(trained: Program) -> int:
 
 
 class _Stop(Exception):
-    """In the middle of a training."""
+    """Stops a training in the middle."""
 
 
-def resume(scale: Scale, known: set[str], note: Note) -> None:
-    """A training that goes on from a file, against one that was never stopped: all bits."""
+def resume(scale: Scale, measured: set[str], note: Note) -> None:
+    """A training that resumes from a file must end with the same bits as one that was never stopped."""
     for backbone in BACKBONES:
         set_precision("float32")
         epochs = scale.of(12, 4)
-        made = runs(
+        test_runs = runs(
             scale, backbone, "cifar10", train=18, width=scale.of(0.125, 0.0625), epochs=epochs, evaluate_every=1
         )
-        undisturbed = program(made, scale)
+        undisturbed = program(test_runs, scale)
         undisturbed.train(progress=lambda line: None)
-        stopped, file = program(made, scale), io.BytesIO()
+        stopped, file = program(test_runs, scale), io.BytesIO()
 
         def stop(stopped: Program = stopped, file: io.BytesIO = file, middle: int = epochs // 2) -> None:
             if stopped.epoch == middle:
@@ -319,7 +338,7 @@ def resume(scale: Scale, known: set[str], note: Note) -> None:
             stopped.train(progress=lambda line: None, epoch_end=stop)
         except _Stop:
             file.seek(0)
-        resumed = program(made, scale)
+        resumed = program(test_runs, scale)
         resumed.restore(torch.load(file, map_location="cpu", weights_only=True))
         resumed.train(progress=lambda line: None)
         same = torch.equal(resumed.nets.flat, undisturbed.nets.flat)
@@ -330,8 +349,8 @@ def _histories(trained: Program) -> list[list[dict[str, float]]]:
     return [result.history for result in trained.results]
 
 
-def halves(scale: Scale, known: set[str], note: Note) -> None:
-    """A group that the memory does not hold is parted, also while a graph is captured, and goes on."""
+def halves(scale: Scale, measured: set[str], note: Note) -> None:
+    """A group of runs that does not fit into memory is halved and continues, even if a capture runs out of memory."""
     try:
         from fdl.training import together
         from fdl.training.checkpoint import Checkpoint
@@ -342,12 +361,14 @@ def halves(scale: Scale, known: set[str], note: Note) -> None:
     from pathlib import Path
 
     set_precision("float32")
-    made = runs(scale, "vgg", "miniimagenet", train=18, seeds=scale.of(4, 2), epochs=scale.of(6, 2), evaluate_every=1)
-    whole = program(made, scale)
+    test_runs = runs(
+        scale, "vgg", "miniimagenet", train=18, seeds=scale.of(4, 2), epochs=scale.of(6, 2), evaluate_every=1
+    )
+    reference = program(test_runs, scale)
     reset_peak(scale)
-    whole.train(progress=lambda line: None)
+    reference.train(progress=lambda line: None)
     needed = memory(scale)
-    del whole
+    del reference
     reset_peak(scale)
     said: list[str] = []
     for share in scale.of((0.9, 0.6), (1.0,)):
@@ -357,7 +378,7 @@ def halves(scale: Scale, known: set[str], note: Note) -> None:
         with tempfile.TemporaryDirectory() as folder:
             group = [
                 together.Waiting(run, Checkpoint(Path(folder) / str(number), said.append), str(number))
-                for number, run in enumerate(made)
+                for number, run in enumerate(test_runs)
             ]
             together.train_together(group, device=scale.device, say=said.append, progress=lambda line: None)
             layouts = [one.checkpoint.load("trained")["layout"] for one in group]  # type: ignore[index]
@@ -369,21 +390,23 @@ def halves(scale: Scale, known: set[str], note: Note) -> None:
 # --- (2) Does the largest fit? ---------------------------------------------------------------------------------------
 
 
-def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Note) -> None:
-    """Ten runs of NEU at 200 pixels: steps and an evaluation, eager and replayed, and what is left afterwards."""
+def extremes(backbone: str, shots: int, scale: Scale, measured: set[str], note: Note) -> None:
+    """Time and memory of ten runs of NEU at 200 pixels: epochs with an evaluation, eager and replayed, and memory that
+    is still allocated afterwards.
+    """
     for precision in ("bfloat16", "tf32"):
-        if precision in known:
+        if precision in measured:
             continue
         set_precision(precision)
         train, validation = 6 * shots, scale.of(360, 12)
-        made = runs(
+        test_runs = runs(
             scale, backbone, "neu", train=train, validation=validation, seeds=scale.of(5, 2),
             image_size=scale.of(200, 32), autocast=precision == "bfloat16",
         )  # fmt: skip
         reset_peak(scale)
-        trained = program(made, scale, alike=True)
+        trained = program(test_runs, scale, same_weights=True)
         numbers: dict[str, Any] = {
-            "evaluated at once": trained.evaluated,
+            "evaluated at once": trained.evaluation_batch,
             "forms": convolution_choice.described(trained.nets.back_ends),
         }
         for name, times in (("eager", 1), ("graph", WARM_UP + 1)):
@@ -405,7 +428,7 @@ def extremes(backbone: str, shots: int, scale: Scale, known: set[str], note: Not
 
 # --- (3) Which form of the convolutions? -----------------------------------------------------------------------------
 
-# (backbone, dataset, place among the net's convolutions)
+# (backbone, dataset, index among the net's convolutions)
 LAYERS = [
     ("alexnet", "cifar10", 0), ("alexnet", "cifar10", 1), ("alexnet", "cifar10", 4),
     ("vgg", "cifar10", 1), ("vgg", "cifar10", -1), ("resnet", "miniimagenet", 1), ("resnet", "miniimagenet", -1),
@@ -414,14 +437,14 @@ LAYERS = [
 
 
 def convolution(backbone: str, dataset: str, place: int, scale: Scale) -> tuple[nn.Conv2d, tuple[int, int]]:
-    """A layer of a net, and the size of what it sees."""
+    """A convolution of a net, and height and width of its input."""
     side = scale.of(DATASETS[dataset].image_size, 32)
     net = build(backbone, dataset, None, side, scale.of(1.0, 0.0625))
     return list(convolution_choice.convolutions(net, side).values())[place]
 
 
-def convolutions(scale: Scale, known: set[str], note: Note) -> None:
-    """All forms on layers of the nets, ten runs, batches of ten: milliseconds forward, and with both gradients."""
+def convolutions(scale: Scale, measured: set[str], note: Note) -> None:
+    """Milliseconds of all forms of the convolutions in ten runs with batches of ten, forward and backward."""
     nets, sources = scale.of((50, 5), (4, 2))
     forms: dict[str, tuple[Any, bool]] = {name: (form, False) for name, form in BACK_ENDS.items()}
     forms["grouped, benchmark"] = BACK_ENDS["grouped"], True
@@ -431,7 +454,7 @@ def convolutions(scale: Scale, known: set[str], note: Note) -> None:
         shape = (nets, layer.out_channels, *layer.kernel_size, layer.in_channels)
         for precision in ("bfloat16", "tf32"):
             case = f"{backbone} {dataset} {layer.in_channels}→{layer.out_channels} at {size[0]}, {precision}"
-            if case in known:
+            if case in measured:
                 continue
             set_precision(precision)
             dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -446,7 +469,7 @@ def convolutions(scale: Scale, known: set[str], note: Note) -> None:
                 torch.backends.cudnn.benchmark = benchmark
                 try:
                     numbers[name], output = _timed_convolution(form, x, weight, bias, layer, scale)
-                except RuntimeError as error:  # also where the memory ends
+                except RuntimeError as error:  # includes exhausted memory
                     numbers[name] = {"failed": str(error).splitlines()[0][:160]}
                     reset_peak(scale)
                     continue
@@ -460,13 +483,13 @@ def _timed_convolution(
 ) -> tuple[dict[str, float], Tensor]:
     reset_peak(scale)
     with torch.no_grad():
-        forward = seconds(lambda: form(x, weight, bias, layer), scale, most=0.2)
+        forward = seconds(lambda: form(x, weight, bias, layer), scale, limit=0.2)
     leaves = [tensor.detach().requires_grad_() for tensor in (x, weight, bias)]
     output = form(*leaves, layer)
     gradient = torch.randn_like(output)
-    wanted = leaves[1:] if layer.in_channels == 3 else leaves  # images need none
+    differentiated = leaves[1:] if layer.in_channels == 3 else leaves  # images need none
     backward = seconds(
-        lambda: torch.autograd.grad(output, wanted, gradient, retain_graph=True), scale, most=0.3
+        lambda: torch.autograd.grad(output, differentiated, gradient, retain_graph=True), scale, limit=0.3
     )  # fmt: skip
     return {"forward ms": 1000 * forward, "backward ms": 1000 * backward, **memory(scale)}, output.detach()
 
@@ -474,23 +497,23 @@ def _timed_convolution(
 # --- (4) How fast is it? ---------------------------------------------------------------------------------------------
 
 
-def speed(backbone: str, size: int, scale: Scale, known: set[str], note: Note) -> None:
-    """Ten runs, eager and replayed: time of a step and of an image evaluated."""
+def speed(backbone: str, size: int, scale: Scale, measured: set[str], note: Note) -> None:
+    """Time of a training step and of an evaluated image in ten runs, eager and replayed."""
     dataset, steps, evaluated = SIZES[size], scale.of({32: 20, 84: 10, 200: 5}[size], 2), scale.of(400, 12)
     side, seeds = scale.of(size, 32), scale.of(5, 1)
     for precision in ("bfloat16", "tf32"):
         set_precision(precision)
-        made = runs(
+        test_runs = runs(
             scale, backbone, dataset, train=10 * steps, validation=evaluated, seeds=seeds, image_size=side,
             autocast=precision == "bfloat16",
         )  # fmt: skip
         for name in ("graph", "eager"):
-            if f"{precision}, {name}" not in known and (name == "graph" or precision == "bfloat16"):
-                _speed_of_program(made, f"{precision}, {name}", steps, evaluated, scale, note)
+            if f"{precision}, {name}" not in measured and (name == "graph" or precision == "bfloat16"):
+                _speed_of_program(test_runs, f"{precision}, {name}", steps, evaluated, scale, note)
 
 
-def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
-    """What is compared with. In one process: torch's Adam imports the compiler, which takes seconds."""
+def naive_loops(scale: Scale, measured: set[str], note: Note) -> None:
+    """Time of both for the naive loops, in one item because torch's Adam imports the compiler, which takes seconds."""
     set_precision("float32")
     for size, dataset in SIZES.items():
         for backbone in BACKBONES:
@@ -502,16 +525,18 @@ def naive_loops(scale: Scale, known: set[str], note: Note) -> None:
             note(f"{backbone} at {size}", **{"step ms": 1000 * step, "evaluated image µs": 1e6 * evaluation})
 
 
-def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int, scale: Scale, note: Note) -> None:
+def _speed_of_program(
+    test_runs: Sequence[Run], case: str, steps: int, evaluated: int, scale: Scale, note: Note
+) -> None:
     reset_peak(scale)
     start = time.perf_counter()
-    trained = program(made, scale, eager="eager" in case, alike=True)
-    begun = time.perf_counter() - start  # with the choice of the convolutions, if that is not known yet
-    count = len(made)
+    trained = program(test_runs, scale, eager="eager" in case, same_weights=True)
+    begun = time.perf_counter() - start  # includes timing the forms of the convolutions if they are not known yet
+    count = len(test_runs)
     with trained.stream():
         pixels = seconds(lambda: trained.place_pixels(0), scale)
         if scale.device == "cuda":
-            for _ in range(WARM_UP // steps + 1):  # until the step is captured
+            for _ in range(WARM_UP // steps + 1):  # until the step is captured as a graph
                 trained.train_epoch(0)
         epoch = seconds(lambda: trained.train_epoch(0), scale, repeats=5)
         with torch.no_grad():
@@ -531,7 +556,7 @@ def _speed_of_program(made: Sequence[Run], case: str, steps: int, evaluated: int
 
 @dataclass(frozen=True)
 class _HeadSettings:
-    """As `fdl.core.head_settings` has them, which needs pydantic."""
+    """A replacement for `fdl.core.head_settings.HeadSettings`, which needs pydantic."""
 
     tuning_epochs: int
     epochs: int = 1
@@ -541,8 +566,8 @@ class _HeadSettings:
     units: dict[str, int] = field(default_factory=lambda: {"fusion": 128})
 
 
-def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
-    """A fusion head, frozen and tuned: on fused members against the loop, and twice; logits of the test images."""
+def heads_agree(scale: Scale, measured: set[str], note: Note) -> None:
+    """Test logits of a fusion head, frozen and tuned: with fused members against single ones, and in two trainings."""
     set_precision("float32")
     for backbone in BACKBONES:
         (run,) = runs(scale, backbone, "cifar10", train=18, seeds=1, width=scale.of(0.125, 0.0625))[:1]
@@ -557,13 +582,13 @@ def heads_agree(scale: Scale, known: set[str], note: Note) -> None:
         note(backbone, from_loop=apart(once, loop), same_bits_twice=torch.equal(once, again))
 
 
-def heads(scale: Scale, known: set[str], note: Note) -> None:
-    """A fusion head of one run, on features computed once and then tuned."""
+def heads(scale: Scale, measured: set[str], note: Note) -> None:
+    """Time of a tuning step of a fusion head, and of an evaluated image, in one run."""
     for precision in ("bfloat16", "tf32"):
         set_precision(precision)
         for size in SIZES:
             for backbone in BACKBONES:
-                if (case := f"{backbone} at {size}, {precision}") not in known:
+                if (case := f"{backbone} at {size}, {precision}") not in measured:
                     note(case, **_time_of_head(backbone, size, precision, scale))
                     reset_peak(scale)
 
@@ -588,7 +613,7 @@ def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dic
             run.data,
             epoch_done=lambda line: ends.append(time.perf_counter()),
         )
-    # After the frozen epoch and the first of the tuning, in which its step is captured.
+    # Without the frozen epoch and the first tuning epoch, in which the step is captured.
     times = sorted(after - before for before, after in itertools.pairwise(ends[-epochs:]))
     with own_stream(scale.device), torch.no_grad():
         members = FusedMembers(cast(list[Member], nets), run.settings, scale.of(200, 12), print)
@@ -600,17 +625,17 @@ def _time_of_head(backbone: str, size: int, precision: str, scale: Scale) -> dic
     }  # fmt: skip
 
 
-def kernels(scale: Scale, known: set[str], note: Note) -> None:
-    """Of a replayed epoch of ten runs in bfloat16, the kernels that take most of the time."""
+def kernels(scale: Scale, measured: set[str], note: Note) -> None:
+    """The kernels that take the most time in a replayed epoch of ten runs in bfloat16."""
     set_precision("bfloat16")
     for size, dataset in SIZES.items():
         for backbone in scale.of(BACKBONES, BACKBONES[:1]):
-            if f"{backbone} at {size}" in known:
+            if f"{backbone} at {size}" in measured:
                 continue
-            made = runs(
+            test_runs = runs(
                 scale, backbone, dataset, train=40, seeds=scale.of(5, 1), image_size=scale.of(size, 32), autocast=True
             )
-            trained = program(made, scale, alike=True)
+            trained = program(test_runs, scale, same_weights=True)
             with trained.stream():
                 for _ in range(scale.of(2, 1)):
                     trained.train_epoch(0)
@@ -620,7 +645,7 @@ def kernels(scale: Scale, known: set[str], note: Note) -> None:
 
 
 def _longest(work: Callable[[], object], scale: Scale, number: int = 10) -> list[tuple[str, float, int]]:
-    """The kernels that take most of the time: name, share of all, calls."""
+    """The kernels that take the most time: name, share of the total, calls."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = scale.device == "cuda"

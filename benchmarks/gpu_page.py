@@ -1,4 +1,4 @@
-"""The page of `benchmarks.gpu`: what is right, what fits, what is fast, and what could not be found out."""
+"""Writes the page of `benchmarks.gpu`: what is correct, what fits, how fast it is, and which items failed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,19 +8,20 @@ from typing import Any
 
 Finding = dict[str, Any]
 Cases = dict[str, dict[str, Any]]
-# Error of a net's gradient or logits, relative to their norm, that rounding explains.
+# Largest errors that rounding explains, relative to the norm: of a net's gradient or logits by precision, and of a
+# trained head's logits in float32.
 ROUNDING = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1}
-HEADS_ERROR = 1e-3  # the same of a trained head's logits, in float32
+HEADS_ERROR = 1e-3
 SIZES, BACKBONES = (32, 84, 200), ("alexnet", "vgg", "resnet")
 PRECISIONS = ("bfloat16", "tf32")
 
 
 def page(findings: Sequence[Finding], items: Sequence[str]) -> str:
-    """As Markdown.
+    """The page as Markdown.
 
     Args:
-        findings: the lines of `gpu.jsonl`; of a case or an end that is there twice, the last counts.
-        items: all there are, in order.
+        findings: the lines of `gpu.jsonl`; a later line replaces an earlier one of the same case or item.
+        items: names of all items, in order.
     """
     cases: defaultdict[str, Cases] = defaultdict(dict)
     ends: dict[str, Finding] = {}
@@ -44,10 +45,10 @@ def _head(versions: Cases, peaks: Cases) -> list[str]:
     if machine is None:
         return ["# GPU: it does not start"]
     name = machine.get("gpu", "none, tried on a CPU")
-    said = [f"torch {machine['torch']}", f"Python {machine['python']}", f"{machine['cores']} cores", machine["date"]]
+    facts = [f"torch {machine['torch']}", f"Python {machine['python']}", f"{machine['cores']} cores", machine["date"]]
     if "gpu" in machine:
-        said = [f"{machine['GiB']} GiB", f"CUDA {machine['cuda']}", f"cuDNN {machine['cudnn']}", *said]
-    lines = [f"# GPU: {name}", "", ", ".join(said) + "."]
+        facts = [f"{machine['GiB']} GiB", f"CUDA {machine['cuda']}", f"cuDNN {machine['cudnn']}", *facts]
+    lines = [f"# GPU: {name}", "", ", ".join(facts) + "."]
     reached = [f"{kind} {numbers['tflops']:.1f} TFLOP/s" for kind, numbers in peaks.items() if "tflops" in numbers]
     if "copy" in peaks:
         reached.append(f"copies {peaks['copy']['gb_per_second']:.0f} GB/s, read and written")
@@ -59,30 +60,32 @@ def _checks(cases: defaultdict[str, Cases]) -> list[str]:
     for item, what in (("gradients", "gradient of a first step"), ("evaluation", "logits of an evaluation")):
         for case, numbers in cases[item].items():
             limit = ROUNDING[case.rpartition(", ")[2]]
-            said = f"error {numbers['median']:.1e} (median net), {numbers['worst']:.1e} (worst)"
-            rows.append((f"{what}: {case}", numbers["median"] <= limit, said))
+            remark = f"error {numbers['median']:.1e} (median net), {numbers['worst']:.1e} (worst)"
+            rows.append((f"{what}: {case}", numbers["median"] <= limit, remark))
     for case, numbers in cases["graphs"].items():
-        said = f"{numbers['captured']} graphs; from eager steps {numbers['from_eager']:.1e}"
-        said += ", the same bits" if numbers["same_bits_as_eager"] else ""
-        rows.append((f"graphs twice, bit for bit: {case}", numbers["same_bits_twice"], said))
+        remark = f"{numbers['captured']} graphs; from eager steps {numbers['from_eager']:.1e}"
+        remark += ", the same bits" if numbers["same_bits_as_eager"] else ""
+        rows.append((f"graphs twice, bit for bit: {case}", numbers["same_bits_twice"], remark))
     for case, numbers in cases["resume"].items():
         rows.append((f"restart, bit for bit: {case}", numbers["same_bits"] and numbers["same_history"], ""))
     for case, numbers in cases["heads agree"].items():
-        said = f"error {numbers['from_loop']:.1e}" + ("" if numbers["same_bits_twice"] else "; another time other bits")
-        rows.append((f"head on fused members: {case}", numbers["from_loop"] <= HEADS_ERROR, said))
+        remark = f"error {numbers['from_loop']:.1e}" + (
+            "" if numbers["same_bits_twice"] else "; another time other bits"
+        )
+        rows.append((f"head on fused members: {case}", numbers["from_loop"] <= HEADS_ERROR, remark))
     for case, numbers in cases["halves"].items():
         rows.append((case, "left_out" not in numbers, numbers.get("left_out") or "; ".join(numbers["layouts"])))
     if not rows:
         return []
     lines = ["", "## Is it right?", "", "| what | | |", "|---|---|---|"]
-    return lines + [f"| {what} | {'yes' if good else '**no**'} | {said} |" for what, good, said in rows]
+    return lines + [f"| {what} | {'yes' if good else '**no**'} | {remark} |" for what, good, remark in rows]
 
 
 def _extremes(cases: defaultdict[str, Cases]) -> list[str]:
     lines = []
-    for item, of_item in list(cases.items()):
+    for item, item_cases in list(cases.items()):
         if item.startswith("extremes"):
-            for case, numbers in of_item.items():
+            for case, numbers in item_cases.items():
                 times = [f"{numbers[f'{name}: s an epoch']:.2f}" for name in ("eager", "graph")]
                 peaks = [str(numbers.get(f"{name}: peak GiB", "")) for name in ("eager", "graph")]
                 left = str(numbers.get("afterwards: held GiB", ""))
@@ -122,12 +125,12 @@ def _convolutions(cases: Cases) -> list[str]:
 
 def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
     rows = []
-    for item, of_item in list(cases.items()):
+    for item, item_cases in list(cases.items()):
         if not item.startswith("speed: "):
             continue
         name = item.removeprefix("speed: ")
         naive = cases["naive loops"].get(name, {})
-        for case, numbers in of_item.items():
+        for case, numbers in item_cases.items():
             step, image = numbers["step ms"], numbers["evaluated image µs"]
             faster = [
                 naive[key] / value if naive else 0 for key, value in (("step ms", step), ("evaluated image µs", image))
@@ -149,8 +152,8 @@ def _speeds(cases: defaultdict[str, Cases]) -> list[str]:
         *rows,
     ]  # fmt: skip
     lines += ["", "The forms of the convolutions that programs chose when they began, where not all are grouped:", ""]
-    for item, of_item in list(cases.items()):
-        chosen = {case: numbers["forms"] for case, numbers in of_item.items() if numbers.get("forms")}
+    for item, item_cases in list(cases.items()):
+        chosen = {case: numbers["forms"] for case, numbers in item_cases.items() if numbers.get("forms")}
         lines += [f"- {item.partition(': ')[2]}, {case}{forms}" for case, forms in chosen.items()]
     if cases["heads"]:
         lines += [
@@ -175,7 +178,7 @@ def _forecast(cases: defaultdict[str, Cases]) -> list[str]:
         for size in SIZES
     }
     wanted = [f"{precision}, {kind}" for precision in PRECISIONS for kind in ("graph", "heads")] + ["naive loop"]
-    if not all(of_item.get(case) for of_item in measured.values() for case in wanted):
+    if not all(item_cases.get(case) for item_cases in measured.values() for case in wanted):
         return ["", "No forecast of `paper`: not all speeds are measured."]
     try:
         hours = {precision: forecast(measured, precision) for precision in PRECISIONS}
@@ -190,26 +193,31 @@ def _forecast(cases: defaultdict[str, Cases]) -> list[str]:
         "maps at the rate of the naive loop.", "", "| | members, hours | heads | maps |", "|---|---:|---:|---:|",
     ]  # fmt: skip
     return lines + [
-        f"| {precision} | {' | '.join(f'{one:.1f}' for one in of_kinds.values())} |"
-        for precision, of_kinds in hours.items()
+        f"| {precision} | {' | '.join(f'{value:.1f}' for value in hours_by_kind.values())} |"
+        for precision, hours_by_kind in hours.items()
     ]
 
 
 def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> dict[str, float]:
-    """Hours of the preset `paper` with one seed: of members, heads and maps."""
+    """Hours of one seed of the preset `paper`, by "members", "heads" and "maps".
+
+    Args:
+        measured: results of the items on speed, by backbone and image size.
+        precision: "bfloat16" or "tf32".
+    """
     from fdl.core.protocol import DATASETS
     from fdl.core.settings import load
     from fdl.training import costs
 
     rates: dict[tuple[str, int, str], tuple[float, float]] = {}
-    for (backbone, size), of_item in measured.items():
+    for (backbone, size), item_cases in measured.items():
         dataset = {32: "cifar10", 84: "miniimagenet", 200: "neu"}[size]
         net = costs.count(costs.Shape(backbone, dataset, len(DATASETS[dataset].classes), size, 1.0))
         kinds = {"members": f"{precision}, graph", "heads": f"{precision}, heads", "maps": "naive loop"}
         for kind, case in kinds.items():
-            numbers = of_item[case]
+            numbers = item_cases[case]
             step = numbers["step ms"] + numbers.get("augmentation ms", 0.0)
-            # FLOP/s of a training, and of an evaluation
+            # FLOP/s in training (a step has 50 passes: 5 nets, 10 images) and in evaluation (5 nets)
             rates[backbone, size, kind] = (
                 50 * net.training / max(step / 1e3, 1e-9), 5 * net.forward / (numbers["evaluated image µs"] / 1e6)
             )  # fmt: skip
@@ -217,13 +225,13 @@ def forecast(measured: dict[tuple[str, int], Cases], precision: str) -> dict[str
     params, without = settings(overrides={"seeds": [0]}), settings(overrides={"seeds": [0], "heads": []})
     hours = {"members": 0.0, "heads": 0.0, "maps": 0.0}
     for cell in params.cells():
-        whole, members = costs.work(params, cell), costs.work(without, cell)
-        net = costs.count(whole.shape)
-        size = min(SIZES, key=lambda size: abs(size - whole.shape.image_size))
+        with_heads, members = costs.work(params, cell), costs.work(without, cell)
+        net = costs.count(with_heads.shape)
+        size = min(SIZES, key=lambda size: abs(size - with_heads.shape.image_size))
         images = {  # trained, and evaluated
             "members": (members.trained, members.evaluated),
-            "heads": (whole.trained - members.trained, whole.evaluated - members.evaluated),
-            "maps": (0, whole.mapped),
+            "heads": (with_heads.trained - members.trained, with_heads.evaluated - members.evaluated),
+            "maps": (0, with_heads.mapped),
         }
         for kind, (trained, evaluated) in images.items():
             training, forward = rates[cell.backbone, size, kind]

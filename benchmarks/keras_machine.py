@@ -1,11 +1,12 @@
-"""All cores of a machine: the authors' one Keras process, and this project's one process per core.
+"""Throughput of a whole machine: one Keras process on all cores, as the authors ran it, or one of ours per core.
 
     python -m venv keras && keras/bin/pip install -r benchmarks/keras-requirements.txt
     python -m benchmarks.keras_machine --python keras/bin/python
 
-`keras_reference.py` compares one core with one core. The authors train one ensemble at a time, TensorFlow spreading
-each operation over the cores; here as many ensembles train as there are cores, one thread each. Compared is the wall
-time per train step, or per evaluation of an ensemble, of the whole machine, which must have nothing else to do.
+`keras_reference.py` compares both on a single core. The authors train one ensemble at a time, and TensorFlow spreads
+each operation over the cores; this project trains one ensemble per core at the same time, with one thread each.
+Compared is the wall time of the whole machine per training step and per evaluation of an ensemble. The machine must be
+idle otherwise.
 """
 
 import argparse
@@ -25,24 +26,24 @@ from benchmarks.timing import Timed, compared, machine, precisions, table, write
 from fdl.core.provenance import available_cores
 from fdl.training.device import set_up_cpu
 
-STEPS = 5  # of a turn: so many that processes that start a little apart hardly count
+STEPS = 5  # training steps per turn, enough to make small differences in the processes' start negligible
 
 
 def serve(connection: Connection, case: tuple[str, str, int], bf16: bool) -> None:
-    """Do what is asked, (kind, times), and answer when it is done; until None comes."""
+    """Answer requests (kind of work, number of repetitions) when they are done, until the request is None."""
     torch.set_num_threads(1)
     set_up_cpu()
     step, evaluate, _ = ours(*case, bf16)
     works: dict[str, Callable[[], object]] = {"train step": step, "evaluation": evaluate}
-    while (asked := connection.recv()) is not None:
-        kind, times = asked
+    while (request := connection.recv()) is not None:
+        kind, times = request
         for _ in range(times):
             works[kind]()
         connection.send(None)
 
 
 class Ours:
-    """A process per core, each with five nets of its own, until `end`."""
+    """One process of this project per core, each with five nets of its own; they run until `end` is called."""
 
     def __init__(self, cores: int, case: tuple[str, str, int], bf16: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -52,12 +53,12 @@ class Ours:
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(there, case, bf16), daemon=True)
             process.start()
-            there.close()  # so that a process that died ends our waiting
+            there.close()  # so that `recv` fails, rather than waits forever, if the process dies
             self.connections.append(here)
             self.processes.append(process)
 
     def seconds(self, kind: str, times: int) -> Timed:
-        """Wall seconds per piece of work, of which each process does `times`, all at once."""
+        """Wall seconds per piece of work, when all processes do `times` pieces each at the same time."""
 
         def timed() -> float:
             start = time.perf_counter()
@@ -70,7 +71,7 @@ class Ours:
         return timed
 
     def end(self) -> None:
-        """Let the processes end."""
+        """Make the processes exit, and wait for them."""
         for connection in self.connections:
             connection.send(None)
         for process in self.processes:
@@ -78,12 +79,12 @@ class Ours:
 
 
 def keras_seconds(keras: Keras, do: str, times: int, **request: Any) -> Timed:
-    """Wall seconds per piece of work over there."""
+    """Wall seconds per piece of work in the Keras process."""
     return lambda: sum(float(keras.ask(do, **request)["wall"]) for _ in range(times)) / times
 
 
 def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int, cores: int) -> dict[str, Any]:
-    """Medians of wall seconds, and how many times faster than Keras."""
+    """Median wall seconds of a training step and of an evaluation, and the speed-up over Keras."""
     build(keras, folder, case)
     train = {"Keras": keras_seconds(keras, "train", STEPS)}
     evaluation = {"Keras": keras_seconds(keras, "evaluate", 1, batch=BATCH)}
@@ -97,16 +98,16 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
 
 
 def report(content: dict[str, Any]) -> str:
-    """As Markdown."""
-    of, theirs, cores = content["machine"], content["versions"], content["cores"]
+    """The results as a Markdown page."""
+    host, theirs, cores = content["machine"], content["versions"], content["cores"]
     lines = [
-        f"# One Keras process on all cores beside a process per core, {of['date']}",
+        f"# One Keras process on all cores beside a process per core, {host['date']}",
         "",
-        f"{of['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and {cores} "
-        f"threads; torch {of['torch']}, {cores} processes of one thread; load {of['load']} at the start. Five nets "
-        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time of the machine "
-        f"per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median over the turns "
-        "of the ratio to Keras.",
+        f"{host['cpu']}, {cores} cores; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']} and "
+        f"{cores} threads; torch {host['torch']}, {cores} processes of one thread; load {host['load']} at the "
+        f"start. Five nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. Wall time "
+        f"of the machine per step or evaluation, {content['repeats']} turns ({STEPS} steps each); times faster: median "
+        "over the turns of the ratio to Keras.",
         "",
         *table(content["cases"], "wall ms"),
     ]
@@ -133,7 +134,7 @@ def main() -> None:
         for case in CASES:
             numbers = measure(keras, Path(name), case, options.repeats, cores)
             content["cases"][f"{case[0]} {case[1]}, {case[2]} px"] = numbers
-            # After each case: a run that is cut off leaves some.
+            # Written after each case, so that an interrupted run leaves its results.
             write(f"keras-machine-{precisions()[-1]}", content, report(content))
 
 

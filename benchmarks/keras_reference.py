@@ -1,10 +1,10 @@
-"""The authors' five-output Keras model beside this project's loop, on one core and the same images.
+"""Speed of the authors' five-output Keras model against this project's loop, on one core and the same images.
 
     python -m venv keras && keras/bin/pip install -r benchmarks/keras-requirements.txt
     python -m benchmarks.keras_reference --python keras/bin/python
 
-TensorFlow runs in an environment of its own (`keras_side.py`); both sides answer in turns. Before anything is
-timed, both must have the same number of parameters and the same distance terms of the same maps.
+TensorFlow runs in another process with its own environment (`keras_side.py`), and both sides take turns. Before the
+timing it is checked that both have the same number of parameters and compute the same distance terms.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from fdl.training.device import set_up_cpu
 
 
 class Keras:
-    """The process on the other side.
+    """The process with the Keras model.
 
     Args:
-        python: its interpreter.
-        threads: of TensorFlow.
+        python: interpreter of the environment with TensorFlow.
+        threads: number of threads of TensorFlow.
     """
 
     def __init__(self, python: str, threads: int = 1) -> None:
@@ -48,7 +48,7 @@ class Keras:
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """A request's answer."""
+        """Send a request, named after a method of `keras_side.Side`, and return its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
@@ -60,7 +60,7 @@ class Keras:
         return answer
 
     def seconds(self, do: str, **request: Any) -> Timed:
-        """A request, timed by the CPU seconds that it takes on its side."""
+        """A request, timed by the CPU seconds that the Keras process reports."""
         return lambda: float(self.ask(do, **request)["cpu"])
 
 
@@ -68,7 +68,7 @@ REQUIREMENTS = "benchmarks/keras-requirements.txt"
 
 
 def same_terms(keras: Keras, folder: Path) -> None:
-    """Stop unless both sides compute the same distance."""
+    """Exit unless both sides compute the same distance terms."""
     maps = np.random.default_rng(0).random((5, 10, 4, 4, 256), dtype=np.float32)
     np.save(folder / "maps.npy", maps)
     theirs = keras.ask("terms", maps=str(folder / "maps.npy"))
@@ -79,7 +79,7 @@ def same_terms(keras: Keras, folder: Path) -> None:
 
 
 def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> None:
-    """Build the five nets there, with the images of our side; stop unless they have as many parameters as ours."""
+    """Build the Keras model and give it our images; exit unless its nets have as many parameters as ours."""
     dataset, backbone, size = case
     all_images, protocol = images(size), DATASETS[dataset]
     pixels = (all_images.pixels.permute(0, 2, 3, 1).float() / 255).numpy()
@@ -106,7 +106,7 @@ def build(keras: Keras, folder: Path, case: tuple[str, str, int]) -> None:
 
 
 def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int) -> dict[str, Any]:
-    """Medians of CPU seconds, and how many times faster than Keras with the authors' batches of ten."""
+    """Median CPU seconds of a training step and of an evaluation, and the speed-up over Keras in batches of ten."""
     build(keras, folder, case)
     train: dict[str, Timed] = {"Keras": keras.seconds("train")}
     evaluation: dict[str, Timed] = {
@@ -120,15 +120,15 @@ def measure(keras: Keras, folder: Path, case: tuple[str, str, int], repeats: int
 
 
 def report(content: dict[str, Any]) -> str:
-    """As Markdown."""
-    of, theirs = content["machine"], content["versions"]
+    """The results as a Markdown page."""
+    host, theirs = content["machine"], content["versions"]
     lines = [
-        f"# Keras beside this project, {of['date']}",
+        f"# Keras beside this project, {host['date']}",
         "",
-        f"{of['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
-        f"{theirs['python']}; torch {of['torch']}, Python {of['python']}; load {of['load']} at the start. Five nets "
-        f"with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the process, "
-        f"{content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
+        f"{host['cpu']}; one thread each; TensorFlow {theirs['tensorflow']} with tf_keras {theirs['tf_keras']}, Python "
+        f"{theirs['python']}; torch {host['torch']}, Python {host['python']}; load {host['load']} at the start. Five "
+        f"nets with the distance loss, train step of {BATCH} images, evaluation of {EVALUATED}. CPU time of the "
+        f"process, {content['repeats']} turns; times faster: median over the turns of the ratio to Keras.",
         "",
         *table(content["cases"]),
     ]
@@ -157,7 +157,7 @@ def main() -> None:
             if case[1] in options.backbones:
                 numbers = measure(keras, Path(name), case, options.repeats)
                 content["cases"][f"{case[0]} {case[1]}, {case[2]} px"] = numbers
-                # After each case: a run that is cut off leaves some.
+                # Written after each case, so that an interrupted run leaves its results.
                 write(f"keras-{precisions()[-1]}", content, report(content))
 
 

@@ -1,4 +1,4 @@
-"""The authors' joint Keras model, as a program that answers requests; it runs in an environment of its own.
+"""The authors' joint Keras model in a process that answers requests; it runs in an environment of its own.
 
 Written from docs/reference.md 1.2 to 1.4, 2.1 and 5: one input, five nets, five softmax outputs, the distance
 loss by `add_loss`, both of its terms as metrics, Keras' Adam. It reads one JSON object per line and answers
@@ -42,7 +42,7 @@ def distance_terms(feature_maps):
 
 
 def alexnet(x, classes, hidden, stride, seed):
-    """Docs/reference.md 1.2: logits' softmax and the feature map."""
+    """AlexNet (docs/reference.md 1.2): probabilities and feature map."""
 
     def conv(filters, **options):
         start = keras.initializers.HeNormal(seed=seed)
@@ -61,7 +61,7 @@ def alexnet(x, classes, hidden, stride, seed):
 
 
 def vgg(x, classes, hidden, variant, seed):
-    """Docs/reference.md 1.3; of VGG-A, all weights He-uniform."""
+    """VGG (docs/reference.md 1.3), with the He-uniform weights of VGG-A: probabilities and feature map."""
     start = keras.initializers.HeUniform(seed=seed)
     for filters, convolutions, dropout in VGG_BLOCKS[variant]:
         for _ in range(convolutions):
@@ -75,7 +75,9 @@ def vgg(x, classes, hidden, variant, seed):
 
 
 def resnet(x, classes, variant, seed):
-    """Docs/reference.md 1.4: no stem, the third activation before the addition."""
+    """ResNet (docs/reference.md 1.4), without a stem and with the third activation before the addition:
+    probabilities and feature map.
+    """
     start = keras.initializers.HeNormal(seed=seed)
     for filters in RESNET_FILTERS[variant]:
         shortcut = layers.BatchNormalization()(layers.Conv2D(filters, 1, kernel_initializer=start)(x))
@@ -96,12 +98,12 @@ def joint_model(request):
         seed = member + 1
         net_input = keras.Input((size, size, 3))
         if request["variant"] == "alexnet":
-            made = alexnet(net_input, classes, hidden, request["stride"], seed)
+            net_outputs = alexnet(net_input, classes, hidden, request["stride"], seed)
         elif request["variant"] in VGG_BLOCKS:
-            made = vgg(net_input, classes, hidden, request["variant"], seed)
+            net_outputs = vgg(net_input, classes, hidden, request["variant"], seed)
         else:
-            made = resnet(net_input, classes, request["variant"], seed)
-        net = keras.Model(net_input, made)
+            net_outputs = resnet(net_input, classes, request["variant"], seed)
+        net = keras.Model(net_input, net_outputs)
         probabilities, feature_map = net(inputs)
         outputs.append(probabilities)
         feature_maps.append(feature_map)
@@ -116,17 +118,17 @@ def joint_model(request):
 
 
 class Side:
-    """Answers one request after the other; keeps the model between them."""
+    """Answers requests, each with the method of its name; keeps the model between them."""
 
     def build(self, request):
-        """A model and its images, from a file with `train`, `evaluation` (N, H, W, 3) in [0, 1] and labels."""
+        """Build a model; load its images from a file with `train`, `evaluation` (N, H, W, 3) in [0, 1] and labels."""
         keras.backend.clear_session()
         self.model = joint_model(request)
         with np.load(request["images"]) as stored:
             classes, members = request["classes"], request["members"]
             self.train_images = stored["train"], [np.eye(classes, dtype=np.float32)[stored["train_labels"]]] * members
-            truth = np.eye(classes, dtype=np.float32)[stored["evaluation_labels"]]
-            self.evaluation_images = stored["evaluation"], [truth] * members
+            one_hot = np.eye(classes, dtype=np.float32)[stored["evaluation_labels"]]
+            self.evaluation_images = stored["evaluation"], [one_hot] * members
         return {"parameters": self.model.count_params() // members}
 
     def train(self, request):
@@ -145,7 +147,7 @@ class Side:
         return {"cosine": float(cosine), "gaussian": float(gaussian)}
 
     def versions(self, request):
-        """Of what runs here."""
+        """Versions of the libraries in this environment."""
         return {"tensorflow": tf.__version__, "tf_keras": keras.__version__, "python": sys.version.split()[0]}
 
 
@@ -157,7 +159,7 @@ def timed(work):
 
 
 def main():
-    """Answer until the requests end. What TensorFlow prints goes to stderr: stdout is for answers."""
+    """Answer requests until stdin ends. TensorFlow's own output is sent to stderr, because stdout is for answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     threads = int(os.environ["OMP_NUM_THREADS"])

@@ -1,4 +1,4 @@
-"""Time of a first and of a second pass of `fdl track` over 1,296 fabricated records.
+"""Time that `fdl track` takes to mirror 1,296 fabricated records to MLflow, in a first and in a second pass.
 
     python -m benchmarks.mlflow_sync
 
@@ -23,7 +23,7 @@ GRID = {
 
 
 def main() -> None:
-    """Write the records, mirror them twice, print the seconds (and those of this process's processor time)."""
+    """Write the records, mirror them twice, and print the wall and CPU seconds of each pass."""
     params = load(PARAMS_FILE, preset="demo", overrides=GRID)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

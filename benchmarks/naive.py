@@ -1,4 +1,4 @@
-"""What is compared with: the five nets as anybody would write them, and one train step and one evaluation of each."""
+"""The baseline of the timings: five nets, a training step and an evaluation in plain PyTorch without optimisation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ Work = Callable[[], object]
 def naive(
     backbone: str, dataset: str, classes: int, size: int, device: str, members: int = 5
 ) -> tuple[list[nn.Module], torch.optim.Optimizer]:
-    """Five modules in torch's own layout and float32, and torch's Adam."""
+    """The modules in contiguous float32, and torch's Adam over their parameters."""
     nets: list[nn.Module] = [build(backbone, dataset, classes, size, member=m).to(device) for m in range(members)]
     optimiser = torch.optim.Adam([parameter for net in nets for parameter in net.parameters()], lr=1e-4, eps=1e-7)
     return nets, optimiser
 
 
 def naive_step(nets: Sequence[nn.Module], optimiser: torch.optim.Optimizer, pixels: Tensor, labels: Tensor) -> Work:
-    """One joint training step with the distance loss, and the numbers that the authors' logs show of it."""
+    """A function that takes one joint training step with the distance loss, and reads the values that are logged."""
 
     def step() -> None:
         inputs = pixels.float() / 255
@@ -43,17 +43,17 @@ def naive_step(nets: Sequence[nn.Module], optimiser: torch.optim.Optimizer, pixe
 
 
 def naive_evaluation(nets: Sequence[nn.Module], pixels: Tensor, labels: Tensor, batch: int = 10) -> Work:
-    """The accuracy of every net, in the authors' batches."""
+    """A function that computes the accuracy of every net, in batches of ten as the authors do."""
 
     def evaluate() -> None:
         for net in nets:
             net.eval()
-        right = [0] * len(nets)
+        correct = [0] * len(nets)
         with torch.no_grad():
             for start in range(0, len(pixels), batch):
                 inputs = pixels[start : start + batch].float() / 255
                 for member, net in enumerate(nets):
-                    right[member] += int((net(inputs)[0].argmax(1) == labels[start : start + batch]).sum())
-        assert not any(math.isnan(count) for count in right)
+                    correct[member] += int((net(inputs)[0].argmax(1) == labels[start : start + batch]).sum())
+        assert not any(math.isnan(count) for count in correct)
 
     return evaluate

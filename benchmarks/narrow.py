@@ -1,8 +1,9 @@
-"""Narrow nets on one core: the loop against one fused program per seed: `python -m benchmarks.narrow`.
+"""Narrow nets on one core, trained by the plain loop or by one fused program per seed: `python -m benchmarks.narrow`.
 
-A program holds the runs of `classical` and `fdl` of one seed, as `fdl run` makes it on a CPU for narrow nets. Times
-are processor seconds of the two trainings, in turns; the ratio is how many times faster the program is. Bits: whether
-the weights after some epochs are those of the loop, and those of a program of one run alone.
+The plain loop (`fdl.training.engine`) trains one ensemble after another. The program (`fdl.training.fused`) trains the
+ensembles of `classical` and `fdl` of one seed as a single network, as `fdl run` does for narrow nets on a CPU. Measured
+are the CPU seconds of both trainings, which take turns, and whether the final weights have the same bits as those of
+the plain loop and as those of a program of a single ensemble.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def quiet(line: str) -> None:
 
 
 def data() -> CellData:
-    """Noise: 30 training images of ten classes, as 3 per class of CIFAR-10."""
+    """Random images of ten classes: 30 for training, as 3 per class of CIFAR-10, 60 for validation and 10 for test."""
     generator = torch.Generator().manual_seed(0)
     parts = [
         Images(
@@ -36,7 +37,7 @@ def data() -> CellData:
 
 
 def runs(backbone: str, width: float, autocast: bool, epochs: int) -> list[Run]:
-    """One seed, two methods."""
+    """The runs of both methods with one seed."""
     images = data()
     return [
         Run(
@@ -52,17 +53,17 @@ def runs(backbone: str, width: float, autocast: bool, epochs: int) -> list[Run]:
 
 
 def by_loop(group: list[Run]) -> list[Trained]:
-    """Cell by cell."""
+    """Train one run after another in the plain loop."""
     return [engine.train(run.settings, run.data, device="cpu", progress=quiet) for run in group]
 
 
 def by_program(group: list[Run]) -> list[Any]:
-    """All as one network."""
+    """Train all runs as one network."""
     return Program(group, "cpu", quiet).train(progress=quiet)
 
 
 def difference(first: Trained, second: Trained) -> float:
-    """Largest difference between weights, relative to the largest weight of a tensor; 0: the same bits."""
+    """Largest difference between weights, relative to the largest weight of their tensor; 0: the same bits."""
     worst = 0.0
     for a, b in zip(first.states["last"], second.states["last"], strict=True):
         for name, value in a.items():
@@ -72,7 +73,7 @@ def difference(first: Trained, second: Trained) -> float:
 
 
 def measure(backbone: str, width: float, precision: str, repeats: int, epochs: int) -> dict[str, Any]:
-    """Times in turns, and differences between the results."""
+    """Times of both trainings, and differences between their results."""
     group = runs(backbone, width, precision == "bfloat16", epochs)
     times = compared(
         {"loop": cpu_seconds(lambda: by_loop(group)), "program": cpu_seconds(lambda: by_program(group))},
@@ -89,12 +90,12 @@ def measure(backbone: str, width: float, precision: str, repeats: int, epochs: i
 
 
 def report(content: dict[str, Any]) -> str:
-    """As Markdown."""
-    of = content["machine"]
+    """The results as a Markdown page."""
+    host = content["machine"]
     lines = [
-        f"# Narrow nets, {of['date']}",
+        f"# Narrow nets, {host['date']}",
         "",
-        f"{of['cpu']}; one thread; torch {of['torch']}; load {of['load']} at the start. Two methods of one seed, "
+        f"{host['cpu']}; one thread; torch {host['torch']}; load {host['load']} at the start. Two methods of one seed, "
         f"five nets each, CIFAR-10 at 32 px, 30 training images, {content['epochs']} epochs; processor time, "
         f"{content['repeats']} turns. Differences are the largest of any weight, relative to its tensor's largest.",
         "",
@@ -131,7 +132,7 @@ def main() -> None:
             for precision in precisions():
                 numbers = measure(backbone, width, precision, options.repeats, options.epochs)
                 content["cases"].append({"backbone": backbone, "width": width, "precision": precision, **numbers})
-                # After each case: a run that is cut off leaves some.
+                # Written after each case, so that an interrupted run leaves its results.
                 write(f"narrow-{precisions()[-1]}", content, report(content))
 
 

@@ -1,4 +1,4 @@
-"""What bfloat16 changes: trainings of `lite` beside the same in float32, seed by seed.
+"""How bfloat16 changes accuracies: the cells of the preset `lite`, trained in bfloat16 and in float32.
 
     FDL_DATA_DIR=<folder> snakemake --cores all --config preset=lite-float32
     python -m benchmarks.precision
@@ -29,10 +29,10 @@ TARGET = Path("benchmarks/results/precision.md")
 
 
 def accuracies(params: Params, precision: str) -> pd.DataFrame:
-    """Test accuracy in %, a row per cell and a column per quantity.
+    """Test accuracy in %, with a row per cell and a column per quantity.
 
     Raises:
-        InputError: no runs.csv, or cells of another precision.
+        InputError: there is no runs.csv, or it holds cells of another precision.
     """
     folder = layout.report_folder(params)
     try:
@@ -59,7 +59,7 @@ def same_but_for_precision(cells: pd.Index, half: Params, full: Params) -> None:
 
 
 def mean_of(differences: pd.Series) -> Estimate:
-    """Mean over seeds, with Student's t."""
+    """Estimate of the mean over seeds, by Student's t distribution."""
     count = np.array(len(differences))
     return Estimate(
         np.array(differences.mean()), np.array(differences.var() / count), count - 1, image_variance=np.array(0.0)
@@ -67,7 +67,7 @@ def mean_of(differences: pd.Series) -> Estimate:
 
 
 def row(labels: list[str], half: pd.Series, full: pd.Series, *, sign: str = "") -> str:
-    """Both means, their difference with its interval, and what the test of equivalence says."""
+    """A row of the table: both means, their difference with its interval, and the verdict of the equivalence test."""
     estimate = mean_of(half - full)
     low, high = (float(bound) for bound in estimate.interval())
     word = str(verdict(estimate.value, np.array(1.0), estimate.p_equivalence()))
@@ -77,11 +77,11 @@ def row(labels: list[str], half: pd.Series, full: pd.Series, *, sign: str = "") 
 
 
 def by_shots(half: pd.Series, full: pd.Series) -> list[tuple[str, pd.Series, pd.Series]]:
-    """Values by (shots, seed) as a pair per number of shots, and their means of each seed over the shots."""
+    """Pairs of values by seed, for each number of shots and for the mean of each seed over all shots ("all")."""
     pairs = []
-    for shots, of in half.groupby("shots"):
-        if len(of) > 1:  # a mean of one seed has no interval
-            pairs.append((str(shots), of, full.loc[of.index]))
+    for shots, values_of_shots in half.groupby("shots"):
+        if len(values_of_shots) > 1:  # a mean of one seed has no interval
+            pairs.append((str(shots), values_of_shots, full.loc[values_of_shots.index]))
     if len(pairs) > 1:
         means = [values.unstack("shots").dropna().mean(axis=1) for values in (half, full)]
         if len(means[0]) > 1:
@@ -103,15 +103,15 @@ def table(half: pd.DataFrame, full: pd.DataFrame) -> str:
     for frame in (half, full):
         arms = frame["soft"].unstack("method").reindex(columns=["fdl", "classical"])
         effects.append((arms["fdl"] - arms["classical"]).dropna())
-    for dataset, of in effects[0].groupby("dataset"):
-        values = [effect.loc[of.index].droplevel("dataset") for effect in effects]
+    for dataset, effect_of_dataset in effects[0].groupby("dataset"):
+        values = [effect.loc[effect_of_dataset.index].droplevel("dataset") for effect in effects]
         for shots, *pair in by_shots(*values):
             lines.append(row([DATASETS[dataset].title, "soft vote", shots], *pair, sign="+"))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Compare the cells that both presets have."""
+    """Compare the cells that have results in both presets."""
     presets = load(preset=HALF), load(preset=FULL)
     half, full = (accuracies(*pair) for pair in zip(presets, ("bfloat16", "float32"), strict=True))
     common = half.index.intersection(full.index)

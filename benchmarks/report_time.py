@@ -1,10 +1,10 @@
-"""How long the report of a large grid takes, and how large its page is, with fabricated records.
+"""Time and page size of the report of a large grid, with fabricated records.
 
     python -m benchmarks.report_time
 
-The grid is that of preset `paper` with six seeds, 1,296 cells; their numbers are invented and go to a temporary
-folder. Prints seconds of processor and of the clock, for `report` as a process of its own, five times, and the size
-of the page; ends with 1 if a later report differs from the first in a single byte.
+The grid is that of the preset `paper` with six seeds, 1,296 cells; the records are invented and written to a temporary
+folder. Runs `fdl report` five times and prints the CPU and wall seconds of each process and the size of the page. Exits
+with 1 if a later report differs from the first in a single byte.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ SEEDS = [0, 1, 2, 3, 4, 5]
 
 
 def main() -> int:
-    """Make the records, then the reports."""
+    """Fabricate the records, then make the reports."""
     params = load(PARAMS_FILE, preset="paper", overrides={"seeds": SEEDS})
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -41,10 +41,10 @@ def main() -> int:
 
 
 def _report(settings: Path) -> dict[Path, str]:
-    """Run the verb; the digests of its files."""
+    """Run `fdl report`; returns the digests of its files."""
     before, start = os.times(), time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(PARAMS_FILE.parent), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # packages are compiled once, not each time
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # so that packages are compiled only in the first process
     command = [sys.executable, "-m", "fdl", "report", "--params", settings]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - start, os.times()

@@ -1,4 +1,4 @@
-"""Interleaved timings: what is compared runs in turns, so that a busy machine slows all of it alike."""
+"""Interleaved timings: the candidates of a comparison take turns, so that a busy machine slows all of them alike."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from statistics import median, median_high
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-Timed = Callable[[], float]  # does the work, returns its seconds: of the CPU, where nothing else is said
+Timed = Callable[[], float]  # does the work and returns its seconds (CPU seconds unless stated otherwise)
 
 
 def cpu_seconds(work: Callable[[], object]) -> Timed:
-    """The work, timed in CPU seconds of this process: what others do on the machine counts little."""
+    """The work, timed in CPU seconds of this process, which depend little on other processes of the machine."""
 
     def timed() -> float:
         start = time.process_time()
@@ -27,7 +27,7 @@ def cpu_seconds(work: Callable[[], object]) -> Timed:
 
 
 def in_turns(works: Mapping[str, Timed], repeats: int) -> dict[str, list[float]]:
-    """Each once to warm up, then in turns; the seconds of every repeat."""
+    """The seconds of every repeat; all candidates run once to warm up, and then take turns."""
     for work in works.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -38,7 +38,7 @@ def in_turns(works: Mapping[str, Timed], repeats: int) -> dict[str, list[float]]
 
 
 def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, float]:
-    """How many times faster than `base`: median over the repeats of the ratio within one."""
+    """Speed-up over `base`: the median over repeats of the ratio of the times within a repeat."""
     return {
         name: median(slow / fast for slow, fast in zip(seconds[base], times, strict=True))
         for name, times in seconds.items()
@@ -46,14 +46,14 @@ def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, float]:
 
 
 def compared(works: Mapping[str, Timed], repeats: int, base: str) -> dict[str, dict[str, float]]:
-    """Median seconds of each, and how many times faster than `base` it is."""
+    """Median seconds of each candidate, and its speed-up over `base`."""
     seconds = in_turns(works, repeats)
     middle = {name: median_high(times) for name, times in seconds.items()}
     return {"seconds": middle, "times faster": ratios(seconds, base)}
 
 
 def table(cases: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], unit: str = "CPU ms") -> list[str]:
-    """Lines of a Markdown table: by case and kind of work what `compared` gave."""
+    """Lines of a Markdown table of results of `compared`, given by case and kind of work."""
     lines = [f"| net | what | | {unit} | times faster |", "|---|---|---|---:|---:|"]
     for case, kinds in cases.items():
         for kind, numbers in kinds.items():
@@ -64,7 +64,7 @@ def table(cases: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], 
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were made on."""
+    """Description of this machine and its software."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _processor(),
@@ -82,19 +82,19 @@ def _processor() -> str:
         return platform.processor()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line for line in lines if line.startswith("flags")), "")
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
-    return f"{name} ({', '.join(known)})" if known else name
+    supported = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
+    return f"{name} ({', '.join(supported)})" if supported else name
 
 
 def precisions() -> list[str]:
-    """What this processor multiplies natively; the files of results are named by the last."""
-    from fdl.training.device import autocast_bfloat16  # which imports pydantic: a GPU's machine may lack it
+    """The precisions with native arithmetic on this processor; the last one is part of the names of result files."""
+    from fdl.training.device import autocast_bfloat16  # imports pydantic, which `benchmarks.gpu` does without
 
     return ["float32", "bfloat16"] if autocast_bfloat16("auto", "cpu") else ["float32"]
 
 
 def write(name: str, content: Mapping[str, Any], text: str) -> None:
-    """Put `<name>.json` and `<name>.md` into `benchmarks/results/`."""
+    """Write `<name>.json` and `<name>.md` to `benchmarks/results/`, and print the text."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     (RESULTS / f"{name}.md").write_text(text)

@@ -1,4 +1,4 @@
-"""The members: the authors' networks, built and initialised as theirs (docs/reference.md 1), or torchvision's."""
+"""Builds members of ensembles: the authors' networks, initialised as theirs (docs/reference.md 1), or torchvision's."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Member(nn.Module):
-    """One net of an ensemble."""
+    """One net of an ensemble: `features` computes the feature map, `head` the logits from it."""
 
     def __init__(self, features: nn.Sequential, head: nn.Sequential) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ def build(
     member: int = 0,
     weights: str | None = None,
 ) -> "Member | PublishedMember":
-    """Build one member as the authors did for this dataset, or one of torchvision's classifiers; on the CPU, float32.
+    """Build one member on the CPU in float32: the authors' network for this dataset, or a torchvision classifier.
 
     Args:
-        backbone: alexnet, vgg or resnet; the variant depends on the dataset (docs/reference.md 1.5, 1.6). Or
-            torchvision:resnet18 and so on, see `fdl.models.torchvision_member`.
-        dataset: one of `fdl.core.protocol.DATASETS`.
-        num_classes: None: the dataset's.
+        backbone: alexnet, vgg or resnet, whose variant depends on the dataset (docs/reference.md 1.5, 1.6); or a
+            name such as torchvision:resnet18, see `fdl.models.torchvision_member`.
+        dataset: a key of `fdl.core.protocol.DATASETS`.
+        num_classes: number of outputs; None: that of the dataset.
         image_size: side of the square images in pixels; None: the authors'.
-        width: factor on all channel and hidden-unit counts; torchvision's have their own.
-        init_seed, member: the keys of the initial weights.
-        weights: file that a net of torchvision starts from; None: random weights.
+        width: factor on all channel and hidden-unit counts; ignored for torchvision's networks.
+        init_seed, member: seed of the ensemble's initial weights, and number of the member.
+        weights: file with the initial weights of a torchvision network; None: random weights.
 
     Raises:
         InputError: an unknown dataset or backbone, images too small for the backbone, or weights that do not fit.
@@ -79,13 +79,13 @@ def build(
 
 
 def _variant(name: str) -> Variant:
-    """The variant of a name such as `vgg-a`; the module of this package is called as the name begins."""
+    """The variant with a name such as `vgg-a`, from the module of this package with the first part of the name."""
     variants: dict[str, Variant] = import_module(f"{__name__}.{name.partition('-')[0]}").VARIANTS
     return variants[name]
 
 
 def _initialise(net: Member, variant: Variant, init_seed: int, member: int) -> None:
-    """Keras' initial weights; the layer's place in forward order is part of its key."""
+    """Set Keras' initial weights; the random key of a layer includes its place in forward order."""
     weighted = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     for index, module in enumerate(weighted):
         dense = variant.output_weights if index == len(weighted) - 1 else variant.hidden_weights

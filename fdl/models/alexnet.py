@@ -7,7 +7,7 @@ from fdl.models.variants import Sizes, Variant
 
 
 def features(channels: tuple[int, ...], stride: int) -> nn.Sequential:
-    """Five convolutions; batch norm after the first two only. `channels`: of the five."""
+    """Five convolutions with the given numbers of output channels; only the first two are followed by batch norm."""
     a, b, c, d, e = channels
     return nn.Sequential(
         *(Same(3, stride), nn.Conv2d(3, a, 3, stride), batch_norm(a), nn.ReLU(inplace=True), MaxPool32()),

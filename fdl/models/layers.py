@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from fdl.core.randomness import Key, absorb, kept, uniform
 
-# Keras' batch norm: 0.99 is its momentum for the moving averages, where torch counts from the other end.
+# Keras' batch norm has momentum 0.99, which is the weight of the old average; in torch it is that of the new value.
 MOMENTUM, _EPSILON = 0.01, 1e-3
 
 
@@ -18,13 +18,13 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "same" padding of one axis, (before, after): the odd pixel goes after."""
+    """TensorFlow's "same" padding of one axis, (before, after); an odd number has the extra pixel after."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 class Same(nn.Module):
-    """Pads an image as TensorFlow's "same" does for the layer that follows."""
+    """Pads images as TensorFlow's "same" padding of the following layer would; `kernel` and `stride` are its own."""
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Same(nn.Module):
 class MaxPool32(nn.Module):
     """3×3 max pool of stride 2 with TensorFlow's "same" padding.
 
-    An odd side has a pixel before and one after; of an even one the last window reaches a pixel beyond the edge,
-    which is torch's ceiling mode.
+    A side of odd length is padded by a pixel before and one after. On a side of even length the last window reaches
+    one pixel beyond the edge, which is what torch's `ceil_mode` does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class DenseBatchNorm(nn.BatchNorm1d):
         """(B, F) → (B, F)."""
         if not self.training:
             return super().forward(x)
-        # As torch's own: in float32 at least, whatever the precision of the products before it.
+        # In float32 or better, like torch's own batch norm, even if the input is bfloat16.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, var = x.mean(dim=0), x.var(dim=0, unbiased=False)
         assert self.running_mean is not None
@@ -75,9 +75,9 @@ class DenseBatchNorm(nn.BatchNorm1d):
 
 
 class Dropout(nn.Module):
-    """Element-wise dropout whose mask is a function of a key, set by `set_dropout_key`.
+    """Element-wise dropout whose mask is a function of a key (`fdl.core.randomness`), set by `set_dropout_key`.
 
-    Without a key (outside this project's training) it draws from torch's global generator.
+    Without a key (outside this project's training) the mask is drawn from torch's global generator.
     """
 
     def __init__(self, p: float) -> None:
@@ -95,14 +95,14 @@ class Dropout(nn.Module):
 
 
 def set_dropout_key(model: nn.Module, key: Key | None) -> None:
-    """Give every dropout layer of a model its mask for the next pass."""
+    """Give every dropout layer of a model the key of its mask, derived from `key`; None: no keys."""
     layers = (module for module in model.modules() if isinstance(module, Dropout))
     for index, layer in enumerate(layers):
         layer.key = None if key is None else absorb(key, index)
 
 
-# Keras' initialisers, from keyed uniform numbers in float64. "normal" is truncated at two standard
-# deviations and then widened, so that the result has the wanted deviation.
+# Keras' initialisers, computed from keyed uniform numbers in float64. The normal distribution is truncated at two
+# standard deviations, which leaves this standard deviation; dividing by it restores the intended one.
 _TRUNCATION = 0.87962566103423978
 
 

@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 def features(filters: list[int]) -> nn.Sequential:
-    """One block per number of filters; the feature map may be slightly negative."""
+    """One block per number of filters. The leaky ReLU makes small negative values possible in the feature map."""
     return nn.Sequential(*(Block(inputs, outputs) for inputs, outputs in zip([3, *filters], filters, strict=False)))
 
 
@@ -43,7 +43,7 @@ def head(channels: int, num_classes: int) -> nn.Sequential:
 
 def _build(filters: tuple[int, ...], sizes: Sizes) -> tuple[nn.Sequential, nn.Sequential]:
     scaled = [sizes.scaled(number) for number in filters]
-    sizes.map_size(len(scaled))  # images that are too small are refused
+    sizes.map_size(len(scaled))  # raises if the images are too small
     return features(scaled), head(scaled[-1], sizes.num_classes)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm where some images do not count: a short batch that is filled up to the size of the others."""
+"""Batch norm that ignores some images of a batch: those that fill up a short batch to the size of the others."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from torch.nn import functional
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, share: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise with the statistics of the images that count.
+    """Batch norm with the statistics of only those images that count.
 
-    For the way back it keeps its input and nothing else of that size, as torch's own does: in bfloat16, a copy in
-    float32 of every layer would be twice the memory of a step.
+    For the backward pass it stores its input but no other tensor of that size, like torch's own batch norm: in
+    bfloat16, a float32 copy of every layer's input would double the memory of a step.
 
     Args:
         x: (B, C, H, W).
         weight, bias: (C,).
-        share: (B, C), of one cell of an image in the mean of a channel: 0 for the images that do not count.
+        share: (B, C), weight of each element of an image in the mean of a channel; 0 for images that do not count.
         eps: added to the variance.
 
     Returns:
-        All images normalised, in the type of `x`; mean and biased variance (C,), in float32 at least and without a
-        gradient of their own.
+        All images normalised, in the type of `x`; mean and biased variance (C,) in the type of `share`, as constants
+        without a gradient.
     """
     normalised, mean, var = _BatchNorm.apply(x, weight, bias, share, eps)
     return normalised, mean, var
@@ -43,19 +43,19 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, share, mean, inverse = ctx.saved_tensors
         gradient, scale = gradients[0], weight * inverse
-        of_bias = gradient.sum(dim=(2, 3), dtype=share.dtype).sum(dim=0)
-        of_scale = _centred(x, mean).mul_(gradient).sum(dim=(2, 3)).sum(dim=0)
-        # Through the variance, the image itself, and the mean.
-        of_x = _centred(x, mean).mul_(_spread(-share * scale * inverse.square() * of_scale))
-        of_x.addcmul_(gradient, _spread(scale[None]))
-        of_x -= _spread(share * scale * of_bias)
-        return of_x.to(x.dtype), of_scale * inverse, of_bias, None, None
+        bias_gradient = gradient.sum(dim=(2, 3), dtype=share.dtype).sum(dim=0)
+        scale_gradient = _centred(x, mean).mul_(gradient).sum(dim=(2, 3)).sum(dim=0)
+        # The gradient by x through the variance, through x itself, and through the mean.
+        x_gradient = _centred(x, mean).mul_(_per_channel(-share * scale * inverse.square() * scale_gradient))
+        x_gradient.addcmul_(gradient, _per_channel(scale[None]))
+        x_gradient -= _per_channel(share * scale * bias_gradient)
+        return x_gradient.to(x.dtype), scale_gradient * inverse, bias_gradient, None, None
 
 
 def _centred(x: Tensor, mean: Tensor) -> Tensor:
-    return x - _spread(mean[None])
+    return x - _per_channel(mean[None])
 
 
-def _spread(values: Tensor) -> Tensor:
+def _per_channel(values: Tensor) -> Tensor:
     """(B, C) → (B, C, 1, 1)."""
     return values[..., None, None]

@@ -1,12 +1,12 @@
 """Members that are torchvision's classifiers, with torchvision's own initial weights or those of a file.
 
-The feature map is the last square activation of more than one cell before the classifier's head, as the
-output of a layer that stands at the top of the net or directly in one of its blocks; or that of the layer
-that the backbone names: `torchvision:resnet18@layer3`.
+The feature map is the output of the layer that the backbone names, as in `torchvision:resnet18@layer3`. Without a name
+it is the last activation before the classifier's head that is square and larger than 1 × 1; only outputs of top-level
+modules and of their direct children are considered.
 
-Three things differ from torchvision's modules, none of them a weight: dropout and stochastic depth are
-functions of a key, no activation works in place (the feature map must stay what it was), and a batch with a
-single value per channel passes batch norm.
+The modules differ from torchvision's in three respects, none of which concerns the weights: dropout and stochastic
+depth are functions of a random key, no activation works in place (it would overwrite the feature map), and batch norm
+accepts a batch with a single value per channel.
 """
 
 import pickle
@@ -26,16 +26,16 @@ from fdl.core.randomness import derive, uniform
 from fdl.core.torchvision_nets import PublishedNet
 from fdl.models.layers import Dropout
 
-_HEADS = ("avgpool", "classifier", "fc", "head")  # torchvision's names for what follows the last feature map
-_LARGER = (32, 48, 64, 96, 128, 224)  # pixels: tried, to advise one
+_HEADS = ("avgpool", "classifier", "fc", "head")  # torchvision's names of the modules after the last feature map
+_LARGER = (32, 48, 64, 96, 128, 224)  # image sizes in pixels that are tried, to recommend one
 
 
 class PublishedMember(nn.Module):
     """One of torchvision's classifiers as a net of an ensemble.
 
     Args:
-        net: gives `{"map": ..., "logits": ...}`.
-        mean, std: of the images that its weights were trained on, per channel; None: images stay in [0, 1].
+        net: returns `{"map": ..., "logits": ...}`.
+        mean, std: the constants per channel with which images are normalised; None: they stay in [0, 1].
     """
 
     mean: Tensor | None
@@ -62,12 +62,12 @@ def build(
     """Build one member on the CPU in float32.
 
     Args:
-        net: which classifier, and whose output is its feature map.
-        num_classes: outputs.
+        net: the name of the classifier, and that of the layer whose output is the feature map.
+        num_classes: number of outputs.
         image_size: side of the square images in pixels.
-        init_seed, member: the keys of the initial weights.
-        weights: file to start from (safetensors, or what `torch.save` wrote of a state dict); the output
-            layer keeps its random weights where the file has another number of classes.
+        init_seed, member: seed of the ensemble's initial weights, and number of the member.
+        weights: file with initial weights (safetensors, or a state dict written by `torch.save`); the output
+            layer keeps its random weights if the file has another number of classes.
 
     Raises:
         InputError: the images are too small, there is no such layer, or the weights are of another net.
@@ -77,7 +77,7 @@ def build(
     mean = std = None
     if weights:
         _load(model, net.name, weights)
-        # Its weights are not looked at: only how the images were prepared that they were trained on.
+        # Torchvision's own weights are not loaded; only the normalisation of their training images is read.
         preset = models.get_model_weights(net.name).DEFAULT.transforms()
         mean, std = preset.mean, preset.std
     train, evaluation = get_graph_node_names(model, tracer_kwargs=_TRACER)
@@ -88,30 +88,30 @@ def build(
         tracer_kwargs=_TRACER,
         suppress_diff_warning=True,
     )
-    # One graph for both modes: what differs in training is inside layers, which know their mode. (Torchvision
-    # keeps two, and a copy of its module is in training mode whatever the original was in.)
+    # One graph serves both modes, because only layers that know their mode behave differently in training. Torchvision
+    # keeps a graph for each mode, and a copy of its module is always in training mode.
     return PublishedMember(fx.GraphModule(extractor, extractor.eval_graph), mean, std)
 
 
 @cache
 def feature_node(net: PublishedNet, image_size: int) -> str:
-    """Name of the layer whose output is the feature map of images of this size.
+    """Name of the layer whose output is the feature map for images of this size in pixels.
 
     Raises:
         InputError: as `build`.
     """
     model = _classifier(net.name, 2, 0, 0).eval()
-    if not _takes(model, image_size):
-        fitting = next((size for size in _LARGER if size > image_size and _takes(model, size)), None)
+    if not _accepts(model, image_size):
+        fitting = next((size for size in _LARGER if size > image_size and _accepts(model, size)), None)
         advice = f"set image_size to {fitting}" if fitting else "choose another net"
         raise InputError(f"torchvision:{net.name} does not take images of {image_size} pixels; {advice}")
     outputs = _activations(model, image_size)
-    last: dict[str, str] = {}  # a layer → the last operation in it, which gives its output
+    last: dict[str, str] = {}  # layer → the last operation in it, which returns its output
     for name in outputs:
         parts = name.split(".")
         last |= {".".join(parts[: depth + 1]): name for depth in range(len(parts))}
     if net.node:
-        return _named(net, net.node, last, outputs)
+        return _named_layer(net, net.node, last, outputs)
     for name in reversed(outputs):
         parts = name.split(".")
         shallow = [layer for layer in (parts[0], ".".join(parts[:2])) if last[layer] == name]
@@ -122,7 +122,7 @@ def feature_node(net: PublishedNet, image_size: int) -> str:
     )
 
 
-def _named(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str, Any]) -> str:
+def _named_layer(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str, Any]) -> str:
     if node not in last:
         hint = did_you_mean(node, last, f"there are: {', '.join(name for name in last if '.' not in name)}")
         raise InputError(f"torchvision:{net.name} has no layer {node!r}; {hint}")
@@ -136,12 +136,12 @@ def _named(net: PublishedNet, node: str, last: dict[str, str], outputs: dict[str
 
 
 def _is_map(output: Any) -> bool:
-    """Channels before two equal sides: images are square, so this tells a map from channels that stand last."""
+    """Whether an output is (B, C, H, W) with H = W > 1. As images are square, this excludes channels-last layouts."""
     return isinstance(output, Tensor) and output.dim() == 4 and output.shape[-2] == output.shape[-1] > 1
 
 
 @torch.no_grad()
-def _takes(model: nn.Module, image_size: int) -> bool:
+def _accepts(model: nn.Module, image_size: int) -> bool:
     try:
         model(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError):
@@ -151,7 +151,7 @@ def _takes(model: nn.Module, image_size: int) -> bool:
 
 @torch.no_grad()
 def _activations(model: nn.Module, image_size: int) -> dict[str, Any]:
-    """Output of every operation of a net in evaluation mode, in order, without its input."""
+    """Outputs of all operations of a net in evaluation mode by name, in order; the input is left out."""
     train, evaluation = get_graph_node_names(model, tracer_kwargs=_TRACER)
     extractor = create_feature_extractor(
         model,
@@ -165,7 +165,7 @@ def _activations(model: nn.Module, image_size: int) -> dict[str, Any]:
 
 
 def _classifier(name: str, num_classes: int, init_seed: int, member: int) -> nn.Module:
-    """The net with its own initial weights, drawn from torch's CPU generator, which is left as it was."""
+    """The net with torchvision's initialisation, drawn from torch's CPU generator, whose state is restored."""
     with torch.random.fork_rng(devices=[]):
         key = derive(init_seed, "weights", member)
         assert isinstance(key, int)
@@ -184,7 +184,7 @@ def _classifier(name: str, num_classes: int, init_seed: int, member: int) -> nn.
 
 
 class _StochasticDepth(Dropout):
-    """Leaves a block out for some images of a batch, by its key; torchvision's `StochasticDepth` of mode "row"."""
+    """Torchvision's `StochasticDepth` in mode "row", which drops a block for some images; the key decides which."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) → the same shape."""
@@ -198,9 +198,9 @@ class _StochasticDepth(Dropout):
 
 
 class _BatchNorm2d(nn.BatchNorm2d):
-    """Takes a batch with one value per channel (one image, one cell), which torch's own refuses.
+    """Batch norm that accepts a batch with one value per channel (one image of 1 × 1), which torch's own refuses.
 
-    Such a value has no variance: it is normalised by the moving averages, and they stay as they are.
+    Such a value has no variance, so it is normalised by the moving averages, which are not updated.
     """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
@@ -219,29 +219,32 @@ _TRACER = {"leaf_modules": [Dropout, _StochasticDepth, _BatchNorm2d]}
 
 
 def _load(model: nn.Module, name: str, file: str) -> None:
-    """Put the weights of a file into a net."""
-    given = _read(file)
-    own = model.state_dict()
-    output = next(reversed(own)).rpartition(".")[0] + "."
-    if any(key.startswith(output) and own[key].shape != given[key].shape for key in own.keys() & given.keys()):
-        given = {key: value for key, value in given.items() if not key.startswith(output)} | {
-            key: value for key, value in own.items() if key.startswith(output)
+    """Load the weights of a file into a net; raises `InputError` if they do not fit."""
+    loaded = _read(file)
+    expected = model.state_dict()
+    output_layer = next(reversed(expected)).rpartition(".")[0] + "."
+    if any(
+        key.startswith(output_layer) and expected[key].shape != loaded[key].shape
+        for key in expected.keys() & loaded.keys()
+    ):
+        loaded = {key: value for key, value in loaded.items() if not key.startswith(output_layer)} | {
+            key: value for key, value in expected.items() if key.startswith(output_layer)
         }
-    # Files older than torch 0.4.1 do not count batches; nothing here asks for it.
-    asked = {key for key in own if not key.endswith("num_batches_tracked")}
-    wrong = (asked - given.keys()) | (given.keys() - own.keys())
-    wrong |= {key for key in asked & given.keys() if own[key].shape != given[key].shape}
-    if wrong:
+    # Files from before torch 0.4.1 lack the batch counters, which are not used here.
+    required = {key for key in expected if not key.endswith("num_batches_tracked")}
+    mismatched = (required - loaded.keys()) | (loaded.keys() - expected.keys())
+    mismatched |= {key for key in required & loaded.keys() if expected[key].shape != loaded[key].shape}
+    if mismatched:
         raise InputError(
-            f"weights: {file} is not of torchvision:{name}: {len(wrong)} tensors differ, first {min(wrong)!r}"
+            f"weights: {file} is not of torchvision:{name}: {len(mismatched)} tensors differ, first {min(mismatched)!r}"
         )
-    for key in sorted(asked):
-        if given[key].dtype != own[key].dtype and not given[key].is_floating_point():
-            # Torch would convert them without a word; quantised weights need their scale.
-            raise InputError(f"weights: {file}: {key!r} holds {given[key].dtype} where weights are floating-point")
-        if not given[key].isfinite().all():
+    for key in sorted(required):
+        if loaded[key].dtype != expected[key].dtype and not loaded[key].is_floating_point():
+            # Torch would convert them silently, but quantised weights are meaningless without their scale.
+            raise InputError(f"weights: {file}: {key!r} holds {loaded[key].dtype} where weights are floating-point")
+        if not loaded[key].isfinite().all():
             raise InputError(f"weights: {file}: {key!r} holds values that are not finite")
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(loaded, strict=False)
 
 
 def _read(file: str) -> dict[str, Tensor]:
@@ -253,7 +256,7 @@ def _read(file: str) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        # Torch's message recommends switching this check off, which would run whatever code the file holds.
+        # Torch's own message recommends `weights_only=False`, which would run any code that the file holds.
         raise InputError(
             f"weights: {file} is damaged, or holds more than tensors; save only the weights, with "
             "`torch.save(net.state_dict(), file)` or as safetensors"

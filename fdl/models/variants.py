@@ -1,4 +1,4 @@
-"""What a network is built of: the sizes that are asked for, its layers, its initial weights."""
+"""The description of one of the authors' networks: requested sizes, how its layers are built, initialisers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ Initialiser = Callable[[Tensor, Key], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is asked of a network."""
+    """The requested sizes of a network."""
 
-    name: str  # for messages
+    name: str  # dataset and backbone, for messages
     image_size: int  # side of the square images in pixels
     num_classes: int
-    hidden_units: int  # of the dense layer, already scaled
-    conv1_stride: int  # of AlexNet
+    hidden_units: int  # of the hidden dense layer, already multiplied by the width
+    conv1_stride: int  # stride of the first convolution; only AlexNet uses it
     width: float  # factor on the numbers of channels
 
     def scaled(self, channels: int) -> int:
@@ -28,10 +28,10 @@ class Sizes:
         return max(1, round(channels * self.width))
 
     def map_size(self, halvings: int, *, up: bool = False) -> int:
-        """Side of the feature map after so many layers of stride 2 (`up`: "same" padding rounds up).
+        """Side of the feature map after `halvings` layers of stride 2; `up`: whether they round up ("same" padding).
 
         Raises:
-            InputError: nothing is left of the images.
+            InputError: the side would be 0.
         """
         size = self.image_size
         for _ in range(halvings):
@@ -43,7 +43,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network: a module of this package has its variants in `VARIANTS`, by the name of `BackboneProtocol.variant`."""
+    """A network. The dictionary `VARIANTS` of its module holds it under its name, see `BackboneProtocol.variant`."""
 
     build: Callable[[Sizes], tuple[nn.Sequential, nn.Sequential]]  # → features, head
     hidden_weights: Initialiser  # of the hidden dense layer, where there is one

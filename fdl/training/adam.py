@@ -15,12 +15,12 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
 class Adam:
     """One optimiser over the parameters of several nets.
 
-    It calls the kernel of `torch.optim.Adam(fused=True)` itself: the class imports the whole compiler
-    at its first use, 4 s in every bundle's process.
+    It calls the kernel of `torch.optim.Adam(fused=True)` directly, because that class imports torch's compiler at its
+    first use, which takes 4 s in every bundle's process.
 
     Args:
-        nets: their parameters are updated in place.
-        learning_rate: constant.
+        nets: the nets whose parameters are updated in place.
+        learning_rate: constant over the whole training.
     """
 
     def __init__(self, nets: Sequence[nn.Module], learning_rate: float) -> None:
@@ -29,45 +29,48 @@ class Adam:
         self.steps = 0
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
-        # What the kernel is shown. A step is element by element, and the kernel copies some of what is not contiguous.
+        # The kernel gets contiguous views, because it copies some tensors that are not contiguous. The update is
+        # element-wise, so the order of the dimensions does not matter.
         self._channels_last = [p.is_contiguous(memory_format=torch.channels_last) for p in self.parameters]
         with torch.no_grad():
-            self._updated = [self._in_memory_order(tensors) for tensors in (self.parameters, self.first, self.second)]
+            self._kernel_views = [
+                self._contiguous_views(tensors) for tensors in (self.parameters, self.first, self.second)
+            ]
 
-    def _in_memory_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Views of one tensor per parameter: weights that lie channels last with their dimensions as they lie."""
+    def _contiguous_views(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Contiguous views of one tensor per parameter: channels-last weights (O, I, h, w) become (O, h, w, I)."""
         pairs = zip(tensors, self._channels_last, strict=True)
         return [tensor.permute(0, 2, 3, 1) if last else tensor for tensor, last in pairs]
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the step before."""
+        """Discard the gradients of the previous step."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the parameters from their gradients; all must have one."""
+        """Update the parameters from their gradients; every parameter must have one."""
         self.steps += 1
         gradients: list[Tensor] = []
         for parameter in self.parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad)
-        values, first, second = self._updated
-        gradients = [gradient.contiguous() for gradient in self._in_memory_order(gradients)]
+        values, first, second = self._kernel_views
+        gradients = [gradient.contiguous() for gradient in self._contiguous_views(gradients)]
         fused_step(values, gradients, first, second, self.learning_rate, self.steps)
 
 
 class FlatAdam:
-    """The same over one flat buffer.
+    """The same optimiser over one flat buffer that holds the parameters of many nets.
 
-    On a GPU its step counter is on the device, so that a CUDA graph can replay a step: the rate changes with the
-    counter, which in `Adam` is a number of the host. A step is one kernel there, or a few operations where torch's
-    kernel no longer does what is needed (`why_not_the_kernel`).
+    On a GPU the step counter is a tensor on the device, so that a CUDA graph can replay a step: the bias-corrected
+    rate changes with the counter, which `Adam` keeps on the host. A step on a GPU is one call of torch's fused kernel,
+    or a few tensor operations if the installed version's kernel does not compute Keras' step (`why_not_the_kernel`).
 
     Args:
-        values: 1-d, updated in place.
-        gradient: of the same shape; it is read where it is.
-        learning_rate: constant.
+        values: the parameters, 1-d; updated in place.
+        gradient: a tensor of the same shape, which every step reads.
+        learning_rate: constant over the whole training.
         say: takes a line for the log.
     """
 
@@ -75,10 +78,10 @@ class FlatAdam:
         self.values, self.gradient, self.learning_rate = values, gradient, learning_rate
         self.steps = torch.zeros((), dtype=torch.float64, device=values.device)
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
-        self._on_gpu = step_by_kernel
+        self._gpu_step = step_by_kernel
         if values.device.type != "cpu" and (reason := why_not_the_kernel(values.device)):
             say(f"Adam goes on in several kernels, slower: {reason}")
-            self._on_gpu = step_by_operations
+            self._gpu_step = step_by_operations
 
     @torch.no_grad()
     def step(self) -> None:
@@ -88,24 +91,24 @@ class FlatAdam:
             fused_step([self.values], [self.gradient], [self.first], [self.second], self.learning_rate, int(self.steps))
             return
         rate = keras_rate(self.learning_rate, self.steps)
-        self._on_gpu(self.values, self.gradient, self.first, self.second, rate)
+        self._gpu_step(self.values, self.gradient, self.first, self.second, rate)
 
 
 def keras_rate(learning_rate: float, steps: Tensor) -> Tensor:
-    """The rate of a step, 0-d: it carries the corrections of both moments."""
+    """The learning rate of a step with the bias corrections of both moments, 0-d; `steps` counts this step."""
     return learning_rate * (1 - BETA2**steps).sqrt() / (1 - BETA1**steps)
 
 
 def step_by_operations(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor) -> None:
-    """One step in place, at a rate that is a number of the device."""
+    """One step in place by tensor operations; `rate` (0-d, on the device) is that of `keras_rate`."""
     first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     values -= (first / second.sqrt().add_(EPSILON)).mul_(rate)
 
 
 def step_by_kernel(values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor) -> None:
-    """The same by torch's kernel, which goes through every tensor once."""
-    # Of a step so late that the kernel itself has nothing left to correct.
+    """The same step by torch's fused kernel, which reads and writes every tensor only once."""
+    # So late a step that the kernel's own bias corrections are 1; `rate` already contains them.
     late = torch.full((), 1e6, device=values.device)
     torch._fused_adam_(
         [values],
@@ -126,9 +129,9 @@ def step_by_kernel(values: Tensor, gradient: Tensor, first: Tensor, second: Tens
 
 @torch.no_grad()
 def why_not_the_kernel(device: torch.device | str) -> str | None:
-    """Why `step_by_kernel` is of no use on a device; None if it makes the steps of `step_by_operations`.
+    """The reason why `step_by_kernel` cannot be used on a device; None if it agrees with `step_by_operations`.
 
-    It calls a private function of torch, which may go or change with any version.
+    The kernel is a private function of torch, which any version may remove or change.
     """
     signs = torch.tensor([1.0, -1.0], device=device).repeat(32)
     gradient, steps = torch.logspace(-9, 1, 64, device=device) * signs, torch.zeros((), device=device)
@@ -156,7 +159,14 @@ def fused_step(
     learning_rate: float,
     steps: int,
 ) -> None:
-    """One step by torch's kernel, which goes through every tensor once; `steps`: this one included."""
+    """One step on the CPU by torch's fused kernel, which reads and writes every tensor only once.
+
+    Args:
+        values: the parameters, updated in place.
+        gradients, first, second: their gradients and both moments; the moments are updated in place.
+        learning_rate: without the bias corrections.
+        steps: number of steps including this one.
+    """
     count = torch.tensor(float(steps), device=values[0].device)
     torch._fused_adam_(
         values,
@@ -169,7 +179,7 @@ def fused_step(
         beta1=BETA1,
         beta2=BETA2,
         weight_decay=0.0,
-        # Keras adds its epsilon before the bias correction, the kernel behind it.
+        # Keras adds its epsilon before the bias correction, the kernel after it.
         eps=EPSILON / math.sqrt(1 - BETA2**steps),
         amsgrad=False,
         maximize=False,

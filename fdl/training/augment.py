@@ -24,18 +24,18 @@ from torch.nn import functional
 
 from fdl.core.randomness import absorb, bits, normal, uniform
 
-# One word per use of an image's key, so that no two uses share a sequence.
+# Each random quantity of an image is drawn from its key with a word of its own, so that no two are correlated.
 _BRANCH, _CLIP, _ANGLE, _SHIFT, _SIGMA, _CORNERS, _FACTOR, _NOISE, _FLIPS = range(9)
 
 NOISE_SCALE = 0.03 * 255
 FLIP_PROBABILITY = 0.3
 TILES = 8
-# Pixels handled at once: what one core's cache holds, and what fits beside a training run on a GPU.
+# Pixels processed at once: as many as fit into the cache of one core, or beside a training run on a GPU.
 _PIXELS_ON_CPU, _PIXELS_ON_GPU = 2**16, 2**23
 
 
 def augment(images: Tensor, keys: Tensor) -> Tensor:
-    """Augmented copies of the images; each is a function of the image and its key.
+    """Augmented copies of the images; each depends only on the image and its key.
 
     Args:
         images: uint8 (B, 3, H, W).
@@ -69,7 +69,7 @@ def _rotate_light(images: Tensor, keys: Tensor) -> Tensor:
 
 
 def _perspective_light(images: Tensor, keys: Tensor) -> Tensor:
-    # imgaug 0.2.9 parameters.py Normal: one σ per image for its eight numbers.
+    # imgaug 0.2.9 parameters.py Normal draws one σ per image, shared by its eight corner coordinates.
     sigma = _between(0, 0.15, keys, _SIGMA)
     jitter = normal(_subkey(keys, _CORNERS), (4, 2), images.device, torch.float64) * sigma.view(-1, 1, 1)
     return _light(perspective(images, jitter), keys)
@@ -98,21 +98,21 @@ def _between(low: float, high: float, keys: Tensor, word: int, *shape: int) -> T
 
 
 def multiply(images: Tensor, factor: Tensor) -> Tensor:
-    """Each image times its factor (B,): a float32 product, cut off (imgaug 0.2.9 arithmetic.py Multiply)."""
+    """Each image times its factor (B,): a truncated float32 product (imgaug 0.2.9 arithmetic.py Multiply)."""
     product = images.to(torch.float32) * factor.to(torch.float32).view(-1, 1, 1, 1)
     return product.clamp_(0, 255).to(torch.uint8)
 
 
 def add(images: Tensor, noise: Tensor) -> Tensor:
-    """Images plus noise of the same shape, rounded half to even first (imgaug 0.2.9 AddElementwise)."""
+    """Images plus noise of the same shape; the noise is rounded half to even first (imgaug 0.2.9 AddElementwise)."""
     steps = noise.round().clamp_(-255, 255).to(torch.int16)
     return steps.add_(images).clamp_(0, 255).to(torch.uint8)
 
 
 def laplace(keys: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Laplace noise of scale `NOISE_SCALE`, float32 (B, *shape); per channel, as the authors set it."""
+    """Laplace noise of scale `NOISE_SCALE`, float32 (B, *shape), independent in every channel as the authors set it."""
     count = math.prod(shape)
-    # Two numbers of 32 bits from one of 64: a sign and the 31 bits of an exponential.
+    # A 64-bit number gives two of 32 bits, each a sign and 31 bits for an exponentially distributed number.
     halves = bits(keys, ((count + 1) // 2,), device).view(torch.int32)[:, :count]
     exponential = ((halves & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).log_().mul_(-NOISE_SCALE)
     return torch.where(halves < 0, -exponential, exponential).view(-1, *shape)
@@ -121,18 +121,19 @@ def laplace(keys: Tensor, shape: tuple[int, ...], device: torch.device) -> Tenso
 def clahe(images: Tensor, clip_limit: Tensor) -> Tensor:
     """Contrast-limited adaptive histogram equalisation of every channel in 8 × 8 tiles.
 
-    Equal to `cv2.createCLAHE(clip_limit, (8, 8)).apply`, or one grey level off where a sum falls on a half.
+    Equal to `cv2.createCLAHE(clip_limit, (8, 8)).apply`, except for one grey level where a sum is rounded from a half.
 
     Args:
+        images: uint8 (B, C, H, W).
         clip_limit: float64 (B,), in multiples of a flat histogram's height.
     """
     batch, channels, height, width = images.shape
-    # As soon as one side is no multiple of the tiles, OpenCV pads both.
+    # OpenCV pads both sides as soon as one of them is not a multiple of the number of tiles.
     ragged = int(height % TILES > 0 or width % TILES > 0)
     tile_height, tile_width = height // TILES + ragged, width // TILES + ragged
     columns, rows = _pixel_grid(tile_height * TILES, tile_width * TILES, images.device)
     grey = images.to(torch.int64).view(batch * channels, height, width)
-    # Mirrored about the last row and column (OpenCV's BORDER_REFLECT_101) to whole tiles.
+    # Fill the last tiles by reflection about the last row and column (OpenCV's BORDER_REFLECT_101).
     mirrored = grey[:, height - 1 - (rows - height + 1).abs(), width - 1 - (columns - width + 1).abs()]
     bins = (rows // tile_height * TILES + columns // tile_width) * 256 + mirrored
     counts = torch.zeros(len(grey), TILES**2 * 256, dtype=torch.int32, device=images.device)
@@ -143,7 +144,7 @@ def clahe(images: Tensor, clip_limit: Tensor) -> Tensor:
     counts = _clip(counts.view(-1, TILES**2, 256), limit.repeat_interleave(channels).view(-1, 1, 1))
     levels = counts.cumsum(-1, dtype=torch.int32).to(torch.float32).mul_(255 / area).round_().flatten(1)
 
-    # Each pixel mixes the levels of the four tiles whose centres surround it.
+    # Each pixel interpolates between the levels of the four tiles whose centres surround it.
     columns, rows = columns[:width], rows[:height]
     left, right, from_left = _tile_neighbours(columns, tile_width)
     above, below, from_above = _tile_neighbours(rows, tile_height)
@@ -159,9 +160,9 @@ def clahe(images: Tensor, clip_limit: Tensor) -> Tensor:
 
 
 def _clip(counts: Tensor, limit: Tensor) -> Tensor:
-    """Histograms int32 (N, tiles, 256) cut at the limit; what was cut off goes to all bins, evenly spread."""
+    """Histograms int32 (N, tiles, 256) clipped at the limit; the excess is spread evenly over all bins."""
     excess = (counts - limit).clamp_(min=0).sum(-1, dtype=torch.int32)
-    # Row r: which bins get one more when r are left over.
+    # Row r marks the bins that get one more if r counts are left over.
     grey = torch.arange(256, dtype=torch.int32, device=counts.device)
     step = 256 // grey.clamp(min=1)[:, None]
     one_more = ((grey % step == 0) & (grey // step < grey[:, None])).to(torch.int32)
@@ -169,7 +170,7 @@ def _clip(counts: Tensor, limit: Tensor) -> Tensor:
 
 
 def _tile_neighbours(pixels: Tensor, tile_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tiles with centres before and after each pixel of a line, and the share of the way between them."""
+    """The tiles whose centres lie before and after each pixel of a line, and its position between them, in [0, 1]."""
     position = pixels.to(torch.float32) * (1 / tile_size) - 0.5
     before = position.floor()
     first, second = before.clamp(min=0), (before + 1).clamp(max=TILES - 1)
@@ -192,8 +193,8 @@ def shift(images: Tensor, fraction: Tensor) -> Tensor:
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Images turned clockwise about their centre by `degrees` (B,); black outside.
 
-    imgaug 0.2.9 geometric.py Affine: centre (W/2 - 0.5, H/2 - 0.5), cv2.warpAffine, bilinear. As
-    OpenCV 4 does it: source coordinates in steps of 1/1024, then 1/32 pixel.
+    imgaug 0.2.9 geometric.py Affine: centre (W/2 - 0.5, H/2 - 0.5), cv2.warpAffine, bilinear. As in
+    OpenCV 4, source coordinates are rounded to 1/1024 pixel and then to 1/32.
     """
     height, width = images.shape[-2:]
     columns, rows = _pixel_grid(height, width, images.device)
@@ -208,11 +209,12 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def perspective(images: Tensor, jitter: Tensor) -> Tensor:
-    """Images seen from askew: a quadrilateral inside each is straightened and enlarged to the full size.
+    """A random perspective: a quadrilateral inside each image is warped to a rectangle and enlarged to the full size.
 
     imgaug 0.2.9 geometric.py PerspectiveTransform, keep_size: the corners move inwards by |jitter|
     of the size; cv2.warpPerspective (bilinear) to a frame of the quadrilateral's own size; cv2.resize
-    (cubic) to H × W. Left out, as it concerns six in 100,000: imgaug pulls corners apart that crossed.
+    (cubic) to H × W. imgaug also separates corners that crossed; this is left out, because it concerns
+    six images in 100,000.
 
     Args:
         jitter: float64 (B, 4, 2), clockwise from top left, in widths and heights, of any sign.
@@ -230,16 +232,20 @@ def perspective(images: Tensor, jitter: Tensor) -> Tensor:
 
 
 def _straighten(corners: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel of a frame of (width, height) lies between the corners: x, y in 1/32 pixel, as `_sample` reads.
+    """Source coordinates of each pixel of a rectangular frame: x, y in 1/32 pixel, as `_sample` takes them.
 
     The homography of the unit square onto four corners in closed form (Heckbert 1989, Fundamentals of
-    texture mapping and image warping, 2.2.3): never singular where a solver would raise an error.
+    texture mapping and image warping, 2.2.3), because a linear solver would raise an error for singular ones.
+
+    Args:
+        corners: float64 (B, 4, 2), x and y of the quadrilateral's corners in pixels.
+        frame: int64 (B, 2), width and height of each frame in pixels.
     """
     p0, p1, p2, p3 = corners.view(-1, 4, 2, 1, 1).unbind(1)
     a, b, c = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
     area = _cross(a, b)
     g, h = _cross(c, b) / area, _cross(a, c) / area
-    # Frames smaller than the largest of the batch carry on past their end; nothing reads on there.
+    # All frames are as large as the largest of the batch; nothing reads the pixels beyond a frame's own size.
     columns, rows = _pixel_grid(int(frame[:, 1].max()), int(frame[:, 0].max()), corners.device)
     last = (frame - 1).to(torch.float64).view(-1, 2, 1, 1)
     u, v = columns / last[:, :1], rows / last[:, 1:]
@@ -257,14 +263,14 @@ def _pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, 
 
 
 def _round(values: Tensor) -> Tensor:
-    """To the nearest integer, half to even; the horizon of a perspective is as far as OpenCV's int32 reaches."""
+    """To the nearest integer, half to even; clamped to OpenCV's int32, as a perspective may send points to infinity."""
     return values.nan_to_num().round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear values at x, y (B, h, w), int64 in 1/32 pixel; the outside is black. uint8 (B, 3, h, w)."""
+    """Bilinear interpolation at x, y (int64 (B, h, w), in 1/32 pixel); black outside. Returns uint8 (B, 3, h, w)."""
     height, width = images.shape[-2:]
-    # The channels side by side in one number, 20 bits each: weights of 2^10 in all keep them apart.
+    # The three channels are packed into one int64, 20 bits each: 8 bits times weights that add up to 2^10 fit.
     red, green, blue = images.to(torch.int64).unbind(1)
     packed = functional.pad(red | green << 20 | blue << 40, (2, 2, 2, 2)).flatten(1)
     stride = width + 4
@@ -281,7 +287,10 @@ def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _resize_cubic(lines: Tensor, lengths: Tensor, target: int) -> Tensor:
-    """The first `lengths` (B,) of int32 samples (B, 3, R, L) as `target` samples (cv2.INTER_CUBIC), times 2^11."""
+    """The first `lengths` (B,) samples of int32 lines (B, 3, R, L), resized to `target` samples and scaled by 2^11.
+
+    The interpolation is that of cv2.INTER_CUBIC.
+    """
     scale = lengths.to(torch.float64)[:, None] / target
     position = (torch.arange(target, device=lines.device) + 0.5) * scale - 0.5
     start = position.floor()

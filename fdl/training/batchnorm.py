@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def evaluation_statistics(nets: Sequence[nn.Module], batches: Sequence[Tensor], rule: str) -> Iterator[None]:
     """Put nets into evaluation mode with the statistics of a rule, and back into training afterwards.
 
-    `moving` takes the moving averages (momentum 0.01), which need many hundred steps to settle.
-    `reestimate` replaces them for the time being by the averages over `batches`: the training images
-    without augmentation, dropout off, each batch weighted by its images.
+    `moving` uses the moving averages (momentum 0.01), which need many hundred steps to settle.
+    `reestimate` temporarily replaces them by the averages over `batches`, the training images without
+    augmentation and dropout; each batch is weighted by its number of images.
 
     Args:
         nets: the members.
-        batches: (B, 3, H, W) float tensors, as the nets take them.
+        batches: inputs of the nets, float tensors (B, 3, H, W).
         rule: "moving" or "reestimate".
     """
     layers = [m for net in nets for m in net.modules() if isinstance(m, _BatchNorm)]
@@ -42,11 +42,12 @@ def _reestimate(nets: Sequence[nn.Module], layers: Sequence[_BatchNorm], batches
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.train()
-    seen = 0
+    images_seen = 0
     for batch in batches:
-        seen += len(batch)
+        images_seen += len(batch)
         for layer in layers:
-            layer.momentum = len(batch) / seen  # a running mean over images; the first batch overwrites
+            # Makes it a running mean over images; the first batch overwrites the previous values.
+            layer.momentum = len(batch) / images_seen
         for net in nets:
             net(batch)
     for layer, momentum in zip(layers, momenta, strict=True):

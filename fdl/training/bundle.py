@@ -1,4 +1,7 @@
-"""Runs a bundle: trains the cells that are not current, scores them, puts each record in place at once."""
+"""Runs a bundle: trains the cells without a current record, scores them, and publishes each record as it is finished.
+
+A bundle is all cells (trained ensembles) of one dataset, backbone and number of shots.
+"""
 
 import resource
 import sys
@@ -39,13 +42,13 @@ from fdl.training.tuning import train
 def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, Any]:
     """Train, score and record every cell of a bundle that has no current record; write `bundle.json`.
 
-    Each record is put in place when its cell is finished, so a crash costs no finished cell. A cell
+    Each record is published as soon as its cell is finished, so a crash loses no finished cell. A cell
     that diverges gets a record with `status: failed`.
 
     Args:
-        params, bundle: the settings, and which cells of theirs.
-        say: takes what happens, line by line.
-        progress: takes a line per epoch; without it `say` takes some of them.
+        params, bundle: the settings, and the bundle of their grid to run.
+        say: takes lines for the log.
+        progress: takes a line per epoch; None: `say` takes one every five seconds at most.
 
     Returns:
         The content of `bundle.json`.
@@ -54,11 +57,11 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         InputError: the bundle is not in the grid, or its data are missing or damaged.
     """
     with _opened(params, bundle, say, progress) as (cells, inputs):
-        made_by = provenance(inputs.device)  # now: the code may be edited while it runs
+        made_by = provenance(inputs.device)  # before the training, because the code may be edited meanwhile
         judge = Judge(params, running=False)
         before = {state.cell: state for state in judge.states(cells)}
-        _say_what_is_due(before.values(), say)
-        _look_for_room(before, inputs)
+        _say_what_is_replaced(before.values(), say)
+        _check_disk_space(before, inputs)
         _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             heads = head_settings(params, cell)
@@ -75,21 +78,21 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
         if receipt is None:
-            late = next(state for state in after if not state.finished)
+            unfinished = next(state for state in after if not state.finished)
             raise InputError(
-                f"{late.cell.key}: changed while its bundle was trained ({late.note}); run the bundle again"
+                f"{unfinished.cell.key}: changed while its bundle was trained ({unfinished.note}); run the bundle again"
             )
         return receipt
 
 
 def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Say | None = None) -> dict[str, int]:
-    """Train the cells of a bundle that have no current record, and leave the nets in `scratch/`; `run` goes on there.
+    """Train the cells of a bundle that have no current record, and leave the nets in `scratch/` for `run_bundle`.
 
     Args:
         params, bundle, say, progress: as in `run_bundle`.
 
     Returns:
-        Numbers of cells: "trained" now, "current" before, "diverged": `run` writes their records.
+        Numbers of cells: "trained" by this call, "current" before it, "diverged". `run_bundle` writes their records.
 
     Raises:
         InputError: as `run_bundle`.
@@ -97,7 +100,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
     counts = {"trained": 0, "current": 0, "diverged": 0}
     with _opened(params, bundle, say, progress) as (cells, inputs):
         before = {state.cell: state for state in Judge(params, running=False).states(cells)}
-        _look_for_room(before, inputs, all_wait=True)
+        _check_disk_space(before, inputs, all_wait=True)
         fused = _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
             training = inputs.training_digest(cell)
@@ -122,14 +125,14 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
 def map_bundle(
     params: Params, bundle: Bundle, *, overlap: bool = False, score: Score = "probability", say: Say = print
 ) -> dict[str, int]:
-    """Make the class activation maps of a bundle's records again, from their kept weights.
+    """Recompute the class activation maps of a bundle's records from their kept weights.
 
     Args:
         params, bundle, say: as in `run_bundle`.
         overlap, score: see `predictions.replace_maps`.
 
     Returns:
-        Numbers of cells: "made", and "without weights": failed, not trained, or trained without `keep_weights`.
+        Numbers of cells: "made", and "without weights" (diverged, not trained, or trained without `keep_weights`).
 
     Raises:
         InputError: as `run_bundle`.
@@ -147,16 +150,20 @@ def map_bundle(
             settings, (data, _) = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
             replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap, score=score)
-            run["digests"]["scores"] = SCORES_VERSION  # they were made again, too
+            run["digests"]["scores"] = SCORES_VERSION  # `replace_maps` also scores the record again
             records.publish(temporary, folder, run)
             counts["made"] += 1
-        if counts["made"]:  # the report is made of them
+        if counts["made"]:  # so that the workflow makes the report again
             write_receipt(params, bundle, judge.states(cells))
     return counts
 
 
 def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> list[Cell]:
-    """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
+    """Train all cells that can be fused into a program and still need training, and return those trained now.
+
+    A program trains several ensembles as one network (`fdl.training.fused`). The caller trains the other cells one by
+    one in the loop, the plain training loop of `fdl.training.engine`.
+    """
     waiting = {}
     for cell, state in states.items():
         settings, training = inputs.settings(cell), inputs.training_digest(cell)
@@ -170,7 +177,7 @@ def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> 
     return new
 
 
-def _look_for_room(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, all_wait: bool = False) -> None:
+def _check_disk_space(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, all_wait: bool = False) -> None:
     if is_plenty():
         return
     params = inputs.params
@@ -180,7 +187,7 @@ def _look_for_room(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, a
 
 
 def _is_due(params: Params, state: CellStatus) -> bool:
-    """Whether a cell's nets must be trained, now or in an earlier attempt."""
+    """Whether a cell needs trained nets from a training, be it a new one or one that an earlier attempt finished."""
     run, cell = _trained_record(state), state.cell
     kept = run and weights_file(params.selections_of(cell.dataset)[0]) in run["files"]
     return run is None or not (state.has_heads or head_settings(params, cell) is None or kept)
@@ -190,7 +197,7 @@ def _is_due(params: Params, state: CellStatus) -> bool:
 def _opened(
     params: Params, bundle: Bundle, say: Say, progress: Say | None = None
 ) -> Iterator[tuple[list[Cell], BundleInputs]]:
-    """The bundle's cells and data, with its lock and a device held and signals kept until the end of an epoch."""
+    """The bundle's cells and inputs, while its lock and a device are held and signals wait for the end of an epoch."""
     cells = params.bundles().get(bundle)
     if cells is None:
         raise InputError(f"bundle {bundle.key} is not in the grid of preset {params.preset!r}; see params.yaml")
@@ -206,16 +213,16 @@ def _opened(
 
 
 def _trained_record(state: CellStatus) -> dict[str, Any] | None:
-    """The `run.json` of a cell whose nets need no training; None where they do.
+    """The content of `run.json` if the cell's nets need no training, otherwise None.
 
-    A record without predictions whose scores are void cannot be scored again: it is trained again.
+    A record whose scores are out of date and that holds no predictions cannot be scored again, so it is trained again.
     """
     void = state.status == "stale" and state.trained and state.has_heads and not state.scores_due
     return dict(state.run) if state.run is not None and state.trained and not void else None
 
 
-def _say_what_is_due(states: Iterable[CellStatus], say: Say) -> None:
-    """Why records that are there are made again."""
+def _say_what_is_replaced(states: Iterable[CellStatus], say: Say) -> None:
+    """Tell why existing records will be replaced."""
     for state in states:
         if state.status in ("stale", "damaged"):
             say(f"{state.cell.key}: {state.status}: {state.note}")
@@ -224,7 +231,7 @@ def _say_what_is_due(states: Iterable[CellStatus], say: Say) -> None:
 def _run_heads(
     cell: Cell, inputs: BundleInputs, run: dict[str, Any], heads: HeadSettings | None
 ) -> dict[str, Any] | None:
-    """Give a record other heads, from its kept weights; None where no weights were kept."""
+    """Train a record's heads again on its kept weights; returns its new `run.json`, or None if none were kept."""
     params, say = inputs.params, inputs.say
     folder, rule = layout.record_folder(params, cell), params.selections_of(cell.dataset)[0]
     if heads and weights_file(rule) not in run["files"]:
@@ -309,10 +316,15 @@ def _train(
     *,
     keep: bool,
 ) -> Trained:
-    """The cell's training: one that was finished before, or a new one, which is saved if `keep` says so.
+    """The cell's trained nets, from an earlier attempt that finished them or from a training now.
+
+    Args:
+        cell, data, inputs, checkpoint: which cell, its images, and where its state is kept.
+        unsaved: its training as part of a program, if the disk had no room for it.
+        keep: whether to save the nets of a training now, for heads that may be interrupted or a later command.
 
     Raises:
-        Diverged: it diverged, now or before.
+        Diverged: the training diverged, in this attempt or an earlier one.
     """
     settings = inputs.settings(cell)
     if trained := _finished_training(checkpoint, unsaved):
@@ -326,7 +338,7 @@ def _train(
 
 
 def _about_nets(cell: Cell, settings: CellSettings, trained: Trained) -> dict[str, Any]:
-    """What a record says of the trained nets: their epochs, their learning rate if it was tuned, their size."""
+    """What a record says of the trained nets: selected epochs, parameters per member, tuning of the learning rate."""
     state = next(iter(trained.states.values()))[0]
     about: dict[str, Any] = {
         "selected": trained.selected,
@@ -342,7 +354,7 @@ def _about_nets(cell: Cell, settings: CellSettings, trained: Trained) -> dict[st
 
 
 def _precision(params: Params, device: str, *, autocast: bool) -> str:
-    """What the nets were computed in."""
+    """The floating-point format of the nets' matrix products."""
     if autocast:
         return "bfloat16"
     return "tf32" if device == "cuda" and params.precision == "tf32" else "float32"
@@ -350,7 +362,7 @@ def _precision(params: Params, device: str, *, autocast: bool) -> str:
 
 @contextmanager
 def _method_errors_of(cell: Cell) -> Iterator[None]:
-    """Say in which cell a user's method failed."""
+    """Prefix the error of a user's method with the cell in which it was raised."""
     try:
         yield
     except MethodError as error:
@@ -358,7 +370,7 @@ def _method_errors_of(cell: Cell) -> Iterator[None]:
 
 
 def _finished_training(checkpoint: Checkpoint, unsaved: Trained | Diverged | None) -> Trained | None:
-    """A training that was finished before; raises `Diverged` if that was its end."""
+    """The training of an earlier attempt if it was finished, otherwise None; raises `Diverged` if it diverged."""
     if isinstance(unsaved, Diverged):
         raise unsaved
     if failure := checkpoint.load("diverged") if checkpoint.has("diverged") else None:

@@ -1,4 +1,4 @@
-"""What the cells of a bundle are trained with: settings, images, and the places of their checkpoints."""
+"""The inputs of a bundle's trainings: settings, images on the device, and the folders of the checkpoints."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,13 +22,13 @@ from fdl.training.state import CellData, CellSettings, Diverged, Images, Trained
 
 
 class BundleInputs:
-    """What the cells of a bundle share: the prepared dataset, and one draw per seed.
+    """The prepared dataset of a bundle, and what is derived from it for each cell.
 
     Args:
-        params, bundle: the settings, and which cells of theirs.
-        device: where the images go.
-        holder: who trains, for those who watch.
-        say, progress: take a line that stays, and a line per epoch.
+        params, bundle: the settings, and the bundle of their grid.
+        device: "cpu" or "cuda", where the images are put.
+        holder: the process that trains, shown by `fdl status` and in MLflow.
+        say, progress: take lines for the log, and a line per epoch.
     """
 
     def __init__(self, params: Params, bundle: Bundle, device: str, holder: str, say: Say, progress: Say) -> None:
@@ -37,10 +37,10 @@ class BundleInputs:
         self.pool = params.pool_of(bundle.dataset, bundle.backbone)
         self.prepared = prepare.load(layout.prepared_folder(params, bundle.dataset, self.pool))
         self._images: dict[bytes, Images] = {}
-        self.unsaved: dict[str, Trained | Diverged] = {}  # by digest: trainings that the disk had no room for
+        self.unsaved: dict[str, Trained | Diverged] = {}  # training digest → a training that the disk had no room for
 
     def settings(self, cell: Cell) -> CellSettings:
-        """What the engine is told of a cell."""
+        """The settings of a cell as the training functions take them."""
         settings = self.params.training_settings(cell)
         return CellSettings(
             backbone=cell.backbone,
@@ -63,16 +63,16 @@ class BundleInputs:
         return training_digest(self.params, cell, self.split(cell).hash, self.prepared.hash)
 
     def checkpoint(self, cell: Cell, training: str) -> Checkpoint:
-        """Where a cell's state is kept while it is trained, and its progress shown; `training`: its digest."""
+        """The checkpoint of a cell in training, which also publishes its progress; `training` is its digest."""
         folder, settings = layout.SCRATCH / training, self.params.settings_digest(cell)
         about = {"preset": self.params.preset, "cell": cell.key, "settings": settings, "by": self.holder}
         return Checkpoint(folder, self.say, ProgressFile(folder, about))
 
     def data(self, cell: Cell) -> tuple[CellData, splits.Split]:
-        """The cell's images on the device; validation and test are read once per bundle."""
+        """The cell's images on the device, and its draw; validation and test images are read once per bundle."""
         split = self.split(cell)
         train = self._read(split.train)
-        validation, test = self._shared(split.validation), self._shared(split.test)
+        validation, test = self._read_once(split.validation), self._read_once(split.test)
         position = {row: index for index, row in enumerate(split.validation.tolist())}
         small = torch.tensor([position[row] for row in split.validation_small.tolist()], device=self.device)
         near = None if split.near_duplicates is None else torch.from_numpy(np.isin(split.test, split.near_duplicates))
@@ -81,7 +81,14 @@ class BundleInputs:
     def about(
         self, cell: Cell, training: str, heads: HeadSettings | None, data: CellData, split: splits.Split
     ) -> dict[str, Any]:
-        """What a record says of its cell before it is trained: digests (`training` is one), settings, images, draw."""
+        """The part of a record that is known before the training: digests, settings, images and draw.
+
+        Args:
+            cell: whose record.
+            training: digest of its training.
+            heads: settings of its heads; None: it has none.
+            data, split: its images and its draw.
+        """
         prepared = self.prepared
         return {
             "key": cell.key,
@@ -99,7 +106,7 @@ class BundleInputs:
                 "notes": list(prepared.notes),
                 "classes": list(prepared.classes),
                 "hash": prepared.hash,
-                **({"white": prepared.white} if prepared.white < FULL else {}),  # what `predict` reads 16-bit files by
+                **({"white": prepared.white} if prepared.white < FULL else {}),  # how `predict` scales 16-bit files
                 "train": len(data.train),
                 "validation": len(data.validation),
                 "test": len(data.test),
@@ -107,7 +114,7 @@ class BundleInputs:
             "split": {"hash": split.hash, "draw": split.draw, "rule": split.rule},
         }
 
-    def _shared(self, rows: NDArray[np.int64]) -> Images:
+    def _read_once(self, rows: NDArray[np.int64]) -> Images:
         key = rows.tobytes()
         if key not in self._images:
             self._images[key] = self._read(rows)

@@ -1,8 +1,8 @@
-"""A training that is killed goes on where it was, and ends with the same bits as one that was not.
+"""Checkpoints: a training that is killed resumes, and ends with the same bits as one that never stopped.
 
-The epoch is all the state that randomness has (fdl.core.randomness), so a checkpoint is weights,
-moments, the best states so far and the history. Its last bytes are the SHA-256 of the others: a file that
-was damaged is not believed.
+Random numbers depend on the epoch but on no other state (`fdl.core.randomness`), so a checkpoint holds weights,
+moments, the best states so far and the history. It ends with the SHA-256 of its content, so that a damaged file is
+detected and never loaded.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from fdl.core.console import Say
 from fdl.core.errors import one_line
 from fdl.results.unfinished import ProgressFile
 
-SECONDS = 60.0  # at most this often
+SECONDS = 60.0  # shortest interval between two checkpoints
 _HASH = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
-CHEAP = 1.2  # seconds, 2 % of these; a checkpoint that takes longer is written so much more seldom
+CHEAP = 1.2  # seconds, 2 % of SECONDS; if writing takes n times as long, the interval is n times as long, too
 
 
 class Interrupted(Exception):
@@ -37,13 +37,15 @@ class Interrupted(Exception):
 
 
 class Checkpoint:
-    """The state of one cell in training, and what of it is finished, in files below `scratch/`.
+    """The state of one cell in training, and its finished parts, in files below `scratch/`.
+
+    Each file holds a stage: "checkpoint" (the state between two epochs), "trained" or "diverged" (the finished
+    training), and others for programs of several cells (`fdl.training.together`) and for heads.
 
     Args:
-        folder: of this cell and no other; its name holds the training digest, so that a checkpoint is
-            never taken up by another training.
-        say: takes a line for the log.
-        progress: where the history is shown to others; None: nowhere.
+        folder: of this cell alone. Its name contains the training digest, so another training never resumes from it.
+        say: takes lines for the log.
+        progress: file that publishes the history to other processes; None: it is not published.
     """
 
     def __init__(self, folder: Path, say: Say = print, progress: ProgressFile | None = None) -> None:
@@ -53,11 +55,11 @@ class Checkpoint:
         self.disabled = False
 
     def has(self, stage: str) -> bool:
-        """Whether there is a file of a stage."""
+        """Whether a stage was saved."""
         return self._file(stage).is_file()
 
     def load(self, stage: str = "checkpoint") -> dict[str, Any] | None:
-        """What was saved last of a stage, on the CPU; None where there is nothing that can be read."""
+        """The saved content of a stage, on the CPU; None if there is none or it is damaged."""
         path = self._file(stage)
         try:
             with path.open("rb") as file:
@@ -73,14 +75,14 @@ class Checkpoint:
         return state
 
     def epoch_end(self, state: Callable[[], dict[str, Any]], stage: str = "checkpoint") -> None:
-        """Save the state if it is time to: every minute, or so seldom that saving takes 2 % of the time.
+        """Save the state if it is due: every minute, or less often if saving would take more than 2 % of the time.
 
         Args:
-            state: makes it; called only if it is saved.
-            stage: its name.
+            state: returns the state; called only if it is saved.
+            stage: name of the file.
 
         Raises:
-            Interrupted: a signal arrived since the last epoch; the state is saved.
+            Interrupted: a signal arrived since the last call; the state is saved first.
         """
         number = _received[0] if _received else None
         begun = time.monotonic()
@@ -92,12 +94,15 @@ class Checkpoint:
             raise Interrupted(number)
 
     def show(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
-        """Let others see how far the training is; `epochs`: how many there will be."""
+        """Publish the history so far to other processes; `epochs`: how many there will be in all."""
         if self.progress:
             self.progress.write(history, epochs)
 
     def save(self, state: dict[str, Any], stage: str = "checkpoint") -> None:
-        """Write what there is of a stage: tensors, numbers, text, lists and mappings of them."""
+        """Write a stage, replacing the previous file at once: tensors, numbers, text, lists and mappings of them.
+
+        If it cannot be written, this and all later calls do nothing but say so once.
+        """
         if self.disabled:
             return
         target = self._file(stage)
@@ -107,7 +112,7 @@ class Checkpoint:
             with temporary.open("w+b") as file:
                 torch.save(state, file)
                 file.seek(0)
-                file.write(hashlib.file_digest(file, "sha256").digest())  # which left off at the end
+                file.write(hashlib.file_digest(file, "sha256").digest())  # appended: the hash has read to the end
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
@@ -120,14 +125,14 @@ class Checkpoint:
         return self.folder / f"{stage}.pt"
 
     def remove(self) -> None:
-        """The cell is finished."""
+        """Delete the folder, once the cell's record is published."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_whole(file: BinaryIO) -> bool:
-    """Whether a checkpoint ends with the hash of what comes before; the file is back at its start.
+    """Whether a file ends with the hash of the bytes before; leaves the file positioned at its start.
 
-    torch reads a file with a flipped bit without noticing: it does not compare the checksums of its archive.
+    This is needed because torch does not verify the checksums of its archives and loads flipped bits silently.
     """
     end = file.seek(0, os.SEEK_END) - _HASH
     if end < 0:
@@ -150,14 +155,14 @@ _received: list[int] = []
 
 
 def stop_if_asked() -> None:
-    """Between checkpoints: raise `Interrupted` if a signal arrived."""
+    """Raise `Interrupted` if a signal arrived; for work that keeps no state between its steps."""
     if _received:
         raise Interrupted(_received[0])
 
 
 @contextmanager
 def signals_wait_for_the_epoch() -> Iterator[None]:
-    """Keep SIGTERM and SIGINT until the epoch ends and its checkpoint is written; a second one ends at once."""
+    """Defer SIGTERM and SIGINT until the epoch ends and its checkpoint is written; a second signal acts at once."""
 
     def remember(number: int, frame: FrameType | None) -> None:
         _received.append(number)
@@ -167,7 +172,7 @@ def signals_wait_for_the_epoch() -> Iterator[None]:
     before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-        if _received:  # after the last epoch: what it waited for is done
+        if _received:  # it arrived after the last epoch
             raise Interrupted(_received[0])
     finally:
         for number, handler in before.items():

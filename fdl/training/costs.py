@@ -1,4 +1,4 @@
-"""What the cells of a grid cost: images through nets, FLOPs, bytes. Counted, not measured (`plan` measures)."""
+"""Counts what the cells of a grid cost: images passed through nets, FLOPs and bytes. `plan` measures the speed."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,19 +19,22 @@ from fdl.evaluation.overlap import COMPARED
 
 @dataclass(frozen=True)
 class Net:
-    """One member, per image. A multiplication and an addition are two FLOPs; convolutions and dense layers count."""
+    """Cost of one member for one image.
 
-    forward: float  # FLOPs of an evaluation
-    training: float  # FLOPs forward and backward
-    parameters: int  # and running statistics
-    kept: int  # bytes of float32 outputs that a training step keeps
-    largest: int  # bytes of the largest output
-    feature_map: int  # bytes
+    FLOPs are those of convolutions and dense layers; a multiplication and an addition count as two.
+    """
+
+    forward: float  # FLOPs of a forward pass
+    training: float  # FLOPs of a forward and a backward pass
+    parameters: int  # numbers in its state: parameters and running statistics
+    kept: int  # bytes of all layers' float32 outputs, which a training step keeps for the backward pass
+    largest: int  # bytes of the largest output of a layer
+    feature_map: int  # bytes of its feature map
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides a `Net`."""
+    """All that a `Net` depends on."""
 
     backbone: str
     dataset: str  # whose networks are built
@@ -42,39 +45,39 @@ class Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """Images through one net, over the whole life of a cell and all its members."""
+    """Passes of single images through single nets, summed over all members of a cell and everything done with them."""
 
     shape: Shape
     members: int
-    trained: int  # forward and backward
-    evaluated: int
-    mapped: int  # class activation maps whose feature maps the prediction did not leave: forward in float32
-    images: int  # in the memory: training, validation, test
-    tuned: int = 0  # of the trained ones: with a head, one ensemble at a time
-    together: int = 1  # ensembles that are trained as one program
+    trained: int  # forward and backward passes
+    evaluated: int  # forward passes
+    mapped: int  # forward passes in float32 for class activation maps whose feature maps were not kept
+    images: int  # number of different images in memory: training, validation and test
+    tuned: int = 0  # those of `trained` that tune the members with a head, one ensemble at a time
+    together: int = 1  # number of ensembles that are trained as one program (`fdl.training.fused`)
 
     @property
     def flops(self) -> float:
-        """All of it."""
+        """FLOPs of all passes."""
         net = count(self.shape)
         return self.trained * net.training + (self.evaluated + self.mapped) * net.forward
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of images; `prepared`: counted in the prepared images, else the authors'."""
+    """Numbers of classes and images of a dataset."""
 
     classes: int
     validation: int
     test: int
-    prepared: bool
+    prepared: bool  # True: counted in the prepared dataset; False: the authors' numbers
 
 
 def sizes(params: Params, dataset: str, backbone: str) -> Sizes:
-    """Images of a dataset.
+    """Numbers of images of a dataset.
 
     Raises:
-        InputError: the user's own images, which are not prepared yet.
+        InputError: these are the user's own images and are not prepared yet.
     """
     folder = layout.prepared_folder(params, dataset, params.pool_of(dataset, backbone))
     if (file := folder / "dataset.json").is_file():
@@ -94,14 +97,14 @@ def _prepared(folder: Path, changed: int) -> Sizes:
 
 
 def work(params: Params, cell: Cell) -> Work:
-    """What a cell asks of its nets; raises as `sizes`."""
+    """Count the passes through a cell's nets; raises as `sizes`."""
     settings, data = params.training_settings(cell), sizes(params, cell.dataset, cell.backbone)
     members, epochs, rules = settings["members"], settings["epochs"], len(settings["selections"])
     train, rates = cell.shots * data.classes, len(settings.get("learning_rates", [0]))
     validations = epochs // settings["evaluate_every"] if settings["evaluate_every"] else 1
-    again = train if settings["bn_statistics"] == "reestimate" else 0
+    reestimated = train if settings["bn_statistics"] == "reestimate" else 0
     trained = rates * epochs * train
-    evaluated = rates * validations * (data.validation + again) + rules * (train + data.validation + data.test)
+    evaluated = rates * validations * (data.validation + reestimated) + rules * (train + data.validation + data.test)
     shape = Shape(
         cell.backbone, settings.get("like", cell.dataset), data.classes, settings["image_size"], settings["width"]
     )
@@ -109,7 +112,7 @@ def work(params: Params, cell: Cell) -> Work:
     if heads := head_settings(params, cell):
         validated = 0 if settings["selections"][0] == "last" else heads.tuning_epochs
         frozen = (1 + heads.epochs * heads.augment) * train
-        tuned = (validated + 1) * (data.validation + again) + data.test
+        tuned = (validated + 1) * (data.validation + reestimated) + data.test
         evaluated += len(heads.heads) * (frozen + (tuned if heads.tuning_epochs else 0))
         # The predictions on validation and test images are known, and the feature maps if they could be kept.
         reading_maps = sum(HEADS[head].reads == "maps" for head in heads.heads)
@@ -118,8 +121,8 @@ def work(params: Params, cell: Cell) -> Work:
                 evaluated += reading_maps * split
         tunings = len(heads.heads) * heads.tuning_epochs * train
     authors = torchvision_nets.parse(cell.backbone) is None
-    known = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
-    mapped = 0 if known else 2 * min(COMPARED, data.test)
+    maps_are_kept = authors and params.precision in ("float32", "tf32") and _is_kept(shape, members * data.test)
+    mapped = 0 if maps_are_kept else 2 * min(COMPARED, data.test)
     images = train + data.validation + data.test
     trained += tunings
     return Work(
@@ -128,7 +131,7 @@ def work(params: Params, cell: Cell) -> Work:
 
 
 def _is_kept(shape: Shape, maps: int) -> bool:
-    """Whether so many feature maps stay in the memory between their prediction and their use."""
+    """Whether a number of feature maps is small enough to keep them in memory for later use."""
     from fdl.evaluation.known import MOST
 
     return maps * count(shape).feature_map <= MOST
@@ -136,23 +139,23 @@ def _is_kept(shape: Shape, maps: int) -> bool:
 
 @cache
 def count(shape: Shape) -> Net:
-    """Count while one image passes through a net, and work out what the pass back would take.
+    """Count the cost of a net in a forward pass on one image, and derive that of the backward pass.
 
-    Nothing of torch's compiler is used: it takes seconds to import, in every bundle's process.
+    Torch's own FLOP counter is not used, because it imports torch's compiler, which takes seconds in every process.
     """
     import torch
     from torch import nn
     from torch.overrides import TorchFunctionMode
 
     from fdl.models import build
-    from fdl.training.extent import noted_outputs
+    from fdl.training.extent import record_output_sizes
 
     flops = {"forward": 0, "backward": 0}
 
     class Products(TorchFunctionMode):
-        """Counts products of matrices: a multiplication and an addition per output and element of a row.
+        """Counts the FLOPs of matrix products: two for every output and every element of the inner dimension.
 
-        The gradient of each operand takes as much again; images have none.
+        The gradient by each operand costs as much again; images need none.
         """
 
         def __torch_function__(
@@ -171,7 +174,7 @@ def count(shape: Shape) -> Net:
             return output
 
     net = build(shape.backbone, shape.dataset, shape.classes, shape.image_size, shape.width).eval()
-    outputs = noted_outputs(net)
+    outputs = record_output_sizes(net)
     with Products():
         _, feature_map = net(torch.zeros(1, 3, shape.image_size, shape.image_size))
     parameters = sum(value.numel() for value in net.state_dict().values())
@@ -185,34 +188,37 @@ def count(shape: Shape) -> Net:
     )
 
 
-_SMALL_FILES = 60_000  # of a record: settings, history, scores, the maps that are shown
+_SMALL_FILES = 60_000  # bytes of a record's small files: settings, history, scores, the maps that are shown
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """What a bundle needs."""
+    """Bytes that a bundle needs."""
 
-    memory: int  # of its process on a CPU, without the libraries
-    gpu: int  # of a GPU, if all its runs are fused; estimated, not tried
-    scratch: int  # checkpoints below scratch/ at any time
-    records: int  # for good
+    memory: int  # main memory of its process on a CPU, without the libraries
+    gpu: int  # memory of a GPU if all its cells are fused; an estimate that was never compared with a GPU
+    scratch: int  # largest size of the checkpoints below scratch/
+    records: int  # final size of its records
 
 
 def program_size(params: Params, cells: Iterable[Cell], device: str) -> int:
-    """How many cells of a bundle are trained as one program: on a GPU all that can, on a CPU those of a seed."""
+    """The largest number of cells of a bundle that are trained as one program (`fdl.training.fused`).
+
+    On a GPU these are all cells that can be fused, on a CPU those of one seed.
+    """
     if device == "cuda":
         return max(1, sum(params.fuses(cell) for cell in cells))
-    of_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
-    return max(of_seed.values(), default=1)
+    cells_by_seed = Counter(cell.seed for cell in cells if params.fuses_on_cpu(cell))
+    return max(cells_by_seed.values(), default=1)
 
 
 def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool = False) -> Bytes:
-    """Bytes of the cells of a bundle.
+    """Bytes that the cells of a bundle need.
 
     Args:
-        params, cells: the settings, and which cells of theirs, all of one bundle.
-        program: how many are trained at once, see `program_size`.
-        all_wait: whether all nets are kept until another command makes the records, as by `fdl train`.
+        params, cells: the settings, and cells of one bundle.
+        program: number of cells that are trained at once, see `program_size`.
+        all_wait: whether the trained nets of all cells are kept for another command, as `fdl train` does.
     """
     from fdl.training.state import EVALUATION_BATCH
 
@@ -222,21 +228,22 @@ def space(params: Params, cells: list[Cell], *, program: int = 1, all_wait: bool
     weights = 4 * largest.members * net.parameters
     state = (3 + rules) * weights  # weights, two moments, the best of every rule
     images = 3 * largest.shape.image_size**2 * largest.images
-    step = max(largest.members * batch * net.kept, 2 * EVALUATION_BATCH * net.largest) + weights  # and gradients
+    # Activations of a training step or of an evaluation, and gradients.
+    step = max(largest.members * batch * net.kept, 2 * EVALUATION_BATCH * net.largest) + weights
     data = sizes(params, cells[0].dataset, cells[0].backbone)
     heads = head_settings(params, cells[0])
     train = cells[0].shots * data.classes
     outputs = rules * largest.members * (train + data.validation + data.test)
     outputs += len(heads.heads if heads else ()) * 2 * (data.validation + data.test)
     logits = 4 * outputs * data.classes
-    # Two bytes a pair of members and image, of the rectified maps and of the signed ones.
+    # Two bytes per pair of members and image, for the rectified and for the signed maps.
     overlaps = largest.members * (largest.members - 1) * 2 * min(data.test, COMPARED)
     kept = rules * weights if params.keep_weights else 0
     waiting = len(cells) if program > 1 or all_wait else 1 if heads else 0
     return Bytes(
         memory=program * (state + step) + images,
         gpu=len(cells) * (state + weights + largest.members * batch * net.kept) + images,
-        # A checkpoint and the one that replaces it; and finished nets that wait for their heads or their turn.
+        # A checkpoint and the one that replaces it, and trained nets that wait for heads or for their record.
         scratch=program * 2 * state + waiting * rules * weights,
         records=len(cells) * (logits + overlaps + kept + _SMALL_FILES),
     )

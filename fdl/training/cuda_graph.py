@@ -1,4 +1,4 @@
-"""CUDA graphs around functions of tensors at fixed places."""
+"""CUDA graphs of functions whose input and output tensors stay at the same memory addresses."""
 
 import os
 import traceback
@@ -9,20 +9,23 @@ import torch
 
 from fdl.core.console import Say
 
-WARM_UP = 3  # calls before the capture, in which libraries choose their kernels and take their memory
+WARM_UP = 3  # plain calls before the capture, in which libraries choose their kernels and allocate workspace
 
-# Graphs whose capture CUDA cut off, for as long as the process lives: torch's allocator keeps asking such a graph
-# whether it takes memory, and were it freed, another at its place would answer, with memory that no one gives back.
-_cut_off: list[torch.cuda.CUDAGraph] = []
+# Graphs whose capture CUDA aborted are kept alive until the process ends. Torch's allocator goes on asking such a graph
+# whether an allocation belongs to it. If it were freed, another graph at the same address would be taken for it, and
+# its allocations would never be released.
+_aborted_graphs: list[torch.cuda.CUDAGraph] = []
 
 
 @contextmanager
 def own_stream(device: str, stream: torch.cuda.Stream | None = None) -> Iterator[None]:
-    """A stream that is not the default one, on which CUDA captures no graph. Each waits for what the other has begun.
+    """Work on a stream other than the default one, because CUDA cannot capture graphs on that.
+
+    The stream first waits for the work queued on the current one, which in the end waits for that of this stream.
 
     Args:
         device: "cpu", where there are no streams, or "cuda".
-        stream: which; None: a new one.
+        stream: the stream; None: a new one.
     """
     if device == "cpu":
         yield
@@ -37,14 +40,15 @@ def own_stream(device: str, stream: torch.cuda.Stream | None = None) -> Iterator
 
 
 class Replays:
-    """Calls the functions of a program; on a GPU their kernels are captured after a few calls, and then replayed.
+    """Calls functions by name; on a GPU a function's kernels are captured as a CUDA graph, which is then replayed.
 
-    Call it inside one `torch.cuda.stream` that is not the default one. Without CUDA, or with `FDL_EAGER=1` in the
-    environment, every call is a plain call, and so it is where a capture fails, which is said.
+    All calls must be made on one stream, which must not be the default one (`own_stream`). A function is called
+    `WARM_UP` times before it is captured. All calls remain plain calls on a CPU and with `FDL_EAGER=1` in the
+    environment, as do those of a function whose capture fails, of which `say` is told.
 
-    All graphs take their memory from one pool, because they never run at the same time: a function leaves its
-    results in tensors that were there before. No function is kept, for it may belong to an object that keeps this
-    one, and the graphs' memory is to be free as soon as that object is.
+    All graphs share one memory pool. This is safe because they never run at the same time and leave their results in
+    tensors that were allocated outside. The functions themselves are not stored: they may belong to an object that
+    holds this one, and such a reference cycle would delay the release of the graphs' memory.
 
     Args:
         device: "cpu" or "cuda".
@@ -58,14 +62,14 @@ class Replays:
         self.graphs: dict[str, torch.cuda.CUDAGraph | None] = {}  # None: its capture failed
 
     def __call__(self, name: str, function: Callable[[], None]) -> None:
-        """Do what the function does.
+        """Call the function, or replay its graph.
 
         Args:
-            name: of the function: calls of the same name do the same.
-            function: reads and writes tensors that stay where they are; returns nothing.
+            name: identifies the function; calls with the same name must do the same.
+            function: reads and writes tensors that keep their memory addresses; returns nothing.
 
         Raises:
-            torch.OutOfMemoryError: also where the memory ends during a capture, or for the graph itself.
+            torch.OutOfMemoryError: the GPU's memory is exhausted, by the function, its capture or its graph.
         """
         self._calls[name] = self._calls.get(name, 0) + 1
         if not self.eager and self._calls[name] > WARM_UP and name not in self.graphs:
@@ -87,8 +91,8 @@ class Replays:
             with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
                 function()
         except RuntimeError as error:
-            if not _has_ended(graph):
-                _cut_off.append(graph)
+            if not _capture_was_ended(graph):
+                _aborted_graphs.append(graph)
             _raise_if_out_of_memory(error)
             self.say(f"no CUDA graph ({' '.join(str(error).split())[:200]}); going on without, slower")
             self.say(f"{name}: {traceback.format_exc()}")
@@ -96,8 +100,11 @@ class Replays:
         return graph
 
 
-def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
-    """Whether a capture came to its end, if only with an error of the function: the graph frees its memory itself."""
+def _capture_was_ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether a failed capture was ended properly (the function raised), so that the graph can be freed.
+
+    Of a graph whose capture CUDA aborted, even the memory pool cannot be asked for.
+    """
     try:
         graph.pool()
     except RuntimeError:
@@ -106,9 +113,9 @@ def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
 
 
 def _raise_if_out_of_memory(error: RuntimeError) -> None:
-    """Say as torch's allocator does that the memory ended, if an error or one that it hides says so in another way.
+    """Raise `torch.OutOfMemoryError` if an error, or one that it was raised from, means that memory is exhausted.
 
-    A capture that is cut off raises an error of its own when it ends, and hides the one that cut it off.
+    An aborted capture raises an error of its own when it is ended, which hides the one that aborted it.
     """
     cause: BaseException | None = error
     while cause is not None:

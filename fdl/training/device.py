@@ -1,4 +1,4 @@
-"""Where a bundle trains: the CPU, or one GPU slot that no other process holds."""
+"""The device of a bundle: the CPU, or one GPU slot that no other process holds."""
 
 import fcntl
 import os
@@ -14,10 +14,10 @@ from fdl.core.settings import Params
 
 
 def gpu_slots() -> list[str]:
-    """The GPUs that bundles may use, one entry per process; empty without a GPU. Never starts CUDA.
+    """The GPU of each slot; a bundle occupies one slot. Empty without a GPU. CUDA is not initialised.
 
-    `FDL_GPU_SLOTS=0,0` runs two bundles at once on card 0; else `CUDA_VISIBLE_DEVICES` as a scheduler
-    set it; else every card that nvidia-smi lists.
+    The slots are those of `FDL_GPU_SLOTS` (`0,0` lets two bundles share card 0), or else those of
+    `CUDA_VISIBLE_DEVICES` as a scheduler set it, or else one for every card that nvidia-smi lists.
     """
     for variable in ("FDL_GPU_SLOTS", "CUDA_VISIBLE_DEVICES"):
         if variable in os.environ:
@@ -33,11 +33,11 @@ def gpu_slots() -> list[str]:
 def device_slot(requested: str, locks: Path) -> Iterator[str]:
     """Hold a device until the block ends: "cpu", or "cuda" with `CUDA_VISIBLE_DEVICES` set to a free slot.
 
-    The kernel drops the lock when its process dies, so a killed run frees its slot. Call it before
-    CUDA starts.
+    The operating system releases the lock when its process dies, so a killed run frees its slot. Call
+    this before CUDA is initialised.
 
     Args:
-        requested: the setting `device`: auto takes a GPU where there is one.
+        requested: the setting `device`; "auto" takes a GPU if there is one.
         locks: folder of the lock files.
 
     Raises:
@@ -52,7 +52,7 @@ def device_slot(requested: str, locks: Path) -> Iterator[str]:
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         for index, card in enumerate(slots):
-            # A lock for each machine and card: folders may be shared by machines, and each may see other cards.
+            # The name holds machine and card, because several machines with different cards may share the folder.
             turn = slots[:index].count(card)
             with (locks / f"gpu-{platform.node()}-{card}-{turn}.lock").open("w") as handle:
                 try:
@@ -66,7 +66,11 @@ def device_slot(requested: str, locks: Path) -> Iterator[str]:
 
 
 def set_up_torch(params: Params, device: str) -> None:
-    """Threads, precision and determinism of this process, as the settings ask; raises `InputError` without CUDA."""
+    """Set threads, precision and determinism of torch in this process.
+
+    Raises:
+        InputError: the device is "cuda" but CUDA does not start.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -81,18 +85,19 @@ def set_up_torch(params: Params, device: str) -> None:
 
 
 def set_up_cpu() -> None:
-    """Flush denormals to zero, and keep freed memory: the process trains faster."""
+    """Make this process train faster on a CPU: flush denormals to zero, and reuse freed memory."""
     import torch
 
-    # Denormals slow the small activations of late epochs down by an order of magnitude.
+    # Late in training small activations become denormal, and arithmetic on them is ten times slower.
     torch.set_flush_denormal(True)
     _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to give memory that is freed to the next tensor, not to the kernel.
+    """Tell glibc to keep freed memory for the next tensor instead of returning it to the operating system.
 
-    Else every large tensor of an evaluation is mapped, filled with zeros and unmapped again: an eighth of its time.
+    Otherwise every large tensor of an evaluation is mapped, zeroed and unmapped again, which takes an eighth of the
+    evaluation's time.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -107,11 +112,15 @@ def _keep_freed_memory() -> None:
 def autocast_bfloat16(precision: str, device: str) -> bool:
     """Whether matrix products run in bfloat16.
 
-    `auto` says yes only where the hardware multiplies it natively; elsewhere it would be emulated,
+    With `auto` they do only if the hardware has bfloat16 arithmetic; otherwise it would be emulated,
     slower than float32.
 
+    Args:
+        precision: the setting `precision`.
+        device: "cpu" or "cuda".
+
     Raises:
-        InputError: bfloat16 is demanded of a processor without it.
+        InputError: precision is "bfloat16" but the device has no bfloat16 arithmetic.
     """
     import torch
 

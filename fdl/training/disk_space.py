@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a bundle will write: better known before the training than after it."""
+"""Warns before the training if the disk may not have room for what a bundle will write."""
 
 import shutil
 from collections import Counter
@@ -11,22 +11,23 @@ from fdl.core.files import size_on_disk
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.training import costs
 
-_PLENTY = 64 * 2**30  # more than any bundle of the presets needs: counting takes half a second, for each bundle
+# Bytes, more than any bundle of the presets needs. With so much free space the half second of counting is saved.
+_PLENTY = 64 * 2**30
 
 
 def is_plenty() -> bool:
-    """Whether there is room for any bundle."""
+    """Whether there is certainly room for any bundle of the presets."""
     return min(shutil.disk_usage(_existing(folder)).free for folder in (layout.RESULTS, layout.SCRATCH)) > _PLENTY
 
 
 def warn_of_little_room(
     params: Params, bundle: Bundle, cells: Mapping[Cell, str], *, program: int, all_wait: bool, say: Say
 ) -> None:
-    """Say so if the checkpoints and records of a bundle may not fit; it is tried all the same.
+    """Warn if the checkpoints and records of a bundle may not fit; the bundle runs all the same.
 
     Args:
-        params, bundle: the settings, and which cells of theirs.
-        cells: those that will be trained, and the digests of their trainings.
+        params, bundle: the settings, and the bundle of their grid.
+        cells: those that will be trained, each with the digest of its training.
         program, all_wait: see `costs.space`.
         say: takes the warning.
     """
@@ -34,15 +35,16 @@ def warn_of_little_room(
         return
     folders = {folder: _existing(folder) for folder in (layout.RESULTS, layout.SCRATCH)}
     needed = costs.space(params, list(cells), program=program, all_wait=all_wait)
-    begun = [layout.SCRATCH / digest for digest in cells.values()]
-    there = sum(size_on_disk(folder) for folder in begun if folder.is_dir())  # of an attempt that was interrupted
-    amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - there)}
+    begun_folders = [layout.SCRATCH / digest for digest in cells.values()]
+    # Bytes that an interrupted attempt has left.
+    existing = sum(size_on_disk(folder) for folder in begun_folders if folder.is_dir())
+    amounts = {layout.RESULTS: needed.records, layout.SCRATCH: max(0, needed.scratch - existing)}
     disks: Counter[int] = Counter()
     for name, folder in folders.items():
         disks[folder.stat().st_dev] += amounts[name]
     for name, folder in folders.items():
-        free, wanted = shutil.disk_usage(folder).free, disks.pop(folder.stat().st_dev, 0)
-        if wanted > free:
+        free, required = shutil.disk_usage(folder).free, disks.pop(folder.stat().st_dev, 0)
+        if required > free:
             say(
                 f"{bundle.key}: little room on the disk of {name}/: {_mib(free)} are free, needed are about "
                 f"{_mib(amounts[layout.SCRATCH])} in {layout.SCRATCH}/ while it trains and "
@@ -51,7 +53,7 @@ def warn_of_little_room(
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the one in which it will be made."""
+    """The folder, or the closest parent that exists."""
     folder = folder.absolute()
     return folder if folder.exists() else _existing(folder.parent)
 

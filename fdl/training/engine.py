@@ -1,8 +1,8 @@
-"""Trains one cell: M nets on the same batches, one optimiser, selections on the way.
+"""The plain training loop ("the loop" in other modules): trains one cell, an ensemble of M nets, net by net in a step.
 
 The protocol is the authors' (docs/reference.md 5): fixed chunks of ten images in sample order, the
-chunks shuffled every epoch, a fresh augmentation of every image per epoch, Adam at a constant rate.
-All methods of a seed see the same images, initial weights, batches, augmentation and dropout.
+chunks shuffled every epoch, a fresh augmentation of every image per epoch, one Adam with a constant rate for
+all nets. All methods of a seed share images, initial weights, batches, augmentation and dropout masks.
 """
 
 import copy
@@ -61,17 +61,17 @@ def to_input(pixels: Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Losses are computed in float32, whatever the precision of the products before them."""
+    """Convert bfloat16 to float32, in which losses are computed; float32 and float64 stay as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def epoch_pixels(settings: CellSettings, train: Images, epoch: int) -> Tensor:
-    """The training images of one epoch, uint8 (N, 3, H, W): each augmented anew, if the settings say so."""
+    """The training images of one epoch, uint8 (N, 3, H, W), augmented if the settings say so."""
     return augment(train.pixels, augmentation_keys(settings, train, epoch)) if settings.augment else train.pixels
 
 
 def augmentation_keys(settings: CellSettings, train: Images, epoch: int) -> Tensor:
-    """A key for every training image and epoch (int64, (N,))."""
+    """The random key of every training image's augmentation in one epoch, int64 (N,)."""
     samples = torch.arange(len(train), device=train.pixels.device)
     keys = absorb(derive(settings.seed, "augment", epoch), samples)
     assert isinstance(keys, Tensor)
@@ -79,7 +79,7 @@ def augmentation_keys(settings: CellSettings, train: Images, epoch: int) -> Tens
 
 
 def epoch_order(settings: CellSettings, train: Images, epoch: int) -> Tensor:
-    """The order in which an epoch takes the fixed chunks of a batch each (int64, on the CPU)."""
+    """The order of the fixed chunks (batches) in an epoch, int64 (steps,) on the CPU."""
     return permutation(derive(settings.seed, "order", epoch), math.ceil(len(train) / settings.batch_size))
 
 
@@ -97,19 +97,19 @@ def member_batches(
 ) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
     """The batches of one epoch for every member: (step, M inputs (B, 3, H, W), M labels (B,)).
 
-    All members share them, or each has its own, made from a seed of its own.
+    All members share them, unless the settings give each member its own batches, drawn with a seed of its own.
     """
     if not settings.own_batches:
         for step, inputs, labels in epoch_batches(settings, train, epoch):
             yield step, [inputs] * settings.members, [labels] * settings.members
         return
-    own = (epoch_batches(member_settings(settings, m), train, epoch) for m in range(settings.members))
-    for step, batches in enumerate(zip(*own, strict=True)):
+    generators = (epoch_batches(member_settings(settings, m), train, epoch) for m in range(settings.members))
+    for step, batches in enumerate(zip(*generators, strict=True)):
         yield step, [inputs for _, inputs, _ in batches], [labels for _, _, labels in batches]
 
 
 def member_settings(settings: CellSettings, member: int) -> CellSettings:
-    """Settings whose `epoch_batches` are a member's own."""
+    """The cell's settings with the seed of one member, for `epoch_batches` of its own."""
     seed = derive(settings.seed, "member", member)
     assert isinstance(seed, int)
     return replace(settings, seed=seed)
@@ -130,7 +130,7 @@ def train(
         data: the images, on `device`.
         device: "cpu" or "cuda".
         progress: takes one line per epoch.
-        checkpoint: where the state is kept between epochs; None: nowhere.
+        checkpoint: where the state is saved between epochs; None: it is not saved.
 
     Raises:
         Diverged: a member's cross-entropy or the loss is not finite.
@@ -140,7 +140,7 @@ def train(
     optimiser = Adam(nets, settings.learning_rate)
     result = Trained([], {}, {})
     selector = Selector(settings, data, result)
-    # Training images without augmentation, for re-estimated batch-norm statistics.
+    # Training images without augmentation, to re-estimate batch-norm statistics.
     batches = plain_batches(settings, data.train)
     start = 0
     if checkpoint and (state := checkpoint.load()):
@@ -167,7 +167,7 @@ def train(
 
 
 def divergence(settings: CellSettings, row: dict[str, float]) -> str | None:
-    """What in a row of the history is not finite; None if all is well."""
+    """Which loss of a row of the history is not finite, as text; None if all are finite."""
     for member in range(settings.members):
         if not math.isfinite(row[f"cross_entropy_{member}"]):
             return f"member {member}: the cross-entropy is {row[f'cross_entropy_{member}']}"
@@ -175,7 +175,7 @@ def divergence(settings: CellSettings, row: dict[str, float]) -> str | None:
 
 
 def validates(settings: CellSettings, epoch: int) -> bool:
-    """Whether an epoch, 0-based, is followed by a validation."""
+    """Whether the nets are validated after an epoch (0-based)."""
     last = epoch == settings.epochs - 1
     return last or bool(settings.evaluate_every and (epoch + 1) % settings.evaluate_every == 0)
 
@@ -190,7 +190,7 @@ def _state_of(net: nn.Module) -> State:
 
 
 def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: Selector) -> dict[str, Any]:
-    """Everything that the epochs after this one depend on."""
+    """Everything that the following epochs depend on."""
     return {
         "epoch": epoch,
         "nets": [net.state_dict() for net in nets],
@@ -201,7 +201,7 @@ def _state(epoch: int, nets: list[nn.Module], optimiser: Adam, selector: Selecto
 
 
 def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, selector: Selector) -> int:
-    """Put everything back as `_state` found it; the next epoch."""
+    """Restore what `_state` returned; returns the number of the next epoch."""
     for net, values in zip(nets, state["nets"], strict=True):
         net.load_state_dict(values)
     optimiser.steps = state["adam"]["steps"]
@@ -216,7 +216,14 @@ def _restore(state: dict[str, Any], nets: list[nn.Module], optimiser: Adam, sele
 def train_epoch(
     settings: CellSettings, train: Images, nets: list[nn.Module], optimiser: Adam, epoch: int
 ) -> dict[str, float]:
-    """One pass over the training images; the row of the history, means over steps (accuracy: over images)."""
+    """One pass over the training images; returns a row of the history: mean losses over steps, accuracies over images.
+
+    Args:
+        settings, train: settings and training images of the cell.
+        nets: M nets in training mode.
+        optimiser: over the parameters of all nets.
+        epoch: 0-based.
+    """
     method = METHODS[settings.method]
     names = loss_names(settings)
     sums = torch.zeros(len(names), dtype=torch.float64, device=train.labels.device)
@@ -230,7 +237,7 @@ def train_epoch(
         logits = [at_least_float32(output[0]) for output in outputs]
         maps = [output[1] for output in outputs]
         cross_entropies = [functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
-        # A method whose members have their own batches adds nothing: it looks at none of them.
+        # A method whose members have their own batches ignores its arguments and adds 0.
         added = method(maps, logits, inputs[0], labels[0], epoch=epoch, **settings.method_params)
         loss = torch.stack(cross_entropies).sum() + added
         optimiser.zero_grad()
@@ -243,13 +250,13 @@ def train_epoch(
                 distance = feature_distance([m.detach() for m in maps], 0, 0)
                 parts += [distance.cosine, distance.gaussian]
             sums += torch.stack([*parts, *cross_entropies]).detach()
-            hits = [(output.argmax(1) == truth).sum() for output, truth in zip(logits, labels, strict=True)]
+            hits = [(output.argmax(1) == expected).sum() for output, expected in zip(logits, labels, strict=True)]
             correct += torch.stack(hits)
     return history_row(settings, epoch, (sums / steps).tolist(), [hits / len(train) for hits in correct.tolist()])
 
 
 def loss_names(settings: CellSettings) -> list[str]:
-    """What is averaged over the steps of an epoch."""
+    """Names of the quantities that are averaged over the steps of an epoch, in the order of the history's columns."""
     distance = ["cosine", "gaussian"] if settings.has_distance else []
     return ["loss", *distance, *(f"cross_entropy_{m}" for m in range(settings.members))]
 
@@ -257,13 +264,20 @@ def loss_names(settings: CellSettings) -> list[str]:
 def history_row(
     settings: CellSettings, epoch: int, losses: Sequence[float], accuracies: Sequence[float]
 ) -> dict[str, float]:
-    """A row of the history: means of `loss_names` over steps, accuracy of every member over images."""
+    """A row of the history.
+
+    Args:
+        settings: settings of the cell.
+        epoch: 0-based.
+        losses: means over steps, in the order of `loss_names`.
+        accuracies: training accuracy of every member, over the images of the epoch.
+    """
     row = dict(zip(loss_names(settings), losses, strict=True))
     return {"epoch": epoch, **row} | {f"train_accuracy_{m}": value for m, value in enumerate(accuracies)}
 
 
 def autocast(settings: CellSettings, inputs: Tensor) -> torch.autocast:
-    """Where the matrix products of a pass run in bfloat16, if the settings say so."""
+    """A context in which matrix products and convolutions run in bfloat16, if the settings say so."""
     return torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=settings.autocast)
 
 
@@ -275,7 +289,14 @@ def predict(
     meter: FeatureDistanceMeter | None = None,
     keeper: Keeper | None = None,
 ) -> Tensor:
-    """Logits (M, N, C) in float32 of nets in evaluation mode; the meter and the keeper see the feature maps."""
+    """Logits of an ensemble, float32 (M, N, C).
+
+    Args:
+        settings: settings of the cell.
+        nets: M nets in evaluation mode.
+        pixels: uint8 (N, 3, H, W).
+        meter, keeper: are given the feature maps of every batch, to measure their distance and to keep them.
+    """
 
     def outputs_of(part: Tensor) -> tuple[Tensor, list[Tensor]]:
         inputs = to_input(part)
@@ -284,8 +305,8 @@ def predict(
         return torch.stack([output[0].float() for output in outputs]), [output[1] for output in outputs]
 
     logits = []
-    for of_part, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
-        logits.append(of_part)
+    for part_logits, maps in in_parts(outputs_of, pixels, EVALUATION_BATCH):
+        logits.append(part_logits)
         for watcher in (meter, keeper):
             if watcher:
                 watcher.add(maps)
@@ -293,7 +314,7 @@ def predict(
 
 
 def load_members(settings: CellSettings, states: list[State], num_classes: int, device: str) -> list[nn.Module]:
-    """The M nets in selected states, in evaluation mode."""
+    """The M nets with the given states, in evaluation mode."""
     skeleton = _skeleton(
         settings.backbone, settings.dataset, num_classes, settings.image_size, settings.width, settings.weights
     )
@@ -308,5 +329,5 @@ def load_members(settings: CellSettings, states: list[State], num_classes: int, 
 def _skeleton(
     backbone: str, dataset: str, num_classes: int, image_size: int, width: float, weights: str | None
 ) -> nn.Module:
-    """A net whose weights are about to be overwritten: initial weights cost more than a copy of some."""
+    """A net to be copied and given other weights; copying is cheaper than drawing initial weights for every net."""
     return build(backbone, dataset, num_classes, image_size, width, weights=weights)

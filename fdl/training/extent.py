@@ -1,7 +1,8 @@
-"""How much of a GPU the nets of a program fill, and how many of them and of their images it takes at a time.
+"""How many ensembles a program trains at once on a GPU, and how many images it evaluates at once.
 
-Every bound is a property of the nets and the card, never of what is free at the moment: the numbers of a program may
-depend on how its work was cut, and must be the same bits when it is started again.
+A program trains several ensembles as one network (`fdl.training.fused`). Both limits are computed from the nets and
+from the total memory of the card, never from the memory that is free at the moment: a program's rounding may depend
+on them, and a restarted program must compute the same bits.
 """
 
 import copy
@@ -14,90 +15,94 @@ from torch import Tensor, nn
 
 from fdl.models import Member, build
 
-# Elements of one tensor: beyond, cuDNN's batch norm refuses (pytorch#51776), and older pools count in 32 bits.
+# Most elements of one tensor: cuDNN's batch norm rejects larger ones (pytorch#51776), and pooling kernels of older
+# versions overflow their 32-bit indices.
 ELEMENTS = 2**31 - 1
-# An evaluation holds at most this share of the card in so many of its largest tensors: what a layer reads and writes,
-# and the two paths of a residual block.
-_SHARE, _TENSORS = 1 / 8, 4
-# Numbers per parameter that a program holds, in float32: value, gradient, and the two moments of Adam.
-_STATE = 4
+# In an evaluation at most this share of the card's memory is filled by so many tensors of the largest size: input and
+# output of a layer, and the two paths of a residual block.
+_MEMORY_SHARE, _TENSORS = 1 / 8, 4
+# float32 numbers that a program holds per parameter: value, gradient, and the two moments of Adam.
+_NUMBERS_PER_PARAMETER = 4
 
 
 def gpu_memory() -> float:
-    """Bytes of the card that this process uses, free or not; without limit where there is none."""
+    """Total memory in bytes of the GPU that this process uses; infinite without a GPU."""
     return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else math.inf
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Of one net, per image."""
+    """Size of one net and of its activations for one image."""
 
-    largest: int  # elements of the largest output
-    kept: int  # elements of all outputs: at most what a training step keeps for the way back
-    parameters: int
+    largest: int  # elements of the largest output of a layer
+    kept: int  # elements of all outputs, an upper bound for what a training step keeps for the backward pass
+    parameters: int  # number of trainable parameters
 
 
 @cache
 def extent(backbone: str, dataset: str, image_size: int, width: float) -> Extent:
-    """Count the outputs of a net of the authors on one image."""
+    """The extent of one of the authors' networks."""
     net = build(backbone, dataset, None, image_size, width)
     assert isinstance(net, Member)
     return count(net, image_size)
 
 
 def count(net: nn.Module, image_size: int) -> Extent:
-    """The same of a net that is there; it is left as it is."""
-    passed = copy.deepcopy(net).eval()
-    outputs = noted_outputs(passed)
-    pass_one_image(passed, image_size)
+    """The extent of a given net, which is not changed."""
+    copied = copy.deepcopy(net).eval()
+    outputs = record_output_sizes(copied)
+    pass_one_image(copied, image_size)
     return Extent(max(outputs), sum(outputs), sum(parameter.numel() for parameter in net.parameters()))
 
 
 @torch.no_grad()
 def pass_one_image(net: nn.Module, image_size: int) -> None:
-    """Call a net for its hooks. Not on the device "meta", whose convolutions import the compiler, in seconds."""
-    like = next(net.parameters())
-    net(like.new_zeros(1, 3, image_size, image_size))
+    """Run a forward pass on one image, for the net's hooks.
+
+    The device "meta" would need no arithmetic, but its convolutions import torch's compiler, which takes seconds.
+    """
+    parameter = next(net.parameters())
+    net(parameter.new_zeros(1, 3, image_size, image_size))
 
 
-def noted_outputs(net: nn.Module) -> list[int]:
-    """A list to which every later pass through a net adds the elements of each layer's output."""
+def record_output_sizes(net: nn.Module) -> list[int]:
+    """A list to which every later forward pass of a net appends the number of elements of each layer's output."""
     outputs: list[int] = []
 
     def note(module: nn.Module, inputs: object, output: Tensor) -> None:
         outputs.append(output.numel())
 
     for module in net.modules():
-        if not list(module.children()) and not isinstance(module, nn.Flatten):  # which is a view
+        if not list(module.children()) and not isinstance(module, nn.Flatten):  # its output is a view
             module.register_forward_hook(note)
     return outputs
 
 
 def runs_at_once(net: Extent, members: int, batch_size: int, *, bytes_each: int, memory: float) -> int:
-    """How many ensembles a program may train; 0: not even one, and they are trained in the loop.
+    """How many ensembles a program may train at once; 0 if they must be trained one by one in the plain loop.
 
     Args:
-        net: of which they are made.
-        members: nets of an ensemble.
-        batch_size: images of a step.
-        bytes_each: of an element of an output: 4, or 2 in bfloat16.
-        memory: bytes of the card.
+        net: extent of a member.
+        members: number of nets in an ensemble.
+        batch_size: number of images in a step.
+        bytes_each: bytes per element of a layer's output: 4, or 2 in bfloat16.
+        memory: total memory of the card in bytes.
     """
     fit = ELEMENTS // (members * batch_size * net.largest)
-    bytes_of_a_run = members * (batch_size * net.kept * bytes_each + _STATE * 4 * net.parameters)
-    # What does not fit alone is tried all the same: the count is a high one.
+    bytes_of_a_run = members * (batch_size * net.kept * bytes_each + _NUMBERS_PER_PARAMETER * 4 * net.parameters)
+    # A single run is tried even if it does not seem to fit, because `kept` overestimates the memory.
     return min(fit, max(1, int(min(memory / bytes_of_a_run, ELEMENTS))))
 
 
 def evaluated_at_once(net: Extent, nets: int, images: int, memory: float) -> int:
-    """How many images all nets of a program evaluate at a time: as many as may be, in parts of one size, or nearly.
+    """How many images all nets of a program evaluate at once: few parts of nearly equal size.
 
     Args:
-        net: of which the program is made.
-        nets: how many.
-        images: there are.
-        memory: bytes of the card.
+        net: extent of one of the nets.
+        nets: number of nets in the program.
+        images: number of images to evaluate.
+        memory: total memory of the card in bytes.
     """
-    elements = min(ELEMENTS, memory * _SHARE / _TENSORS / 4)
-    most = max(1, int(elements / (nets * net.largest)))
-    return math.ceil(images / math.ceil(images / most))
+    elements = min(ELEMENTS, memory * _MEMORY_SHARE / _TENSORS / 4)
+    limit = max(1, int(elements / (nets * net.largest)))
+    return math.ceil(images / math.ceil(images / limit))

@@ -1,9 +1,10 @@
-"""Heads: a small net trained on what all members see, first on frozen members, then together with them.
+"""Heads: small nets that combine the outputs of all members into one prediction.
 
-`fusion` reads the members' feature maps, `stacking` their probabilities (docs/reference.md 6). Each is
-followed by its tuned form: everything trainable at a small rate, from the best frozen head. In both the
-members are called in evaluation mode, as the authors do: their batch norm keeps its statistics, their
-dropout stays off; only the head is in training mode.
+The head `fusion` reads the members' feature maps, `stacking` their probabilities (docs/reference.md 6). A head is
+trained in two stages, of which each gives a combiner: first alone on frozen members, then, starting from the best
+frozen head, together with the members at a small learning rate (the tuned form). In both stages the members are in
+evaluation mode, as in the authors' code: their batch norm keeps its statistics and their dropout is off. Only the head
+is in training mode.
 """
 
 import copy
@@ -37,19 +38,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the members say of a split's images, as `fdl.training.engine.predict` has it."""
+    """The members' outputs for the images of a split, from `fdl.training.engine.predict`."""
 
     logits: Tensor  # (M, N, C), float32
-    maps: list[Tensor] | None  # M feature maps (N, C', H', W'); None: too large to be kept
+    maps: list[Tensor] | None  # M feature maps (N, C', H', W'); None: they were too large to keep
 
 
 @dataclass
 class TrainedHead:
-    """What one combiner leaves behind."""
+    """The result of one stage of a head."""
 
     logits: dict[str, Tensor]  # "validation", "test" → (N, C) float32, on the CPU
-    epoch: int  # the one that counts, 0-based
-    history: list[dict[str, float]]
+    epoch: int  # the selected epoch, 0-based
+    history: list[dict[str, float]]  # a row per epoch
 
 
 def train_head(
@@ -62,23 +63,23 @@ def train_head(
     epoch_done: Say = print,
     outputs: Mapping[str, Outputs] | None = None,
 ) -> dict[str, TrainedHead]:
-    """Train one head, frozen and tuned.
+    """Train one head, first on frozen members and then together with them.
 
-    The epoch that counts is the best on validation, the first of equals, as for the members; with the
-    selection `last` it is the last, and with `sum-small` the small validation set decides. A head that
-    diverges leaves logits that are not finite.
+    As for the members, the selected epoch is the one with the best validation accuracy, the first of equals; with the
+    selection `last` it is the last epoch, and with `sum-small` the small validation set decides. A head that
+    diverges returns logits that are not finite.
 
     Args:
-        name: in `HEADS`.
-        cell: settings of the cell that the members were trained in; its first selection counts.
-        settings: of the heads.
-        members: M nets in evaluation mode; they are left as they are.
+        name: a key of `HEADS`.
+        cell: settings of the members' cell; its first selection is used.
+        settings: settings of the heads.
+        members: M nets in evaluation mode, which are not changed.
         data: the cell's images, on the members' device.
         epoch_done: takes one line per epoch.
-        outputs: of "validation" and "test", by the members as they are; what is not given is computed.
+        outputs: the members' outputs for "validation" and "test"; missing ones are computed.
 
     Returns:
-        The combiners: for "fusion" they are "fusion" and "fusion-tuned".
+        A result per combiner: "fusion" and "fusion-tuned" for the head "fusion".
     """
     device = data.train.labels.device.type
 
@@ -94,14 +95,14 @@ def train_head(
         return trained(fused=False)
     try:
         return trained(fused=True)
-    except RuntimeError as error:  # also where the memory ends: the loop needs a little less
+    except RuntimeError as error:  # includes exhausted memory; single members need a little less
         epoch_done(f"{name}: not on fused members ({one_line(error)[:200]}); again in the loop, slower")
     release_gpu_memory()
     return trained(fused=False)
 
 
 def is_fused(members: Sequence[nn.Module], device: str) -> bool:
-    """Whether the members of a head are called as one network: on a GPU those of the authors' networks."""
+    """Whether the members are called as one network: on a GPU, if they are the authors' networks."""
     return device == "cuda" and all(isinstance(member, Member) for member in members)
 
 
@@ -109,30 +110,30 @@ def build_head(name: str, inputs: int, units: int, num_classes: int, seed: int) 
     """A head with its initial weights (Keras' Glorot uniform, biases 0).
 
     Args:
-        name: in `HEADS`, which says what lies between the two dense layers.
-        inputs: length of the input vector: all cells of all feature maps, or M·C probabilities.
-        units: of the hidden layer.
-        num_classes: outputs.
-        seed: key of the weights.
+        name: a key of `HEADS`, which says what lies between the two dense layers.
+        inputs: length of the input vector: all elements of all feature maps, or M·C probabilities.
+        units: size of the hidden layer.
+        num_classes: number of outputs.
+        seed: seed of the weights.
     """
     kind = HEADS[name]
     norm = [DenseBatchNorm(units)] if kind.batch_norm else []
     dropout = [Dropout(kind.dropout)] if kind.dropout else []
-    # Not `skip_init`: it imports sympy, seconds in every bundle's process, to save what is overwritten below.
+    # `skip_init` would avoid torch's initial weights, but imports sympy, which takes seconds in every bundle's process.
     dense = nn.Linear(inputs, units), nn.Linear(units, num_classes)
     for index, layer in enumerate(dense):
-        glorot_uniform(layer.weight, derive(seed, "head", _place(name), 0, index))
+        glorot_uniform(layer.weight, derive(seed, "head", _head_number(name), 0, index))
         nn.init.zeros_(layer.bias)
     return nn.Sequential(dense[0], *norm, nn.ReLU(), *dropout, dense[1])
 
 
-def _place(name: str) -> int:
-    """A head's place in the keys of its weights and dropout."""
+def _head_number(name: str) -> int:
+    """The number of a head, which is part of the random keys of its weights and dropout."""
     return list(HEADS).index(name)
 
 
 class _HeadRun:
-    """One head on its own copy of the members, through both of its stages."""
+    """Trains one head on its own copy of the members: `frozen` first, then `tuned`."""
 
     def __init__(
         self,
@@ -156,21 +157,22 @@ class _HeadRun:
             self.fused = FusedMembers(cast(Sequence[Member], members), cell, len(data.validation), epoch_done)
             self.members, self.outputs_of, self.at_once = [self.fused], self.fused, self.fused.at_once
         else:
-            own = copy.deepcopy(list(members))
-            self.members, self.at_once = [*own], EVALUATION_BATCH
-            self.outputs_of = lambda inputs: [member(inputs) for member in own]
-        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # of an epoch so far
+            copies = copy.deepcopy(list(members))
+            self.members, self.at_once = [*copies], EVALUATION_BATCH
+            self.outputs_of = lambda inputs: [member(inputs) for member in copies]
+        # Sums over the images of an epoch so far, on the device.
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.correct = torch.zeros((), device=self.device)
         self.cell = replace(cell, augment=settings.augment)
-        # Training images without augmentation: frozen features, and re-estimated batch-norm statistics.
+        # Training images without augmentation, for features of frozen members and to re-estimate batch-norm statistics.
         self.plain = list(data.train.pixels.split(cell.batch_size))
         self.rule = cell.selections[0]
 
     def frozen(self) -> TrainedHead:
-        """Train the head alone."""
+        """Train the head on frozen members."""
         for member in self.members:
             member.requires_grad_(False)
-        # Frozen members see the same images in every epoch: their outputs are computed once.
+        # Frozen members give the same outputs in every epoch, so they are computed once.
         train = self._representations(self.plain)
         with torch.no_grad():
             validation = list(self._frozen("validation"))
@@ -200,7 +202,7 @@ class _HeadRun:
         )
 
     def tuned(self) -> TrainedHead:
-        """Go on from the best frozen head with everything trainable."""
+        """Train head and members together, starting from the best frozen head."""
         for member in self.members:
             member.requires_grad_(True)
 
@@ -232,17 +234,18 @@ class _HeadRun:
         representations: Callable[[], tuple[list[Tensor], list[Tensor]]],
         test: Callable[[], Iterator[Tensor]],
     ) -> TrainedHead:
-        """Train `nets`, leave them in the state of the epoch that counts, and predict with it.
+        """Train `nets`, restore their state of the selected epoch, and predict with it.
 
         Args:
-            combiner: its name, for the lines and the keys of dropout.
-            nets: what is trained: the head, and when tuning also the members.
-            batches: of an epoch: step, inputs, labels (B,).
-            represent: makes the head's inputs (B, F) of these inputs; None: that is what they are.
-            first_epoch: epochs are counted on from those of the members, so that no draw is used twice.
-            epochs, learning_rate: of this stage.
-            representations: the head's inputs for training and validation images, by the members as they are now.
-            test: the same for the test images, some at a time.
+            combiner: name of the stage, for the progress lines.
+            nets: the nets to train: the head, followed by the members when tuning.
+            batches: returns the batches of an epoch: step, inputs, labels (B,).
+            represent: turns these inputs into the head's inputs (B, F); None: they are the head's inputs.
+            first_epoch: number of the first epoch in random keys. It continues the numbers of earlier stages, so that
+                no random number is used twice.
+            epochs, learning_rate: those of this stage.
+            representations: returns the head's inputs for training and validation images from the current members.
+            test: the same for the test images, part by part.
         """
         step = self._steps(nets, represent, learning_rate)
         history: list[dict[str, float]] = []
@@ -260,7 +263,7 @@ class _HeadRun:
                     states = [{key: value.clone() for key, value in net.state_dict().items()} for net in nets]
             self.epoch_done(f"{combiner}: epoch {epoch + 1}/{epochs}  loss {row['cross_entropy']:.3f}")
             if not math.isfinite(row["cross_entropy"]):
-                break  # the caller sees logits that are not finite
+                break  # the caller notices it by the logits
         for net, state in zip(nets, states, strict=True):
             net.load_state_dict(state)
         train, validation = representations()
@@ -271,7 +274,7 @@ class _HeadRun:
     def _steps(
         self, nets: list[nn.Module | FusedMembers], represent: Callable[[Tensor], Tensor] | None, learning_rate: float
     ) -> Callable[[Tensor, Tensor, int, int], None]:
-        """A function that takes a step on inputs and labels, with the keys of an epoch and a step."""
+        """A function that takes a training step, given inputs, labels, and the numbers of epoch and step."""
 
         def gradients(inputs: Tensor, labels: Tensor, key: Key) -> None:
             set_dropout_key(self.head, key)
@@ -281,7 +284,7 @@ class _HeadRun:
             self.loss.add_(loss.detach() * len(labels))
             self.correct.add_((logits.argmax(dim=1) == labels).sum())
 
-        purpose = partial(derive, self.cell.seed, "head", _place(self.name), 1)
+        purpose = partial(derive, self.cell.seed, "head", _head_number(self.name), 1)
         if self.fused:
             replayed = ReplayedSteps(nets, learning_rate, self.device.type, self.epoch_done)
             number = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -330,20 +333,20 @@ class _HeadRun:
         return list(self._of_images(self.data.validation.pixels))
 
     def _of_images(self, pixels: Tensor) -> Iterator[Tensor]:
-        """What the members say of many images (N, 3, H, W), some at a time, each when it is asked for."""
+        """The head's inputs for many images (N, 3, H, W), part by part; each part is computed when it is asked for."""
         return in_parts(lambda part: self._represent(to_input(part)), pixels, self.at_once)
 
     def _frozen(self, split: str) -> Iterator[Tensor]:
-        """What the members said of validation or test images before any of them was tuned."""
-        known = self.outputs.get(split)
-        if known and self.reads == "probabilities":
-            return (_probabilities(part.unbind()) for part in known.logits.split(EVALUATION_BATCH, dim=1))
-        if known and known.maps:
-            return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in known.maps), strict=True))
+        """The head's inputs for validation or test images from the frozen members, part by part."""
+        outputs = self.outputs.get(split)
+        if outputs and self.reads == "probabilities":
+            return (_probabilities(part.unbind()) for part in outputs.logits.split(EVALUATION_BATCH, dim=1))
+        if outputs and outputs.maps:
+            return (_features(parts) for parts in zip(*(m.split(EVALUATION_BATCH) for m in outputs.maps), strict=True))
         return self._of_images(self.data.validation.pixels if split == "validation" else self.data.test.pixels)
 
     def _represent(self, inputs: Tensor) -> Tensor:
-        """What the members say of images (B, 3, H, W), as one float32 vector each: (B, F)."""
+        """The head's inputs for images (B, 3, H, W): the members' outputs as one float32 vector per image, (B, F)."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.cell.autocast):
             outputs = self.outputs_of(inputs)
         if self.reads == "probabilities":
@@ -362,7 +365,10 @@ def _features(maps: Sequence[Tensor]) -> Tensor:
 
 
 def _no_gradient_is_zero(parameters: Sequence[Tensor]) -> None:
-    """Fusion does not use the members' own heads; Adam leaves what has gradient zero as it is."""
+    """Set missing gradients to zero, which makes Adam leave a parameter as it is.
+
+    Fusion does not use the members' own dense layers, so these have no gradient.
+    """
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Predictions of a trained ensemble on any images, from a record with kept weights."""
+"""Predicts the classes of any images with a trained ensemble, loaded from a record with kept weights."""
 
 import csv
 import io
@@ -25,46 +25,46 @@ from fdl.training.engine import load_members, predict, to_input
 from fdl.training.predictions import read_weights, weights_file
 from fdl.training.state import EVALUATION_BATCH, CellSettings
 
-_PANEL = 128  # pixels at least of an overlay's side
+_PANEL = 128  # smallest side of an overlay's panel in pixels
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an ensemble says of one image."""
+    """An ensemble's prediction for one image."""
 
-    name: str
+    name: str  # path of the image, see `predict_files`
     chosen: str  # class of the highest mean probability (soft vote)
-    probability: float  # of this class: the members' mean
-    votes: tuple[str, ...]  # class that each member finds most probable
+    probability: float  # mean over the members of the probability of this class
+    votes: tuple[str, ...]  # most probable class of each member
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The members of a record in one selection's epochs, in evaluation mode, on the CPU in float32."""
+    """The members of a record with the weights of one selection, in evaluation mode, on the CPU in float32."""
 
     nets: Sequence[torch.nn.Module]
     settings: CellSettings
     classes: Sequence[str]
     antialias: bool
-    white: int  # the value of 16-bit files that is white
+    white: int  # value of a white pixel in 16-bit files
 
     @property
     def size(self) -> int:
-        """Side in pixels of the images that the nets take."""
+        """Side of the nets' input images in pixels."""
         return self.settings.image_size
 
     def decode(self, content: bytes | Pixels, where: str) -> Pixels:
-        """An image as it was prepared for the training: (size, size, 3); raises `InputError` if it is unreadable."""
+        """An image, prepared as for the training: uint8 (size, size, 3); raises `InputError` if it is unreadable."""
         return self.read(content, where)[0]
 
     def read(self, content: bytes | Pixels, where: str) -> tuple[Pixels, bool]:
-        """What `decode` returns, and whether the file holds several pages, of which this is the first."""
+        """The image as from `decode`, and whether it is the first of several pages in the file."""
         picture = open_picture(content, where, white=self.white)
         return resized(picture, self.size, antialias=self.antialias), picture.pages
 
     def predict(self, names: Sequence[str], images: Sequence[Pixels]) -> list[Prediction]:
-        """Predictions of decoded images."""
+        """Predictions for images from `decode`."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         logits = predict(self.settings, self.nets, pixels).numpy()  # (M, N, C)
         mean, votes = softmax(logits).mean(axis=0), logits.argmax(axis=-1)
@@ -79,9 +79,13 @@ class Ensemble:
         ]
 
     def overlays(self, images: Sequence[Pixels], chosen: Sequence[str]) -> list[Image.Image]:
-        """For each image the image itself and, beside it, on grey, each member's Grad-CAM of the chosen class.
+        """A picture per image: the image and, beside it, each member's Grad-CAM of the chosen class on a grey copy.
 
-        A map without a positive cell leaves the panel grey.
+        The panel of a map without positive values is only grey.
+
+        Args:
+            images: from `decode`.
+            chosen: the class of each image whose map is shown.
         """
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         labels = torch.tensor([list(self.classes).index(name) for name in chosen])
@@ -94,7 +98,7 @@ def load_ensemble(record: Path, selection: str | None = None) -> Ensemble:
 
     Args:
         record: its folder.
-        selection: whose weights; None: those of the headline table.
+        selection: the selection rule whose weights are loaded; None: the first one, that of the headline table.
 
     Raises:
         InputError: there is no record, it diverged, its weights were not kept, or they are damaged.
@@ -125,9 +129,10 @@ def load_ensemble(record: Path, selection: str | None = None) -> Ensemble:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The images in a folder and the folders in it, sorted; or the one image that is named.
+    """The images in a folder and its subfolders, sorted; or the image itself, if a file is named.
 
-    What a training passes over (`folders.is_passed_over`) is passed over here, what it refuses is left out.
+    Files that a training ignores (`folders.is_passed_over`) are ignored here as well. Files that it refuses are left
+    out and reported.
 
     Returns:
         The images, and a line for each file that is left out.
@@ -137,7 +142,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[str]]:
     """
     if folder.is_file():
         return [folder], []
-    files, others = [], []
+    files, left_out = [], []
     for path in walk(folder):
         try:
             for part in (path, *path.parents):
@@ -145,39 +150,39 @@ def image_files(folder: Path) -> tuple[list[Path], list[str]]:
                     break
                 check_name(part)
         except InputError as error:
-            others.append(str(error))
+            left_out.append(str(error))
             continue
         if path.suffix.lower() in SUFFIXES and path.is_file():
             files.append(path)
         else:
-            others.append(f"{path}: not one of {', '.join(SUFFIXES)} files, left out; convert it or move it away")
+            left_out.append(f"{path}: not one of {', '.join(SUFFIXES)} files, left out; convert it or move it away")
     if not files:
         problem = f"holds no images ({' '.join(SUFFIXES)})" if folder.is_dir() else "no such folder or image"
-        raise InputError("; ".join([f"{folder}: {problem}", *others[:1]]))
-    return sorted(files), others
+        raise InputError("; ".join([f"{folder}: {problem}", *left_out[:1]]))
+    return sorted(files), left_out
 
 
 def predict_files(
     ensemble: Ensemble, folder: Path, *, overlays: Path | None = None, say: Say
 ) -> tuple[list[Prediction], int]:
-    """Predictions for the images in a folder, some hundred in memory at a time.
+    """Predictions for the images in a folder, of which at most `EVALUATION_BATCH` are in memory at a time.
 
     Args:
         ensemble: from `load_ensemble`.
-        folder: see `image_files`.
-        overlays: folder for a picture of each image with the members' maps, under its name with the ending .png.
-        say: takes a line for each file that is left out or unreadable, and for each of several pages.
+        folder: a folder or an image, see `image_files`.
+        overlays: folder for a picture of each image with the members' maps, named after it with the suffix .png.
+        say: takes a line for each file that is left out, is unreadable or has several pages.
 
     Returns:
         The predictions, named by path within the folder, and the number of files without one.
     """
-    files, others = image_files(folder)
-    # `a.jpg` and `a.png` keep their endings: each has a picture of its own.
-    alike = Counter(Path(_name(path, folder)).with_suffix(".png") for path in files)
-    for line in others:
+    files, left_out = image_files(folder)
+    # If a folder holds `a.jpg` and `a.png`, their pictures are called `a.jpg.png` and `a.png.png`.
+    picture_names = Counter(Path(_name(path, folder)).with_suffix(".png") for path in files)
+    for line in left_out:
         say(line)
     predictions: list[Prediction] = []
-    unreadable = len(others)
+    unreadable = len(left_out)
     for start in range(0, len(files), EVALUATION_BATCH):
         names, images = [], []
         for path in files[start : start + EVALUATION_BATCH]:
@@ -198,7 +203,7 @@ def predict_files(
         if overlays:
             for name, picture in zip(names, _pictures(ensemble, images, predicted), strict=True):
                 picture_of = Path(name).with_suffix(".png")
-                target = overlays / (picture_of if alike[picture_of] == 1 else f"{name}.png")
+                target = overlays / (picture_of if picture_names[picture_of] == 1 else f"{name}.png")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(target)
     return predictions, unreadable
@@ -210,19 +215,19 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _pictures(ensemble: Ensemble, images: Sequence[Pixels], predictions: Sequence[Prediction]) -> Iterator[Image.Image]:
-    for start in range(0, len(images), 20):  # the maps need a graph
+    for start in range(0, len(images), 20):  # few at a time, because the maps need gradients
         part = slice(start, start + 20)
         yield from ensemble.overlays(images[part], [prediction.chosen for prediction in predictions[part]])
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:
-    """A prediction by the names of its columns."""
+    """A prediction as a mapping of column names to values, for CSV and JSON."""
     votes = {f"member{member}": vote for member, vote in enumerate(prediction.votes)}
     return {"file": prediction.name, "class": prediction.chosen, "probability": prediction.probability, **votes}
 
 
 def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
-    """A row per image: file, class, probability, and the class that each member votes for."""
+    """The predictions as a CSV file: file, class, probability, and the class that each member votes for."""
     text = io.StringIO(newline="")
     columns = ["file", "class", "probability", *(f"member{member}" for member in range(members))]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -234,7 +239,7 @@ def as_csv(predictions: Sequence[Prediction], members: int) -> bytes:
 
 
 def _overlay(image: Pixels, maps: NDArray[np.float32]) -> Image.Image:
-    """The image and its maps (M, H', W') side by side."""
+    """The image (H, W, 3) and its maps (M, H', W') side by side."""
     from fdl.evaluation.overlay import enlarged, on_grey
 
     side = image.shape[0] * -(-_PANEL // image.shape[0])

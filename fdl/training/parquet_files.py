@@ -9,8 +9,8 @@ import numpy as np
 def write_table(path: Path, columns: Mapping[str, Sequence[float] | Sequence[str]]) -> None:
     """Write columns of numbers or of text.
 
-    The columns are handed to pyarrow as memory: made of lists, it looks whether they are of pandas, and imports that,
-    a second in every bundle's process.
+    The columns are given to pyarrow as buffers. For lists it would import pandas to see whether they are pandas
+    objects, which takes a second in every bundle's process.
     """
     import pyarrow as pa
     from pyarrow import parquet

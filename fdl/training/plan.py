@@ -1,4 +1,4 @@
-"""What a grid will take on this machine: the counts of `costs`, and how fast the machine is, measured for 20 s."""
+"""Forecasts what a grid will take on this machine, from the counts of `costs` and a calibration of 20 s."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,51 +21,51 @@ if TYPE_CHECKING:
     from fdl.training.state import CellSettings, Images
 
 SCHEMA_VERSION = 2
-Network = tuple[Shape, int]  # and how many ensembles of it are trained together
-SECONDS = 20.0  # of the calibration
-IMPORTS, LIBRARIES = 8.0, 0.75 * 2**30  # seconds of each process before its first step, and bytes; measured
+Network = tuple[Shape, int]  # a net, and how many ensembles of it are trained as one program (`fdl.training.fused`)
+SECONDS = 20.0  # duration of the calibration
+IMPORTS, LIBRARIES = 8.0, 0.75 * 2**30  # seconds and bytes that each process takes before its first step; measured
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one thread (on a GPU: of the card) per image and net."""
+    """Seconds per image and net, of one thread or of the GPU."""
 
-    trained: float
-    evaluated: float
-    mapped: float
-    tuned: float  # trained with a head
-    measured: bool  # False: from the FLOPs, at the rates of the shapes that were measured
+    trained: float  # forward and backward pass
+    evaluated: float  # forward pass
+    mapped: float  # forward pass and gradients for a class activation map
+    tuned: float  # forward and backward pass when members are tuned with a head
+    measured: bool  # False: computed from FLOPs, at the rates of the networks that were measured
 
 
 @dataclass(frozen=True)
 class Line:
-    """A bundle of the plan."""
+    """Forecast for one bundle."""
 
-    bundle: str
-    cells: int
-    finished: int
-    flops: float  # of the cells that are not finished
-    hours: float  # of one process
-    memory: float  # GiB: of its process
-    gpu_memory: float  # GiB, if it is trained on a GPU; estimated
+    bundle: str  # its key
+    cells: int  # number of its cells
+    finished: int  # number of cells that need no training
+    flops: float  # of the other cells
+    hours: float  # running time of its process
+    memory: float  # GiB of main memory
+    gpu_memory: float  # GiB if it is trained on a GPU; an estimate
     scratch: float  # GiB of checkpoints while it runs
-    records: float  # GiB for good
+    records: float  # GiB of its records
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole grid."""
+    """Forecast for the whole grid."""
 
     preset: str
     device: str
-    processes: int
-    lines: list[Line]
-    hours: float  # with so many processes at once
-    memory: float  # GiB of all processes
-    scratch: float  # GiB, with so many processes at once
-    records: float  # GiB
-    seeds: SeedsNeeded | None  # that the grid needs; None: it has no pairs to compare
-    notes: list[str]
+    processes: int  # bundles that run at once
+    lines: list[Line]  # a line per bundle
+    hours: float  # until all bundles are done
+    memory: float  # GiB of main memory of all processes
+    scratch: float  # GiB of checkpoints of all processes
+    records: float  # GiB of all records
+    seeds: SeedsNeeded | None  # how many seeds the claims need; None: the grid has no pairs to compare
+    notes: list[str]  # what is estimated
 
     def as_json(self) -> dict[str, Any]:
         """What `fdl plan --json` prints."""
@@ -73,12 +73,13 @@ class Plan:
 
 
 def plan(params: Params, *, processes: int | None = None, seconds: float = SECONDS) -> Plan:
-    """Count, calibrate, add up.
+    """Forecast time, memory and disk space for the cells of a grid that are not finished.
 
     Args:
         params: the settings.
-        processes: bundles at once; None: one per so many CPU cores as `threads` says, or per GPU.
-        seconds: of the calibration.
+        processes: number of bundles that run at once; None: one per GPU, or as many as the CPU cores allow with
+            `threads` cores each.
+        seconds: duration of the calibration.
 
     Raises:
         InputError: the number of images is not known yet, or the device is not there.
@@ -89,7 +90,7 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
     device = "cuda" if slots else "cpu"
     processes = processes or (len(slots) if slots else max(1, available_cores() // params.threads))
     states = Judge(params, running=False).states()
-    finished = {state.cell for state in states if state.trained and state.has_heads}  # whatever its scores
+    finished = {state.cell for state in states if state.trained and state.has_heads}  # scores may be out of date
     bundles = params.bundles()
     due = {
         bundle: _works(params, [cell for cell in cells if cell not in finished], device)
@@ -121,18 +122,18 @@ def plan(params: Params, *, processes: int | None = None, seconds: float = SECON
 
 
 def _works(params: Params, cells: list[Cell], device: str) -> list[Work]:
-    """What is left of a bundle, with the ensembles that share a program."""
+    """The work on cells of a bundle, with the number of ensembles in each cell's program."""
     together = costs.program_size(params, cells, device)
     fuses = params.fuses if device == "cuda" else params.fuses_on_cpu
     works = [costs.work(params, cell) for cell in cells]
     return [
-        replace(work, together=_fitting(params, work, together, device)) if fuses(cell) else work
+        replace(work, together=_ensembles_at_once(params, work, together, device)) if fuses(cell) else work
         for cell, work in zip(cells, works, strict=True)
     ]
 
 
-def _fitting(params: Params, work: Work, together: int, device: str) -> int:
-    """How many of so many ensembles are trained at once: on a GPU no more than it holds."""
+def _ensembles_at_once(params: Params, work: Work, together: int, device: str) -> int:
+    """How many of `together` ensembles are trained at once: on a GPU at most as many as its memory allows."""
     if device == "cpu":
         return together
     from fdl.training.device import autocast_bfloat16
@@ -140,12 +141,12 @@ def _fitting(params: Params, work: Work, together: int, device: str) -> int:
 
     net = extent(work.shape.backbone, work.shape.dataset, work.shape.image_size, work.shape.width)
     bytes_each = 2 if autocast_bfloat16(params.precision, device) else 4
-    most = runs_at_once(net, work.members, params.batch_size, bytes_each=bytes_each, memory=gpu_memory())
-    return max(1, min(together, most))
+    limit = runs_at_once(net, work.members, params.batch_size, bytes_each=bytes_each, memory=gpu_memory())
+    return max(1, min(together, limit))
 
 
 def makespan(hours: Sequence[float], processes: int) -> float:
-    """Hours until all bundles are done, the longest begun first."""
+    """Hours until all bundles are done if the longest ones start first."""
     free = [0.0] * processes
     for duration in sorted(hours, reverse=True):
         free[free.index(min(free))] += duration
@@ -177,7 +178,7 @@ def _line(
 
 
 def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float) -> dict[Network, Pace]:
-    """Measure every network of the grid, those with most of the work first, as long as the time lasts."""
+    """Measure the networks of the grid, those with the most work first; estimate those for which time is too short."""
     from fdl.training.device import set_up_torch
 
     set_up_torch(params, device)
@@ -186,13 +187,16 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
         flops[work.shape, work.together] = flops.get((work.shape, work.together), 0.0) + work.flops
     networks = sorted(flops, key=lambda network: -flops[network])
     paces: dict[Network, Pace] = {}
-    # The smallest first: its rate tells which others there is time for.
+    # The network with the least work comes first: its rate tells for which others there is time.
     end = time.monotonic() + seconds
     rate = 0.0  # FLOPs per second
     for left, (shape, together) in zip(range(len(networks), 0, -1), [*networks[-1:], *networks[:-1]], strict=True):
         budget = (end - time.monotonic()) / left
         net = costs.count(shape)
-        batch = _nets(params, together) * params.batch_size * net.training + 2 * _at_once(shape) * net.forward
+        batch = (
+            _trained_nets(params, together) * params.batch_size * net.training
+            + 2 * _evaluation_images(shape) * net.forward
+        )
         if rate and 2 * batch / rate > max(budget, (end - time.monotonic()) / 2):
             continue
         paces[shape, together] = _measure(params, shape, together, device, budget, on_gpu=device == "cuda")
@@ -203,26 +207,30 @@ def calibrate(params: Params, works: Sequence[Work], device: str, seconds: float
     return paces
 
 
-def _nets(params: Params, together: int) -> int:
-    """Nets that a step of the calibration trains: one of the loop, or all of a program."""
+def _trained_nets(params: Params, together: int) -> int:
+    """Number of nets that a step of the calibration trains: a single one in the plain loop, or all of a program."""
     return together * params.members if together > 1 else 1
 
 
-def _at_once(shape: Shape) -> int:
-    """Images of an evaluation that takes a fraction of a second on one core, at most as many as the engine's."""
+def _evaluation_images(shape: Shape) -> int:
+    """Number of images whose evaluation takes a fraction of a second on one core; at most `EVALUATION_BATCH`."""
     from fdl.training.state import EVALUATION_BATCH
 
     return int(min(EVALUATION_BATCH, max(10, 2e10 / costs.count(shape).forward)))
 
 
 def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
-    """The pace of a network that was not measured, from the rates of the same backbone's networks, or of all."""
+    """The pace of a network that was not measured, from the mean rates of networks of its backbone, or else of all."""
     rates = [(other, pace) for (other, _), pace in measured.items() if pace.measured]
-    alike = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
+    same_backbone = [(other, pace) for other, pace in rates if other.backbone == shape.backbone] or rates
     net = costs.count(shape)
 
     def mean(seconds: Callable[[Pace], float], flops: Callable[[costs.Net], float]) -> float:
-        return sum(seconds(pace) / flops(costs.count(other)) for other, pace in alike) / len(alike) * flops(net)
+        return (
+            sum(seconds(pace) / flops(costs.count(other)) for other, pace in same_backbone)
+            / len(same_backbone)
+            * flops(net)
+        )
 
     return Pace(
         mean(lambda pace: pace.trained, lambda counted: counted.training),
@@ -235,15 +243,21 @@ def _estimated(shape: Shape, measured: dict[Network, Pace]) -> Pace:
 
 @dataclass(frozen=True)
 class _Stopwatch:
-    """Measures what an image takes."""
+    """Measures the time per image."""
 
     device: str
     threads: int
-    seconds: float  # for one network
+    seconds: float  # time for all measurements of one network
 
     def per_image(self, work: Callable[[], object], images: int, share: float) -> float:
-        """Seconds of one thread per image, of work on so many images, repeated for a share of the time."""
-        work()  # memory is taken and kernels are made
+        """Seconds of one thread (or of the GPU) per image.
+
+        Args:
+            work: processes the images; it is repeated.
+            images: number of images in a call of `work`.
+            share: share of `seconds` for which it is repeated.
+        """
+        work()  # warms up: memory is allocated and kernels are compiled
         end, start, times = time.monotonic() + share * self.seconds, self._clock(), 0
         while times == 0 or time.monotonic() < end:
             work()
@@ -260,7 +274,7 @@ class _Stopwatch:
 
 
 def _measure(params: Params, shape: Shape, together: int, device: str, seconds: float, *, on_gpu: bool) -> Pace:
-    """The paces of one network, by the functions that the engine calls, or the program of several ensembles."""
+    """Measure one network, with the functions of the plain loop or with a program of several ensembles."""
     from fdl.evaluation.cam import grad_cam
     from fdl.training import engine
     from fdl.training.adam import Adam
@@ -270,7 +284,7 @@ def _measure(params: Params, shape: Shape, together: int, device: str, seconds: 
     watch, settings = _Stopwatch(device, params.threads, seconds), _settings(params, shape, device)
     nets = engine.build_members(settings, shape.classes, device)
     adam, batch = Adam(nets, 1e-4), _random_images(shape, params.batch_size, device)
-    many = _random_images(shape, _at_once(shape), device)
+    evaluation_batch = _random_images(shape, _evaluation_images(shape), device)
 
     def loop() -> None:
         engine.train_epoch(settings, batch, nets, adam, 0)
@@ -278,22 +292,24 @@ def _measure(params: Params, shape: Shape, together: int, device: str, seconds: 
     evaluated: float | None = None
     if together > 1:
         ensemble = replace(settings, members=params.members)
-        data = CellData(batch, many, batch, batch.labels[:1], shape.classes)
+        data = CellData(batch, evaluation_batch, batch, batch.labels[:1], shape.classes)
         trained, evaluated = _program_pace([Run(ensemble, data)] * together, watch, on_gpu=on_gpu)
-        tuned = _tuned(ensemble, nets, batch, watch) if on_gpu else watch.per_image(loop, len(batch), 0.1)
+        tuned = _tuning_pace(ensemble, nets, batch, watch) if on_gpu else watch.per_image(loop, len(batch), 0.1)
     else:
         trained = tuned = watch.per_image(loop, len(batch), 0.5)
     for net in nets:
         net.eval()
-    inputs = engine.to_input(many.pixels)
+    inputs = engine.to_input(evaluation_batch.pixels)
     if evaluated is None:
-        evaluated = watch.per_image(lambda: engine.predict(settings, nets, many.pixels), len(many), 0.25)
-    mapped = watch.per_image(lambda: grad_cam(nets, inputs, many.labels), len(many), 0.15)
+        evaluated = watch.per_image(
+            lambda: engine.predict(settings, nets, evaluation_batch.pixels), len(evaluation_batch), 0.25
+        )
+    mapped = watch.per_image(lambda: grad_cam(nets, inputs, evaluation_batch.labels), len(evaluation_batch), 0.15)
     return Pace(trained, evaluated, mapped, tuned, measured=True)
 
 
 def _settings(params: Params, shape: Shape, device: str) -> "CellSettings":
-    """Of classical nets. FDL's take about as long, for the distance is computed for the history anyway."""
+    """Settings of a single classical net. FDL takes about as long, as the history always reports the distance."""
     from fdl.training.device import autocast_bfloat16
     from fdl.training.state import CellSettings
 
@@ -316,7 +332,7 @@ def _random_images(shape: Shape, number: int, device: str) -> "Images":
 
 
 def _program_pace(runs: "Sequence[Run]", watch: _Stopwatch, *, on_gpu: bool) -> tuple[float, float | None]:
-    """Training and, on a GPU, validation of several ensembles in one program."""
+    """Seconds per image and net of training and, on a GPU, of validation, for several ensembles in one program."""
     import torch
 
     from fdl.training.cuda_graph import WARM_UP
@@ -326,7 +342,7 @@ def _program_pace(runs: "Sequence[Run]", watch: _Stopwatch, *, on_gpu: bool) -> 
     program = Program(runs, watch.device)
     evaluated = None
     with program.stream():
-        for _ in range(WARM_UP * on_gpu):  # then its step is captured
+        for _ in range(WARM_UP * on_gpu):  # the next call captures the step as a CUDA graph
             program.train_epoch(0)
         trained = watch.per_image(lambda: program.train_epoch(0), len(data.train) * nets, 0.4)
         if on_gpu:
@@ -335,8 +351,8 @@ def _program_pace(runs: "Sequence[Run]", watch: _Stopwatch, *, on_gpu: bool) -> 
     return trained, evaluated
 
 
-def _tuned(settings: "CellSettings", nets: "Sequence[nn.Module]", batch: "Images", watch: _Stopwatch) -> float:
-    """The pace at which a GPU trains the members of one ensemble with a head, which itself takes next to nothing."""
+def _tuning_pace(settings: "CellSettings", nets: "Sequence[nn.Module]", batch: "Images", watch: _Stopwatch) -> float:
+    """Seconds per image and net on a GPU to tune the members of one ensemble; the head itself costs almost nothing."""
     import torch
     from torch.nn import functional
 

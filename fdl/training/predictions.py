@@ -1,4 +1,4 @@
-"""What is computed with a cell's trained nets: predictions, class activation maps, heads, scores."""
+"""Computes everything of a record that needs trained nets: predictions, class activation maps, heads, scores."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from fdl.training.heads import Outputs, TrainedHead, train_head
 from fdl.training.parquet_files import write_table
 from fdl.training.state import CellData, CellSettings, Diverged, Trained
 
-# combiner → {"epoch": the one that counts} or {"failed": why}
+# combiner of a head → {"epoch": its selected epoch} or {"failed": reason}
 HeadsBlock = dict[str, dict[str, Any]]
 
 
@@ -39,15 +39,30 @@ def write_predictions(
     checkpoint: Checkpoint,
     say: Say,
 ) -> HeadsBlock:
-    """Write `predictions.npz`, `cam.npz`, `heads.parquet`, `metrics.json`, `correct.npz`, and kept weights.
+    """Write `predictions.npz`, `cam.npz`, `heads.parquet`, `metrics.json`, `correct.npz`, and the weights to keep.
 
-    Maps and heads are those of the first selection only: each costs as much as the predictions, or more.
+    Class activation maps and heads are made for the first selection only, because each costs as much as the
+    predictions or more.
+
+    Args:
+        folder: where the files are written.
+        settings: settings of the cell.
+        heads: settings of its heads; None: it has none.
+        trained: the result of the training.
+        data: the cell's images, on `device`.
+        device: "cpu" or "cuda".
+        keep_weights: whether to write the weights of every selection.
+        checkpoint: where finished heads are kept until the record is published.
+        say: takes progress lines.
+
+    Returns:
+        The result of every head.
 
     Raises:
         Diverged: a prediction is not finite.
-        Interrupted: a signal arrived while the heads were trained; what is finished is kept.
+        Interrupted: a signal arrived while the heads were trained; the finished ones are kept.
     """
-    # Members know the training images by heart: only how far they differ there is of interest.
+    # Predictions on training images are kept for how far the members differ there; their accuracy says little.
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     predictions: dict[str, NDArray[Any]] = {
         f"{split}/labels": images.labels.cpu().numpy() for split, images in splits.items()
@@ -68,7 +83,7 @@ def write_predictions(
                 raise Diverged(settings.epochs - 1, f"predictions on {split} are not finite", trained.history)
             predictions[f"{rule}/{split}/logits"], predictions[f"{rule}/{split}/distance"] = logits, distance
         if number == 0:
-            # Maps are made in float32 whatever the precision of the predictions.
+            # Class activation maps are always computed in float32, so bfloat16 feature maps are of no use for them.
             kept = None if settings.autocast else outputs["test"].maps
             overlaps = _overlaps(nets, data, predictions[f"{rule}/test/logits"], kept)
             _write_maps(folder, nets, data, overlaps, predictions[f"{rule}/test/logits"])
@@ -97,7 +112,7 @@ def replace_heads(
     """Train other heads on the kept weights of a record, whose nets stay as they are.
 
     Args:
-        folder: where the files of the new record are written: all, also those that do not change.
+        folder: where all files of the new record are written, including those that do not change.
         record: the cell's record, with `weights-<selection>.safetensors`.
         settings, heads, data, device, checkpoint, say: as in `write_predictions`.
     """
@@ -128,9 +143,9 @@ def replace_maps(
 
     Args:
         folder, record, settings, data, device: as in `replace_heads`.
-        overlap: also what claim C4 compares, of all test images and of the signed maps, which takes longer than
-            predicting these; of the probability and of the logit, whatever `score` is.
-        score: of the maps that are shown, see `fdl.evaluation.cam.grad_cam`.
+        overlap: whether to recompute the overlaps that claim C4 compares as well, which takes longer than predicting
+            all test images. They do not depend on `score`.
+        score: the output whose gradient gives the maps that are shown, see `fdl.evaluation.cam.grad_cam`.
     """
     for path in record.iterdir():
         if path.name != "run.json":
@@ -148,24 +163,31 @@ def replace_maps(
     write_scores(folder, folder)
 
 
-# The arrays of `cam.npz` that claim C4 compares. Records made before there were signed maps hold the first two.
+# The arrays of `cam.npz` that claim C4 compares. Older records hold only the first two, those of rectified maps.
 OVERLAPS = ("cosines", "empty", "signed_correlations", "signed_positions")
 
 
 def _overlaps(
     nets: list[nn.Module], data: CellData, logits: NDArray[np.float32], maps: list[torch.Tensor] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """What claim C4 compares; `maps`: the members' feature maps of all test images, if they are known."""
+    """The overlaps of class activation maps that claim C4 compares.
+
+    Args:
+        nets: M members in evaluation mode.
+        data: the cell's images.
+        logits: predictions on the test images, (M, N, C).
+        maps: the members' feature maps of all test images, if they were kept: this saves most of the forward passes.
+    """
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
     if maps and (heads := known(nets, maps)):
         seen, labels = rows(len(data.test), predicted.device), data.test.labels
         signed = signed_record(heads, seen, labels, predicted, to_input=lambda part: part)
         return overlap_record(heads, seen, labels, to_input=lambda part: part) | signed
-    signed = signed_record(nets, *_of_test(data), predicted, to_input=to_input)
-    return overlap_record(nets, *_of_test(data), to_input=to_input) | signed
+    signed = signed_record(nets, *_test_images(data), predicted, to_input=to_input)
+    return overlap_record(nets, *_test_images(data), to_input=to_input) | signed
 
 
-def _of_test(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
+def _test_images(data: CellData) -> tuple[torch.Tensor, torch.Tensor]:
     return data.test.pixels, data.test.labels
 
 
@@ -178,7 +200,7 @@ def _write_maps(
     score: Score = "probability",
 ) -> None:
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
-    shown = shown_record(nets, *_of_test(data), predicted, to_input=to_input, score=score)
+    shown = shown_record(nets, *_test_images(data), predicted, to_input=to_input, score=score)
     np.savez_compressed(folder / "cam.npz", allow_pickle=False, **overlaps, **shown)
 
 
@@ -194,7 +216,7 @@ def _add_heads(
     say: Say,
     outputs: Mapping[str, Outputs] | None = None,
 ) -> HeadsBlock:
-    """Train the heads that are not finished in the checkpoint; their logits go into `predictions`."""
+    """Train the heads that the checkpoint does not hold yet; adds the logits of all heads to `predictions`."""
     if heads is None:
         return {}
     stage = f"heads-{heads.digest[:12]}"
@@ -230,7 +252,7 @@ def _write_history(path: Path, heads: dict[str, TrainedHead]) -> None:
 
 
 def weights_file(rule: str) -> str:
-    """Name of the kept weights of a selection rule within a record."""
+    """File name of the kept weights of a selection rule, within a record."""
     return f"weights-{rule}.safetensors"
 
 
@@ -251,4 +273,4 @@ def _write_weights(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
     tensors = {
         f"{m}.{name}": value.contiguous().cpu() for m, state in enumerate(states) for name, value in state.items()
     }
-    path.write_bytes(save(tensors))  # not save_file: a full disk is an OSError then
+    path.write_bytes(save(tensors))  # unlike `save_file`, this raises OSError if the disk is full

@@ -1,4 +1,4 @@
-"""What a training says at the end of an epoch."""
+"""The progress lines that a training prints at the end of an epoch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,12 @@ from fdl.training.state import CellSettings
 
 
 class Pace:
-    """How fast a training goes on, from the epochs since this object was made.
+    """Measures the speed of a training since this object was created.
 
     Args:
-        epochs: that there are in all.
-        images: training images of an epoch; one that several nets see counts once.
-        clock: seconds.
+        epochs: number of epochs in all, including those before this object was created.
+        images: number of training images in an epoch; an image that several members see counts once.
+        clock: returns seconds.
     """
 
     def __init__(self, epochs: int, images: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,31 +35,31 @@ def _duration(seconds: float) -> str:
 
 
 def progress_line(settings: CellSettings, row: Mapping[str, float], pace: str) -> str:
-    """One epoch of a cell for a reader."""
+    """The progress line of one epoch of a cell."""
     name = f"{settings.method} seed {settings.seed}"
     return f"{name}: epoch {int(row['epoch']) + 1}/{settings.epochs}  {figures(settings, row)}  {pace}"
 
 
 def runs_name(runs: Sequence[CellSettings]) -> str:
-    """What runs that are trained together are called: by their seed, if it is one."""
+    """The name of runs that are trained together: their seed if they share it, otherwise their number."""
     seeds = {settings.seed for settings in runs}
     return f"seed {runs[0].seed}" if len(seeds) == 1 else f"{len(runs)} runs"
 
 
 def fused_line(runs: Sequence[CellSettings], rows: Sequence[Mapping[str, float]], pace: str) -> str:
-    """One epoch of runs that are trained together: means over the runs of each method."""
+    """The progress line of one epoch of runs that are trained together; it gives means over the runs of each method."""
     by_method: dict[str, list[Mapping[str, float]]] = {}
     for settings, row in zip(runs, rows, strict=True):
         by_method.setdefault(settings.method, []).append(row)
     parts = []
-    for method, alike in by_method.items():
-        mean = {name: sum(row[name] for row in alike) / len(alike) for name in alike[0]}
+    for method, method_rows in by_method.items():
+        mean = {name: sum(row[name] for row in method_rows) / len(method_rows) for name in method_rows[0]}
         parts.append(f"{method}: {figures(runs[0], mean)}")
     return f"{runs_name(runs)}: epoch {int(rows[0]['epoch']) + 1}/{runs[0].epochs}  {'; '.join(parts)}  {pace}"
 
 
 def figures(settings: CellSettings, row: Mapping[str, float]) -> str:
-    """Losses and accuracies of a row of the history; accuracies are means over the members."""
+    """Losses and accuracies of a row of the history as text; accuracies are means over the members."""
 
     def mean(name: str) -> float:
         return sum(row[f"{name}_{m}"] for m in range(settings.members)) / settings.members
@@ -72,12 +72,12 @@ def figures(settings: CellSettings, row: Mapping[str, float]) -> str:
 
 
 class Throttle:
-    """Passes at most one line per so many seconds.
+    """Passes on at most one line per interval and drops the others.
 
     Args:
         say: takes the lines.
-        seconds: between two of them.
-        clock: seconds.
+        seconds: shortest time between two lines.
+        clock: returns seconds.
     """
 
     def __init__(self, say: Say, seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,8 @@
 """How many seeds a grid needs, so that the mean difference of FDL from classical is known to within ± 2 points.
 
-By the variance of rules 2 (docs/claims.md), the spread of a pair between seeds being that of the records at hand, or
-what was measured elsewhere.
+The variance of the mean is that of the statistical rules, version 2 (docs/claims.md). It needs the standard deviation
+of a pair's difference between seeds, which is estimated from the records at hand, or else taken from `reports/lite`.
+A pair is an FDL cell and the classical cell with the same dataset, backbone, shots and seed.
 """
 
 import json
@@ -19,33 +20,35 @@ from fdl.core.titles import BASELINE, METHOD
 from fdl.evaluation.statistics import ALPHA, MARGIN, t_quantile
 from fdl.results import records
 
-SHARED = 0.3  # part of a pair's variance that all cells of a seed share: they have the same drawn images
-MOST = 1000
-_POWER = 1.2816  # quantile of the normal distribution: 80 % lie between it and its negative
-# Standard deviation in points between seeds within a bundle, soft vote, of `reports/lite` (AlexNet; 3, 5 and 10 images
+SHARED = 0.3  # share of a pair's variance that is common to all cells of a seed, as these use the same drawn images
+MOST = 1000  # largest number of seeds that is tried
+_POWER = 1.2816  # 80 % of a normal distribution lie within so many standard deviations of its mean
+# Standard deviation in points between seeds within a bundle, soft vote, in `reports/lite` (AlexNet; 3, 5 and 10 images
 # per class; 5 seeds).
 MEASURED = {"cifar10": 0.73, "neu": 5.54}
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How much a pair's difference varies between seeds."""
+    """How much a pair's difference in accuracy varies between seeds."""
 
-    points: float  # standard deviation
+    points: float  # standard deviation in percentage points
     source: str  # where it was measured
 
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """Seeds at which "equivalent within ± 2 points" is found in 80 % of the cases, if there is no difference."""
+    """Seeds for an 80 % chance to find equivalence within ± 2 points if there is no difference."""
 
     spreads: dict[str, Spread]  # by dataset
-    datasets: dict[str, int | None]  # each alone; None: 1,000 would not do
-    all: int | None  # the mean over all cells
+    datasets: dict[str, int | None]  # by dataset, for the mean over its cells; None: more than 1,000
+    all: int | None  # for the mean over all cells; None: more than 1,000
 
 
 def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | None:
-    """How many seeds the frozen grid needs, or else the grid; None where no bundle has both methods.
+    """How many seeds are needed by the grid of the claims if the preset has one, otherwise by the grid of its runs.
+
+    Returns None if no bundle has both methods.
 
     Args:
         params: the settings.
@@ -53,8 +56,8 @@ def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | Non
     """
     blocks = params.claims.grid
     cells = (params.model_copy(update={"grid": blocks}) if blocks else params).cells()
-    known = set(cells)
-    bundles = {cell.bundle for cell in cells if cell.method == METHOD and replace(cell, method=BASELINE) in known}
+    all_cells = set(cells)
+    bundles = {cell.bundle for cell in cells if cell.method == METHOD and replace(cell, method=BASELINE) in all_cells}
     if not bundles:
         return None
     groups: dict[str, int] = defaultdict(int)
@@ -67,34 +70,37 @@ def seeds_needed(params: Params, trained: Collection[Cell]) -> SeedsNeeded | Non
 
 
 def seeds_for(groups: Mapping[str, int], points: Mapping[str, float], margin: float = MARGIN) -> int | None:
-    """Seeds per dataset at which the 90 % interval of the mean over all pairs lies inside the margin in 80 % of cases.
+    """The fewest seeds with which the 90 % interval of the mean over all pairs lies inside the margin in 80 % of cases.
 
-    The true difference is 0; the mean is then within 1.28 standard errors of it in 80 % of cases.
-    The variance of a dataset's mean over `groups` cells of a seed is that of a pair times (1 + (groups − 1) · shared) /
-    groups; test images are taken as given, as their part is small beside it.
+    The true difference is assumed to be 0; the mean is then within 1.28 standard errors of 0 in 80 % of cases.
+    For one seed the variance of a dataset's mean over its `groups` cells is that of a pair times
+    (1 + (groups − 1) · SHARED) / groups. The variance due to the choice of test images is neglected as small.
 
     Args:
-        groups: backbones × shots by dataset.
-        points: standard deviation of a pair between seeds, by dataset.
+        groups: number of cells of a seed (backbones × shots), by dataset.
+        points: standard deviation of a pair's difference between seeds in points, by dataset.
         margin: in points.
+
+    Returns:
+        The number of seeds, the same for all datasets; None if it exceeds `MOST`.
     """
     total = sum(groups.values())
-    parts = np.array(
+    variances = np.array(
         [
             (groups[name] / total * points[name]) ** 2 * (1 + (groups[name] - 1) * SHARED) / groups[name]
             for name in groups
             if groups[name]
         ]
-    )  # of one seed
+    )  # variance of the overall mean for one seed, by dataset
     n = np.arange(2, MOST + 1)
-    freedom = (n - 1) * parts.sum() ** 2 / (parts**2).sum()
+    freedom = (n - 1) * variances.sum() ** 2 / (variances**2).sum()
     width = t_quantile(1 - ALPHA, freedom) + _POWER
-    enough = n[width * np.sqrt(parts.sum() / n) < margin]
+    enough = n[width * np.sqrt(variances.sum() / n) < margin]
     return int(enough[0]) if len(enough) else None
 
 
 def _spreads(params: Params, datasets: Iterable[str], measured: Mapping[str, float]) -> dict[str, Spread]:
-    """The spread of each dataset: of the records at hand, else measured before, else the largest that was."""
+    """The spread of each dataset: from the records at hand, else from `MEASURED`, else the largest of `MEASURED`."""
     spreads = {}
     for name in datasets:
         own = params.own(name)
@@ -109,14 +115,17 @@ def _spreads(params: Params, datasets: Iterable[str], measured: Mapping[str, flo
 
 
 def _measured(params: Params, trained: Collection[Cell]) -> dict[str, float]:
-    """The spread of the trained pairs between seeds, by dataset; a bundle with a single seed does not count."""
+    """The spread between seeds of the trained pairs, by dataset, pooled over bundles of at least two seeds.
+
+    A dataset is left out if it has fewer than 4 degrees of freedom or no variance.
+    """
     differences = defaultdict(list)
     for cell in trained:
-        twin = replace(cell, method=BASELINE)
-        if cell.method == METHOD and twin in trained:
-            mine, other = _accuracy(params, cell), _accuracy(params, twin)
-            if mine is not None and other is not None:
-                differences[cell.bundle].append(100 * (mine - other))
+        classical_cell = replace(cell, method=BASELINE)
+        if cell.method == METHOD and classical_cell in trained:
+            fdl, classical = _accuracy(params, cell), _accuracy(params, classical_cell)
+            if fdl is not None and classical is not None:
+                differences[cell.bundle].append(100 * (fdl - classical))
     variances = defaultdict(list)
     for bundle, values in differences.items():
         if len(values) > 1:
@@ -129,7 +138,7 @@ def _measured(params: Params, trained: Collection[Cell]) -> dict[str, float]:
 
 
 def _accuracy(params: Params, cell: Cell) -> float | None:
-    """Test accuracy of the soft vote; None where a record diverged."""
+    """Test accuracy of the soft vote; None if there is no record or the cell diverged."""
     folder = layout.record_folder(params, cell)
     run = records.read_run(folder)
     if run is None or run["status"] != "done":

@@ -1,4 +1,4 @@
-"""Which epoch of a training counts, by every rule that is asked for."""
+"""Selects the epoch whose weights are used, by every selection rule of the settings."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,15 @@ from fdl.training.state import CellData, CellSettings, State, Trained
 
 
 class Selector:
-    """Keeps, per selection rule, the states of the best epoch so far.
+    """Keeps the members' states of the best epoch so far, for each selection rule.
 
-    A rule's score is a number of correct validation images; only a strictly higher one replaces. Members
-    with batches of their own are scored one by one: no rule adds them up.
+    The score of an epoch is a number of correctly classified validation images, and only a strictly higher score
+    replaces the best one. Members with batches of their own are scored one by one, whatever the rule.
+
+    Args:
+        settings: the cell's settings, with the rules.
+        data: the cell's images; only `small` is used, the subset of the validation images for the rule `sum-small`.
+        result: takes states, selected epochs and validations.
     """
 
     def __init__(self, settings: CellSettings, data: CellData, result: Trained) -> None:
@@ -19,11 +24,11 @@ class Selector:
         self.best: dict[str, list[int]] = {}
 
     def add(self, correct: Tensor, state_of: Callable[[int], State], epoch: int) -> dict[str, float]:
-        """Score an epoch; the validation columns of the history.
+        """Score an epoch; returns the validation columns of its row in the history.
 
         Args:
-            correct: which validation images each member gets right, (M, N) booleans.
-            state_of: makes a copy of a member's state, as it was evaluated.
+            correct: booleans (M, N): whether a member classifies a validation image correctly.
+            state_of: returns a copy of a member's state.
             epoch: 0-based.
         """
         for rule in self.settings.selections:

@@ -1,4 +1,4 @@
-"""What a training is given and what it leaves: images, settings, states of nets, history."""
+"""Inputs and results of a training: images, settings, states of nets, history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """One split: pixels uint8 (N, 3, H, W), labels int64 (N,)."""
+    """The images of one split: pixels uint8 (N, 3, H, W), labels int64 (N,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -23,7 +23,7 @@ class Images:
 
 @dataclass(frozen=True)
 class CellData:
-    """The splits of one draw, on the device."""
+    """The images of a cell, on the device: those of one k-shot draw, and the validation and test images."""
 
     train: Images
     validation: Images
@@ -35,7 +35,7 @@ class CellData:
 
 @dataclass(frozen=True)
 class CellSettings:
-    """What `Params.training_settings` says, plus the cell's key parts."""
+    """The settings of a cell: the parts of its key, and those of `Params.training_settings` that a training uses."""
 
     backbone: str
     dataset: str
@@ -59,22 +59,24 @@ class CellSettings:
 
     @property
     def has_distance(self) -> bool:
-        """Whether the members' maps of a training batch can be compared: several nets that see the same images."""
+        """Whether the distance between feature maps is defined: for several members that see the same images."""
         return self.members > 1 and not self.own_batches
 
 
 @dataclass
 class Trained:
-    """What a training leaves behind."""
+    """The result of a training."""
 
     history: list[dict[str, float]]  # a row per epoch
     states: dict[str, list[State]]  # selection rule → a state per member
     selected: dict[str, list[int]]  # selection rule → epoch per member, 0-based
     validated: list[int] = field(default_factory=list)  # epochs with a validation
-    validation_correct: list[Tensor] = field(default_factory=list)  # of these epochs: booleans (M, N)
+    validation_correct: list[Tensor] = field(default_factory=list)  # for each of them booleans (M, N)
     tuning: dict[str, Any] | None = None  # how the learning rate was chosen (fdl.training.tuning)
-    layout: str = "loop"  # or with how many others it was fused, and in which forms (fdl.training.together)
-    seconds: float | None = None  # its part of a fused program's time; None: measured by who called
+    # How it was computed: in the loop (fdl.training.engine), or in a program of several runs, whose number and forms of
+    # the convolutions are named (fdl.training.together).
+    layout: str = "loop"
+    seconds: float | None = None  # its share of the time of a program; None in the loop, where the caller measures it
 
 
 class Diverged(Exception):

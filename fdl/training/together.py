@@ -1,7 +1,8 @@
-"""Trains cells of a bundle together, as few programs as possible, before `run` goes through them one by one.
+"""Trains those cells of a bundle that can be fused, in as few programs as possible.
 
-Every cell's training is left where the loop would leave it, in its folder below `scratch/`; the state of a
-program in training is kept in the folder of its first cell.
+A program trains several ensembles as one network (`fdl.training.fused`). This comes before `run` goes through the
+cells one by one, and leaves the finished training of each cell where `run` looks for it, in the cell's folder below
+`scratch/`. The checkpoint of a program is in the folder of its first cell.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from fdl.training.state import CellSettings, Diverged, Trained
 
 @dataclass(frozen=True)
 class Waiting:
-    """A cell that is to be trained; `digest`: of its training."""
+    """A cell to be trained: its run, the checkpoint in its folder, and the digest of its training."""
 
     run: Run
     checkpoint: Checkpoint
@@ -34,13 +35,19 @@ class Waiting:
 
 
 def can_be_fused(settings: CellSettings) -> bool:
-    """Whether a cell can share a program: the authors' networks, shared batches, weights as the method."""
+    """Whether a cell can be part of a program.
+
+    It must have the authors' networks, batches that all members share, one learning rate, and a method that consists
+    of weighted terms of the distance loss.
+    """
     authors = torchvision_nets.parse(settings.backbone) is None
     return authors and settings.has_distance and not settings.learning_rates and distance_weights(settings) is not None
 
 
 def is_fused(settings: CellSettings, device: str) -> bool:
-    """Whether a cell shares a program on this device: on a CPU only narrow nets gain by it, on a GPU all that fit."""
+    """Whether a cell is trained in a program on this device: on a CPU only narrow nets, which alone get faster by it;
+    on a GPU all nets that fit.
+    """
     return can_be_fused(settings) and (_runs_at_once(settings) > 0 if device == "cuda" else settings.width <= NARROW)
 
 
@@ -51,19 +58,21 @@ def _runs_at_once(settings: CellSettings) -> int:
 
 
 def groups(waiting: Sequence[Waiting], device: str) -> list[list[Waiting]]:
-    """Cells that differ in nothing but seed and method, those of a seed side by side; on a CPU only in method.
+    """Divide cells into groups, each of which will be a program.
 
-    There more runs at once gain nothing, and so a cell's numbers depend neither on other seeds nor on a restart. On a
-    GPU a group is as large as may be: see `fdl.training.extent`.
+    On a GPU the cells of a group differ only in seed and method, with those of the same seed next to each other. A
+    group is as large as the GPU allows (`fdl.training.extent`). On a CPU the cells of a group differ only in method:
+    there larger programs are not faster, and so a cell's numbers depend neither on other seeds nor on a restart.
     """
-    alike: dict[Any, list[Waiting]] = {}
+    cells_by_common: dict[Any, list[Waiting]] = {}
     for ensemble in waiting:
         settings, data = ensemble.run.settings, ensemble.run.data
         seed = settings.seed if device == "cpu" else 0
-        rest = repr(replace(settings, method="", method_params={}, seed=seed))
-        alike.setdefault((rest, len(data.train), id(data.validation.pixels)), []).append(ensemble)
-    whole = [sorted(group, key=lambda ensemble: ensemble.run.settings.seed) for group in alike.values()]
-    return whole if device == "cpu" else [part for group in whole for part in _parts(group)]
+        common_settings = repr(replace(settings, method="", method_params={}, seed=seed))
+        common = common_settings, len(data.train), id(data.validation.pixels)
+        cells_by_common.setdefault(common, []).append(ensemble)
+    by_seed = [sorted(group, key=lambda ensemble: ensemble.run.settings.seed) for group in cells_by_common.values()]
+    return by_seed if device == "cpu" else [part for group in by_seed for part in _parts(group)]
 
 
 def _parts(group: list[Waiting]) -> list[list[Waiting]]:
@@ -75,16 +84,16 @@ def _parts(group: list[Waiting]) -> list[list[Waiting]]:
 def train_together(
     waiting: Sequence[Waiting], *, device: str, say: Say, progress: Say
 ) -> dict[str, Trained | Diverged]:
-    """Train cells that can be fused, each group as one program, or as halves where the memory ends.
+    """Train cells that can be fused, each group as one program, or as two halves if memory is exhausted.
 
     Args:
-        waiting: the cells; what is finished of a group is not trained again if all of it is.
-        device: of their images.
+        waiting: the cells. A group is skipped only if all its cells are finished; otherwise all are trained.
+        device: "cpu" or "cuda", where their images are.
         say: takes warnings.
         progress: takes one line per epoch and program.
 
     Returns:
-        By digest what could not be saved in the cells' checkpoints.
+        The trainings that could not be saved in their cells' checkpoints, by digest.
 
     Raises:
         Interrupted: a signal arrived; the state is saved.
@@ -98,7 +107,7 @@ def train_together(
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:
-    """Whether a training, or its failure, is kept there."""
+    """Whether the checkpoint holds a finished training, including one that diverged."""
     return checkpoint.has("trained") or checkpoint.has("diverged")
 
 
@@ -107,7 +116,7 @@ def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: b
     results = None
     if not keeper.has(f"{stage}-halved"):
         results = _attempt(group, device, say, progress, halved)
-        release_gpu_memory()  # of the program, for its halves or for what comes after the trainings
+        release_gpu_memory()  # that of the program, for its halves or for what follows the training
         if results is None:
             _halve(group, say)
     if results is None:
@@ -124,7 +133,7 @@ def _train(group: list[Waiting], device: str, say: Say, progress: Say, halved: b
 def _attempt(
     group: list[Waiting], device: str, say: Say, progress: Say, halved: bool
 ) -> list[Trained | Diverged] | None:
-    """Train a group from its checkpoint: the results, None if the memory does not suffice."""
+    """Train a group, from its checkpoint if there is one; returns the results, or None if memory is exhausted."""
     keeper, stage = group[0].checkpoint, _stage(group)
     epochs = group[0].run.settings.epochs
     try:
@@ -151,29 +160,29 @@ def _attempt(
         return results
     except torch.OutOfMemoryError as error:
         if len(group) == 1:
-            said = str(error).splitlines()[0]
+            message = str(error).splitlines()[0]
             raise InputError(
-                f"one ensemble does not fit into the memory of this GPU ({said}); set device: cpu"
+                f"one ensemble does not fit into the memory of this GPU ({message}); set device: cpu"
             ) from None
         return None
 
 
 def _halve(group: list[Waiting], say: Say) -> None:
-    """Part what is kept of a group among its halves."""
+    """Note that a group must be halved, and split its checkpoint into checkpoints of the two halves."""
     keeper, stage = group[0].checkpoint, _stage(group)
     halves = _halves(group)
     sizes = " and ".join(str(len(half)) for half in halves)
     say(f"{len(group)} runs do not fit into the memory together; going on with {sizes}")
     if state := keeper.load(stage):
         kept = dict(zip((ensemble.digest for ensemble in group), state["runs"], strict=True))
-        state.pop("back_ends", None)  # which were the fastest of the whole group
+        state.pop("back_ends", None)  # the forms of the convolutions were chosen for the whole group
         for half in halves:
             half[0].checkpoint.save(state | {"runs": [kept[ensemble.digest] for ensemble in half]}, _stage(half))
     keeper.save({}, f"{stage}-halved")
 
 
 def _halves(group: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
-    """Half of the seeds each, or half of the methods of one seed."""
+    """Halve the seeds of a group, or the methods if there is only one seed."""
     seeds = sorted({ensemble.run.settings.seed for ensemble in group})
     if len(seeds) == 1:
         middle = (len(group) + 1) // 2
@@ -186,5 +195,8 @@ def _halves(group: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
 
 
 def _stage(group: list[Waiting]) -> str:
-    """Name of a group's checkpoint: of another layout it would continue with other roundings."""
+    """Name of a group's checkpoint.
+
+    It depends on which cells are in the group, because a different program rounds differently and must not resume it.
+    """
     return f"fused-{digest([ensemble.digest for ensemble in group])[:12]}"

@@ -1,4 +1,4 @@
-"""Trains one cell, with a learning rate chosen on validation where its settings hold candidates."""
+"""Trains one cell; if its settings hold candidate learning rates, chooses the best one on the validation images."""
 
 import math
 from dataclasses import replace
@@ -18,24 +18,25 @@ def train(
     progress: Say = print,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Train one cell; one with `learning_rates` once in full with each, of which the best on validation is kept.
+    """Train one cell. With `learning_rates`, train it in full with each rate and keep the best on validation.
 
-    A candidate's score is the number of validation images that its members get right together, each in
-    the epoch that the first selection rule picks (`sum-small`: of the small validation set). The highest
-    wins; of equals the one nearest to the cell's own rate as a factor, then the lower. A candidate that
-    diverges has no score.
+    A candidate's score is the number of correctly classified validation images, summed over its members, each in
+    the epoch that the first selection rule picks (`sum-small`: images of the small validation set). The highest
+    score wins; of equal ones the rate whose ratio to the cell's own rate is closest to 1, then the lower rate. A
+    candidate that diverges has no score.
 
     Args:
         settings, data, device, progress: as in `engine.train`.
-        checkpoint: as there; every candidate has its own folder in its folder.
+        checkpoint: as in `engine.train`; every candidate has a folder of its own in its folder.
 
     Returns:
         The chosen training; its `tuning` holds the candidates in the order of the settings, their
         accuracies on validation (None: diverged) and the chosen rate.
 
     Raises:
-        Diverged: the training did, or every candidate; then of the cell's own rate, or the one nearest to it.
-        Interrupted: a signal arrived; a later call goes on in the candidate that was being trained.
+        Diverged: the training diverged, or with all candidates; then the failure is that of the rate nearest to the
+            cell's own.
+        Interrupted: a signal arrived; a later call resumes the candidate that was being trained.
     """
     if not settings.learning_rates:
         return engine.train(settings, data, device=device, progress=progress, checkpoint=checkpoint)
@@ -65,7 +66,7 @@ def train(
 
 
 def _distance(rate: float, own: float) -> float:
-    # Rounded: a third and three times are equally far.
+    # Rounded, so that a third and three times the rate are equally far.
     return round(abs(math.log(rate / own)), 9)
 
 
@@ -76,7 +77,7 @@ def _train(
     progress: Say,
     checkpoint: Checkpoint | None,
 ) -> Trained:
-    """One candidate, from what a finished training of it left."""
+    """Train one candidate, unless an earlier attempt has finished it."""
     finished: dict[str, Any] | None = checkpoint.load("trained") if checkpoint else None
     if finished:
         return Trained(**finished)
@@ -87,7 +88,7 @@ def _train(
 
 
 def _score(settings: CellSettings, data: CellData, trained: Trained) -> tuple[int, int]:
-    """Validation images that the members get right, and how many they are asked for."""
+    """Correct predictions of validation images by the members in their selected epochs, and all predictions."""
     rule = settings.selections[0]
     by_epoch = dict(zip(trained.validated, trained.validation_correct, strict=True))
     rows = [by_epoch[epoch][member] for member, epoch in enumerate(trained.selected[rule])]

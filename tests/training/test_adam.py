@@ -22,7 +22,7 @@ def test_adam_is_keras_adam():
     optimiser = Adam([net], 0.01)
     m = v = torch.zeros_like(theta)
     for step in range(1, 6):
-        # Gradients near epsilon, where its place shows.
+        # Gradients near epsilon, where it matters whether epsilon is added before or after the bias correction.
         gradient = torch.tensor([[1e-7, -3e-8, 1.0]]) * step
         net.weight.grad = gradient.clone()
         optimiser.step()
@@ -34,8 +34,8 @@ def test_adam_is_keras_adam():
         torch.testing.assert_close(net.weight.detach().double(), theta, rtol=0, atol=1e-6)
 
 
-def test_it_is_the_librarys_kernel():
-    """With the epsilon moved, `torch.optim.Adam` gives the same bits."""
+def test_steps_have_the_bits_of_torchs_adam():
+    """`torch.optim.Adam` gives the same bits if its epsilon is rescaled at every step."""
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(7, 5), torch.nn.Linear(7, 5)
     theirs.load_state_dict(ours.state_dict())
@@ -68,7 +68,7 @@ def test_the_memory_format_changes_no_bit(gradient_format):
 
 
 def test_the_flat_form_makes_the_same_steps_from_a_counter_on_the_device():
-    """In float64, on gradients near epsilon, where its place shows."""
+    """In float64, on gradients near epsilon, where the place of epsilon matters."""
     net = torch.nn.Linear(4, 3, bias=False).double()
     values = net.weight.detach().flatten().clone()
     gradient = torch.zeros_like(values)
@@ -98,7 +98,7 @@ def test_torchs_kernel_with_a_rate_of_the_device_makes_keras_steps():
 
 
 def test_torch_has_the_kernel():
-    """Where this fails, torch's private function went or changed: GPUs then take `step_by_operations`, slower."""
+    """If this fails, torch's private function was removed or changed; GPUs then use the slower `step_by_operations`."""
     assert why_not_the_kernel("cpu") is None
 
 
@@ -120,7 +120,7 @@ def test_a_kernel_that_changed_is_noticed(monkeypatch, function, reason):
     assert why_not_the_kernel("cpu") == reason
 
 
-def test_memory_that_ends_is_no_reason_against_the_kernel(monkeypatch):
+def test_exhausted_memory_is_no_reason_against_the_kernel(monkeypatch):
     def full(*tensors, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -133,8 +133,8 @@ def test_memory_that_ends_is_no_reason_against_the_kernel(monkeypatch):
     ("reason", "step", "lines"),
     [(None, step_by_kernel, []), ("gone", step_by_operations, ["Adam goes on in several kernels, slower: gone"])],
 )
-def test_elsewhere_than_on_a_cpu_a_step_reads_nothing_back(monkeypatch, reason, step, lines):
-    """A CUDA graph can hold it: on the device "meta" there are no numbers that a host could read."""
+def test_a_step_on_a_gpu_copies_nothing_to_the_host(monkeypatch, reason, step, lines):
+    """This lets a CUDA graph capture it. On the device "meta" there are no numbers that the host could read."""
     monkeypatch.setattr("fdl.training.adam.why_not_the_kernel", lambda device: reason)
     given = []
 
@@ -144,7 +144,7 @@ def test_elsewhere_than_on_a_cpu_a_step_reads_nothing_back(monkeypatch, reason, 
     monkeypatch.setattr(torch, "_fused_adam_", kernel)
     said = []
     flat = FlatAdam(torch.zeros(6, device="meta"), torch.zeros(6, device="meta"), 0.01, said.append)
-    assert (flat._on_gpu, said) == (step, lines)
+    assert (flat._gpu_step, said) == (step, lines)
     flat.step()
     assert {(tensor.device.type, tensor.dtype) for tensor in given} <= {("meta", torch.float32)}
     assert len(given) == (6 if reason is None else 0)

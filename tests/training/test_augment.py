@@ -166,7 +166,7 @@ def test_an_image_depends_on_itself_and_its_key_alone(size):
         assert torch.equal(augment(images[i : i + 1], keys[i : i + 1])[0], together[i])
 
 
-def test_batches_beyond_the_cache_are_cut_without_a_trace(monkeypatch):
+def test_splitting_large_batches_for_the_cache_changes_no_number(monkeypatch):
     images, keys = pictures("natural", 64, 32, 32), keys_of(64)
     expected = augment(images, keys)
     monkeypatch.setattr(augmentation, "_PIXELS_ON_CPU", 3 * 32 * 32)

@@ -19,7 +19,7 @@ def batches(*sizes):
     return [torch.randn(size, 3, 8, 8) * 3 + 5 for size in sizes]
 
 
-def test_one_batch_is_seen_as_in_training():
+def test_statistics_of_one_batch_give_the_outputs_of_a_training_pass():
     """With the statistics of a batch, evaluating it equals the training pass (up to the variance's n - 1)."""
     model, (batch,) = net(), batches(16)
     expected = model.train()(batch)
@@ -37,7 +37,7 @@ def test_batches_are_weighted_by_their_images():
 
 
 @pytest.mark.parametrize("rule", ["moving", "reestimate"])
-def test_training_goes_on_as_if_nothing_happened(rule):
+def test_an_evaluation_leaves_the_nets_as_they_were(rule):
     model = net().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with evaluation_statistics([model], batches(4, 4), rule):

@@ -33,7 +33,7 @@ BUNDLE = Bundle("bsd", "alexnet", 3)
 
 @pytest.fixture
 def ready(project):
-    """A project with its images prepared and drawn from."""
+    """The settings of a project whose images are prepared and drawn."""
     write_images()
     params = tiny()
     prepare(params, "bsd", say=quiet)
@@ -44,7 +44,7 @@ def ready(project):
 
 @pytest.fixture
 def loop(monkeypatch):
-    """Cells are trained one by one, as wide ones are."""
+    """Make all cells be trained one by one in the plain loop, like those of wide nets."""
     monkeypatch.setattr(bundle_module, "is_fused", lambda settings, device: False)
 
 
@@ -53,7 +53,7 @@ def quiet(line):
 
 
 def run(params):
-    """Run the bundle; which cells were trained."""
+    """Run the bundle; returns the cells that were trained."""
     trained = []
 
     def listen(line):
@@ -69,7 +69,7 @@ def folder(params, method="fdl", seed=0):
 
 
 def results(path):
-    """A record's content without what may differ between equal runs."""
+    """The content of a record without the parts that may differ between equal runs."""
     run = json.loads((path / "run.json").read_bytes())
     files = {name: np.load(path / name) for name in ("predictions.npz", "correct.npz")}
     arrays = {f"{file}/{name}": value.tobytes() for file, content in files.items() for name, value in content.items()}

@@ -20,7 +20,7 @@ SETTINGS = {"epochs": 6, "evaluate_every": 1, "selections": ["sum", "own", "last
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
+    """A stand-in for SIGKILL: no code catches it."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def every_epoch(monkeypatch):
 
 
 def run(settings, data, checkpoint=None, kill_after=None):
-    """Train; killed when so many epochs were said to be done in this attempt."""
+    """Train; raise `Killed` after the given number of epochs of this attempt."""
     lines = []
 
     def progress(line):
@@ -79,7 +79,7 @@ DAMAGE = {
 
 
 def flipped(content, byte, bit):
-    """The same with another bit at one place."""
+    """The content with one bit flipped."""
     return content[:byte] + bytes([content[byte] ^ (1 << bit)]) + content[byte + 1 :]
 
 

@@ -1,4 +1,4 @@
-"""The form of every convolution: measured, remembered, named, kept."""
+"""The choice of the fastest form of every convolution: how it is measured, remembered and named."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def nets():
 
 
 class Clock:
-    """Calls what it measures, and says how long that took."""
+    """A timer that calls the function and returns prescribed times."""
 
     def __init__(self, milliseconds):
         self.milliseconds, self.forms = milliseconds, []
@@ -68,7 +68,7 @@ def test_the_measured_nets_are_left_as_they_were(nets, tmp_path):
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_what_is_measured_is_what_a_program_calls(nets, tmp_path, monkeypatch, autocast):
-    """Shapes, types and memory formats of the images of every layer, in a training and in an evaluation."""
+    """The inputs of every layer have the same shapes, types and memory formats, in training and in evaluation."""
     measured, called = [], []
 
     def noting(calls):
@@ -148,7 +148,7 @@ def test_a_form_that_fails_is_left_out(nets, tmp_path, monkeypatch, error):
 
 
 def test_windows_that_would_fill_the_card_are_not_tried(nets, tmp_path, monkeypatch):
-    """With room for those of the last layers only: the first see larger images."""
+    """Here there is memory only for the windows of the last layers, whose inputs are smaller."""
     layer, size = convolutions(nets.template, 32)["features.1.main.0"]
     windows = 4 * nets.count * window_elements(layer, IMAGES["training"], *size)
     monkeypatch.setattr(convolution_choice, "gpu_memory", lambda: 64 * (windows - 1))

@@ -1,4 +1,4 @@
-"""Where CUDA graphs cannot be captured, every call is a plain one; graphs themselves need a GPU."""
+"""CUDA graphs: when functions are captured and replayed, and what happens if that fails; with a fake graph."""
 
 import gc
 import traceback
@@ -15,7 +15,7 @@ CALLS = WARM_UP + 5
 
 
 class Graph:
-    """A graph of a GPU that is not there: it remembers its pool and how often it was replayed."""
+    """A fake graph, as there is no GPU: it remembers its pool and how often it was replayed."""
 
     made: list["Graph"]
 
@@ -24,7 +24,7 @@ class Graph:
         Graph.made.append(self)
 
     def pool(self):
-        """That of the graph it shares one with, or its own."""
+        """The pool that it shares with another graph, or its own."""
         if not self.ended:
             raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
         return self.used or f"pool of {Graph.made.index(self)}"
@@ -35,7 +35,7 @@ class Graph:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """All graphs, with what their captures were given; a capture runs the function."""
+    """A list of all fake graphs; a capture runs the function."""
     Graph.made = []
 
     @contextmanager
@@ -53,7 +53,7 @@ def graphs(monkeypatch):
 
 
 def cut_off(monkeypatch):
-    """Captures that end as CUDA ends one during which something failed: with an error of its own."""
+    """Make captures in which something fails end as in CUDA: with an error that hides the first one."""
 
     @contextmanager
     def capture(graph, **_):
@@ -99,8 +99,8 @@ def test_a_graph_that_fails_is_tried_once_costs_no_call_and_leaves_its_traceback
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("Tried to allocate"), RuntimeError("CUDA error: out of memory")]
 )
-def test_memory_that_ends_during_a_capture_is_no_failed_graph(graphs, monkeypatch, error):
-    """The program is parted; without a graph it would need as much memory, and more."""
+def test_exhausted_memory_during_a_capture_is_raised(graphs, monkeypatch, error):
+    """Then the program is halved; continuing without a graph would need at least as much memory."""
     cut_off(monkeypatch)
     said = []
     replays = Replays("cuda", said.append)
@@ -123,7 +123,7 @@ def test_memory_that_ends_during_a_capture_is_no_failed_graph(graphs, monkeypatc
     ("message", "raised"),
     [("CUDA error: out of memory", torch.OutOfMemoryError), ("CUDA error: unknown error", RuntimeError)],
 )
-def test_memory_that_ends_when_a_graph_starts_is_told_from_other_errors(graphs, monkeypatch, message, raised):
+def test_exhausted_memory_at_the_start_of_a_graph_is_told_from_other_errors(graphs, monkeypatch, message, raised):
     replays = Replays("cuda", print)
 
     def replay(graph):
@@ -138,8 +138,8 @@ def test_memory_that_ends_when_a_graph_starts_is_told_from_other_errors(graphs, 
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_only_a_graph_whose_capture_was_cut_off_is_never_freed(graphs, monkeypatch, ends):
-    """At its place in memory the next graph would be taken for it; any other keeps its memory as long as it lives."""
+def test_only_a_graph_whose_capture_was_aborted_is_never_freed(graphs, monkeypatch, ends):
+    """Torch's allocator would take another graph at the same address for it."""
     if not ends:
         cut_off(monkeypatch)
     replays = Replays("cuda", print)

@@ -1,4 +1,4 @@
-"""Devices: who gets a GPU, and who is told that there is none."""
+"""Devices: which process gets which GPU, and errors without one."""
 
 import multiprocessing
 import os

@@ -33,7 +33,7 @@ def states_equal(first, second):
 
 @pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
 def test_classical_is_nets_trained_separately_bit_for_bit(backbone):
-    """The baseline has its own optimiser per net here, and no other net in sight."""
+    """Here each net is trained alone, with an optimiser of its own."""
     settings, data = cells.settings(backbone=backbone), cells.data()
     trained = train(settings, data, device="cpu", progress=quiet)
     for member in range(settings.members):
@@ -156,7 +156,7 @@ def test_validating_changes_nothing():
 
 
 def test_members_with_their_own_batches_are_nets_trained_alone():
-    """A deep ensemble: each member's batches are those of a seed of its own."""
+    """A deep ensemble: the batches of each member are drawn with a seed of its own."""
     settings, data = cells.settings(own_batches=True), cells.data()
     trained = train(settings, data, device="cpu", progress=quiet)
     for member in range(settings.members):

@@ -1,4 +1,4 @@
-"""No tensor of a program on a GPU is larger than its libraries can count, or than the card."""
+"""A program on a GPU fits into its memory, and no tensor has more elements than the GPU libraries can index."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_every_program_and_evaluation_of_the_authors_fits(dataset, backbone, mem
 
 
 def test_ten_runs_of_neu_on_a_large_card_and_what_a_step_keeps():
-    """More than 16 runs overflowed in training, and an evaluation of 200 images of a run."""
+    """The library limit is reached by more than 16 runs in training, and by 200 images of one run in evaluation."""
     net = extent("vgg", "neu", 200, 1.0)
     assert runs_at_once(net, 5, 10, bytes_each=4, memory=math.inf) == 16
     assert runs_at_once(extent("resnet", "neu", 200, 1.0), 5, 10, bytes_each=4, memory=H200) >= 10
@@ -51,7 +51,7 @@ def test_ten_runs_of_neu_on_a_large_card_and_what_a_step_keeps():
 
 @pytest.mark.parametrize(("images", "memory"), [(2000, H200), (360, 40e9), (7, 1e9), (1, 1)])
 def test_an_evaluation_is_cut_into_parts_of_nearly_one_size(images, memory):
-    """Each size is a graph of its own."""
+    """A CUDA graph is captured for each size, so there should be few."""
     size = evaluated_at_once(extent("alexnet", "cifar10", 32, 1.0), 50, images, memory)
     parts = math.ceil(images / size)
     assert size * parts - images < parts

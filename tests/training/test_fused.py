@@ -1,4 +1,4 @@
-"""Runs trained as one network have the numbers that the loop gives each of them alone."""
+"""Fused programs: runs that are trained as one network give the results of the plain loop on each of them alone."""
 
 import gc
 import math
@@ -18,7 +18,7 @@ from fdl.methods.losses import feature_distance
 from fdl.models.fused import FusedNets
 from fdl.training import engine, fused
 from fdl.training.augment import augment
-from fdl.training.fused import Program, Run, _alike, distance_weights
+from fdl.training.fused import Program, Run, _group_by_terms, distance_weights
 from fdl.training.state import Diverged
 from fdl.training.together import can_be_fused
 from tests.training import cells
@@ -44,7 +44,7 @@ def run(method="classical", seed=4, data=None, **changes):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The nets that were built last."""
+    """A list of the nets that were built last."""
     build_members, last = engine.build_members, []
 
     def build(*arguments):
@@ -57,7 +57,7 @@ def built(monkeypatch):
 
 @pytest.fixture
 def float64(monkeypatch, built):
-    """Both paths in float64; `built`."""
+    """Program and plain loop compute in float64; returns `built`."""
     build_members, to_input = engine.build_members, engine.to_input
     monkeypatch.setattr(engine, "build_members", lambda *arguments: [net.double() for net in build_members(*arguments)])
     monkeypatch.setattr(engine, "to_input", lambda pixels: to_input(pixels).double())
@@ -69,7 +69,7 @@ def by_loop(one):
 
 
 def assert_close(first, second, tolerance):
-    """Mappings of tensors, relative to the largest value of each."""
+    """Compare mappings of tensors, with a tolerance relative to the largest value of each tensor."""
     assert first.keys() == second.keys()
     for name, value in first.items():
         scale = max(1.0, float(second[name].abs().max()))
@@ -77,7 +77,7 @@ def assert_close(first, second, tolerance):
 
 
 def assert_same(fused, loop, tolerance=1e-10):
-    """Two trainings of a run."""
+    """Compare two trainings of a run: histories, selections, states and validations."""
     assert (fused.selected, fused.validated) == (loop.selected, loop.validated)
     assert [row.keys() for row in fused.history] == [row.keys() for row in loop.history]
     for ours, theirs in zip(fused.history, loop.history, strict=True):
@@ -97,7 +97,7 @@ def test_every_variant_of_the_authors_networks_trains_as_in_the_loop(float64, da
     runs = [run(method, seed, **changes) for seed in (4, 5) for method in ("classical", "fdl")]
     program = Program(runs, "cpu", quiet)
     trained = program.train(progress=quiet)
-    gradients = program.nets.parted(program.nets.gradient)
+    gradients = program.nets.parameter_views(program.nets.gradient)
     for number, one in enumerate(runs):
         assert_same(trained[number], by_loop(one))
         for member, net in enumerate(float64):
@@ -110,7 +110,7 @@ def test_gradients_of_the_first_step_in_float32(built, backbone):
     runs = [run(method, backbone=backbone, epochs=1, batch_size=9) for method in METHODS]
     program = Program(runs, "cpu", quiet)
     program.train(progress=quiet)
-    ours = program.nets.parted(program.nets.gradient)
+    ours = program.nets.parameter_views(program.nets.gradient)
     for number, one in enumerate(runs):
         by_loop(one)
         for member, net in enumerate(built):
@@ -135,7 +135,9 @@ def test_a_bundle_of_two_methods_and_three_seeds_is_six_cells_trained_alone(floa
 
 @pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
 @pytest.mark.parametrize("statistics", ["moving", "reestimate"])
-def test_on_a_gpu_a_validation_has_batch_norm_in_the_weights_of_this_epoch(float64, monkeypatch, backbone, statistics):
+def test_on_a_gpu_a_validation_folds_batch_norm_with_the_statistics_of_its_epoch(
+    float64, monkeypatch, backbone, statistics
+):
     monkeypatch.setattr(fused, "FusedNets", lambda nets, inputs, *, apart: FusedNets(nets, inputs))
     changes = {"backbone": backbone, "bn_statistics": statistics, "evaluate_every": 1, "selections": ["own", "last"]}
     runs = [run(method, seed, **changes) for seed in (0, 1) for method in ("classical", "fdl")]
@@ -162,17 +164,17 @@ def test_batches_that_are_whole_one_short_batch_and_a_last_batch_of_one_image(fl
 def test_on_a_gpu_runs_that_want_the_same_terms_compute_them_together(float64, monkeypatch):
     asked = []
 
-    def alike(wanted, *, apart):
+    def group(wanted, *, apart):
         asked.append(apart)
-        return _alike(wanted, apart=False)
+        return _group_by_terms(wanted, apart=False)
 
-    monkeypatch.setattr(fused, "_alike", alike)
+    monkeypatch.setattr(fused, "_group_by_terms", group)
     runs = [run(method, seed) for seed in (0, 1) for method in METHODS]
     program = Program(runs, "cpu", quiet)
     assert asked == [True, True]
-    weighted = [(runs.tolist(), terms) for runs, terms, _ in program._weighted]
+    weighted = [(runs.tolist(), terms) for runs, terms, _ in program._terms_in_loss]
     assert weighted == [([1, 5], [0, 1]), ([2, 6], [0]), ([3, 7], [1])]
-    assert [(runs.tolist(), terms) for runs, terms in program._unweighted] == [
+    assert [(runs.tolist(), terms) for runs, terms in program._terms_reported] == [
         ([0, 4], [0, 1]), ([3, 7], [0]), ([2, 6], [1])
     ]  # fmt: skip
     for one, trained in zip(runs, program.train(progress=quiet), strict=True):
@@ -219,7 +221,7 @@ def test_a_program_goes_on_from_its_state_with_the_same_bits():
     states = []
 
     class Killed(Exception):
-        """In the middle of a training."""
+        """Stops a training in the middle."""
 
     stopped = Program(runs, "cpu", quiet)
 
@@ -241,7 +243,7 @@ def test_a_program_goes_on_from_its_state_with_the_same_bits():
 
 @pytest.mark.parametrize("method", DECLARED)
 def test_a_declaration_says_what_the_function_computes(method):
-    """A function that was edited: write its digest into the declaration once it says the same of the new text."""
+    """If this fails after an edit of the function: check that the declaration still holds, then update its digest."""
     assert DECLARED[method].digest == method_source(method).digest
     generator = torch.Generator().manual_seed(0)
     maps = [torch.rand(4, 3, 5, 5, generator=generator, dtype=torch.float64) for _ in range(3)]
@@ -252,7 +254,7 @@ def test_a_declaration_says_what_the_function_computes(method):
         assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_a_function_that_was_edited_is_called_itself(tmp_path, monkeypatch):
+def test_a_method_whose_function_was_edited_is_not_fused(tmp_path, monkeypatch):
     assert can_be_fused(run("fdl").settings)
     text = method_sources._METHODS.read_text()
     edited = tmp_path / "registry.py"
@@ -276,7 +278,7 @@ def same_bits(first, second):
 @pytest.mark.parametrize("members", [2, 5])
 @pytest.mark.parametrize("backbone", ["alexnet", "vgg", "resnet"])
 def test_on_a_cpu_no_bit_depends_on_the_other_methods_of_the_seed(backbone, members):
-    """Two channels, five, or ten in the first layers: no whole vector of the processor."""
+    """With 2, 5 or 10 channels in the first layers, which do not fill the vector registers of the processor."""
     changes = {
         "backbone": backbone,
         "members": members,
@@ -293,8 +295,8 @@ def test_on_a_cpu_no_bit_depends_on_the_other_methods_of_the_seed(backbone, memb
     assert same_bits(together[0], pair[0])
 
 
-def test_nothing_of_a_program_is_alive_after_its_training():
-    """The memory of its graphs is for what comes next; it does not wait for the garbage collection."""
+def test_a_program_is_freed_after_its_training_without_garbage_collection():
+    """The GPU memory of its graphs is needed for what follows the training."""
     runs = [run(method, seed, evaluate_every=1) for seed in (0, 1) for method in ("classical", "fdl")]
     states = []
     gc.collect()
@@ -313,7 +315,7 @@ def test_nothing_of_a_program_is_alive_after_its_training():
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_each_stream_waits_for_what_the_other_has_begun(monkeypatch, fails):
-    """What reads the weights between two epochs does so on the default stream."""
+    """Between two epochs the weights are read on the default stream."""
     done = []
 
     class Stream:

@@ -1,4 +1,4 @@
-"""A head trained as on a GPU has the numbers of the loop; here without graphs, on the CPU."""
+"""A head on fused members, as on a GPU, gives the results of single members; here on the CPU, without CUDA graphs."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.training.test_heads import head_options, members, quiet, train
 
 @pytest.fixture
 def both(monkeypatch):
-    """Trains in float64: in the loop, and as on a GPU."""
+    """Trains in float64, with single members and as on a GPU."""
     to_input, build_head = engine.to_input, heads.build_head
     monkeypatch.setattr(heads, "build_head", lambda *arguments: build_head(*arguments).double())
     for module in (heads, engine):
@@ -87,7 +87,7 @@ def test_where_the_fused_members_fail_the_loop_takes_their_place(monkeypatch, er
 
 
 def test_a_step_reads_tensors_that_stay_and_each_size_has_its_own(monkeypatch):
-    """What a CUDA graph needs."""
+    """A CUDA graph records the addresses of the tensors that it reads, and their sizes."""
     head, seen, names = torch.nn.Linear(3, 2), [], []
     steps = ReplayedSteps([head], 1e-2, "cpu", quiet)
     monkeypatch.setattr(steps, "_replays", lambda name, step: (names.append(name), step()))
@@ -108,7 +108,7 @@ def test_a_step_reads_tensors_that_stay_and_each_size_has_its_own(monkeypatch):
 
 
 def test_the_largest_evaluation_fits_and_its_convolutions_are_chosen_on_a_gpu(monkeypatch):
-    """200 images of five nets of NEU-VGG would be more elements than its libraries count."""
+    """An evaluation of 200 images by five VGG nets of NEU would have a tensor too large for the GPU libraries."""
     monkeypatch.setattr("fdl.models._initialise", lambda *_: None)
     net = build("vgg", "neu", width=0.5).eval()
     fused = FusedMembers([net] * 10, settings(backbone="vgg", dataset="neu", image_size=200), 360, quiet)

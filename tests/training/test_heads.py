@@ -50,7 +50,7 @@ def train(name="fusion", cell=None, nets=None, images=None, **changes):
 
 
 def published():
-    """The authors' rows of fusion (docs/reference.md 6.1): (dataset, backbone) → row."""
+    """The authors' settings of fusion (docs/reference.md 6.1): (dataset, backbone) → row."""
     with (ROOT / "fdl" / "core" / "authors_config.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["has_fusion"] == "1"]
     return {(row["dataset"].lower(), row["backbone"].lower()): row for row in rows}
@@ -101,7 +101,7 @@ def test_the_members_of_the_cell_are_left_as_they_are():
 
 
 def tuned_logits(nets, images):
-    """Oracle of one epoch of stacking on all training images at once, and one of tuning, by torch's own Adam."""
+    """Independent computation, with torch's own Adam, of one epoch of stacking in a single batch, and one of tuning."""
     cell = settings()
     head = build_head("stacking", CLASSES * len(nets), 8, CLASSES, cell.seed)
     inputs, labels = images.train.pixels / 255, images.train.labels
@@ -131,7 +131,7 @@ def test_tuning_trains_head_and_members_in_evaluation_mode():
 
 
 def test_features_computed_once_are_those_of_every_epoch(monkeypatch):
-    """The cached path and the one that runs the members on every batch, with an augmentation that changes nothing."""
+    """Cached features give the same head as running the members on every batch, if the augmentation changes nothing."""
     monkeypatch.setattr("fdl.training.engine.augment", lambda pixels, keys: pixels)
     cell = settings()
     cached, computed = train(cell=cell), train(cell=cell, augment=True)
@@ -188,7 +188,7 @@ def test_a_head_that_diverges_stops_early_with_what_is_not_finite():
     assert not torch.isfinite(head.logits["test"]).all()
 
 
-def test_null_is_what_the_authors_used():
+def test_heads_without_settings_use_those_of_the_authors():
     """docs/reference.md 6.1: learning rate and augmentation of every dataset and backbone."""
     params = settings_module.load(ROOT / "params.yaml", preset="authors")
     heads = {key: head_settings(params, Cell(*key, 3, "classical", 0)) for key in PUBLISHED}
@@ -262,7 +262,7 @@ def test_the_history_is_the_mean_over_the_training_images():
 
 @pytest.mark.parametrize("rule", ["last", "sum"])
 def test_statistics_of_a_head_are_estimated_from_training_images_alone(rule, monkeypatch):
-    """Nine of these, twelve for validation, fifteen for the test."""
+    """There are nine training images, twelve for validation and fifteen for the test."""
     seen = []
 
     def record(nets, batches, how):
@@ -287,7 +287,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", ["fusion", "stacking"])
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_numbers_of_heads_have_not_changed(name, augment):
-    """Their draws of weights, order, augmentation and dropout: HEADS_VERSION goes up together with these numbers."""
+    """Draws of weights, order, augmentation and dropout. If these numbers change, HEADS_VERSION must be raised."""
     cell = settings(selections=["sum"], evaluate_every=1, bn_statistics="reestimate")
     trained = train(name, cell, epochs=2, augment=augment, tuning_learning_rate=1e-3)
     numbers = [

@@ -1,4 +1,4 @@
-"""What a bundle's process imports: every bundle of a grid pays for it again."""
+"""What a bundle's process imports, because every bundle of a grid spends the time for it."""
 
 import os
 import subprocess

@@ -91,7 +91,7 @@ def test_what_a_training_passes_over_is_passed_over_and_all_else_is_named(record
         assert any(part in line for line in said), part
 
 
-def test_16_bits_are_read_by_the_bits_that_the_training_had(record):
+def test_16_bit_images_are_scaled_as_in_the_training(record):
     run = json.loads((record / "run.json").read_text())
     (record / "run.json").write_text(json.dumps(run | {"data": run["data"] | {"white": 4095}}))
     values = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
@@ -145,7 +145,7 @@ def test_overlays_show_the_image_and_each_members_map(record):
     assert grey.shape == (32, 32)
 
 
-def test_another_selection_and_ones_that_were_not_kept(trained, record):
+def test_weights_that_were_not_kept_or_are_missing_are_reported(trained, record):
     with pytest.raises(InputError, match=r"holds no weights of selection 'own'; it holds those of last$"):
         load_ensemble(record, "own")
     for path in record.glob("weights-*"):
@@ -154,7 +154,7 @@ def test_another_selection_and_ones_that_were_not_kept(trained, record):
         load_ensemble(record)
 
 
-def test_what_is_no_record_with_weights_is_one_line(trained, record, monkeypatch):
+def test_folders_without_weights_or_images_are_reported_in_one_line(trained, record, monkeypatch):
     from fdl.data.splits import write_split
     from fdl.training.bundle import run_bundle
 

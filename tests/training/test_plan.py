@@ -1,4 +1,4 @@
-"""What a grid costs before it is run: the counts are those of a real run."""
+"""The forecast of a grid's cost: the counts equal those of a real run."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_net_of_torchvision_is_counted_too():
 )
 def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatch, changes):
     write_images()
-    # Nets that are wide enough to be trained one by one: a program calls no single net.
+    # Wide nets are trained one by one, so that their calls can be counted; a fused program calls no single net.
     changes = {"seeds": [0], "methods": ["fdl"], "width": 0.6} | changes
     if changes.get("precision") == "bfloat16" and not autocast_bfloat16("auto", "cpu"):
         pytest.skip("this processor has no bfloat16 arithmetic")
@@ -76,7 +76,7 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     params, forward = tiny(**changes), Member.forward
     works = [costs.work(params, cell) for cell in params.cells()]
     for work in works:
-        costs.count(work.shape)  # now, for it calls the net too: a run counts, once, where the disk has little room
+        costs.count(work.shape)  # fills the cache: it calls the net, as a bundle would if disk space is low
     seen = {"trained": 0, "evaluated": 0, "mapped": 0}
 
     def counting(self, x):
@@ -106,7 +106,7 @@ def test_the_longest_bundles_begin_first():
 
 @pytest.mark.parametrize(("methods", "width", "nets"), [(["classical", "fdl"], 0.0625, 4), (["gncl"], 0.0625, 0)])
 def test_narrow_nets_are_measured_as_they_are_trained(project, monkeypatch, methods, width, nets):
-    """Both methods of a seed as one program of two ensembles with two nets each; other losses by the loop."""
+    """Both methods of a seed are one program of two ensembles with two nets each; other methods use the plain loop."""
     seen = []
     monkeypatch.setattr(fused, "Program", lambda *about: seen.append(fused_program(*about)) or seen[-1])
     lines = plan.plan(tiny(methods=methods, width=width), seconds=0.2).lines
@@ -174,7 +174,7 @@ def test_the_spread_is_that_of_the_records_at_hand(project):
 
 
 def test_a_gpu_is_measured_as_it_trains_evaluates_and_tunes(project, monkeypatch):
-    """Here on the CPU: evaluations by the program, and heads on the members of one ensemble at a time."""
+    """Tested on the CPU: evaluations use the program, and heads the fused members of one ensemble at a time."""
     called = []
 
     def noting(module, name):
@@ -198,8 +198,8 @@ def test_a_program_on_a_gpu_is_no_larger_than_the_card(project, monkeypatch):
     assert together == {1, 6}, "a loss that is not declared is trained alone"
     work = costs.work(params, params.cells()[0])
     monkeypatch.setattr("fdl.training.extent.gpu_memory", lambda: 1.0)
-    assert plan._fitting(params, work, 6, "cuda") == 1
-    assert plan._fitting(params, work, 6, "cpu") == 6
+    assert plan._ensembles_at_once(params, work, 6, "cuda") == 1
+    assert plan._ensembles_at_once(params, work, 6, "cpu") == 6
 
 
 def test_heads_are_forecast_at_their_own_pace(project):

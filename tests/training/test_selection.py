@@ -11,19 +11,19 @@ from tests.training import cells
 
 
 def selector(rules, **changes):
-    """Of eight validation images, of which the first three are the small set."""
+    """A selector for eight validation images, of which the first three are the small set."""
     settings = cells.settings(selections=rules, **changes)
     data = replace(cells.data(validation=8), small=torch.arange(3))
     return Selector(settings, data, Trained([], {}, {}))
 
 
 def right(*counts, images=8):
-    """(M, images) booleans: the last `counts[m]` images are those that member m gets right."""
+    """(M, images) booleans: member m classifies the last `counts[m]` images correctly."""
     return torch.stack([torch.arange(images) >= images - count for count in counts])
 
 
 def chosen(rule, epochs, **changes):
-    """The epoch that the rule picks for each member, with the states that it kept."""
+    """The selected epoch of each member, and the kept states."""
     chooser = selector([rule], epochs=len(epochs), **changes)
     for epoch, counts in enumerate(epochs):
         chooser.add(right(*counts), lambda member, epoch=epoch: {"place": torch.tensor([epoch, member])}, epoch)

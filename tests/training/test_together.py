@@ -1,4 +1,4 @@
-"""A bundle whose cells share a program: its records, its checkpoints, and a memory that does not suffice."""
+"""Bundles whose cells are trained as one program: records, checkpoints, and what happens if memory is exhausted."""
 
 import json
 from dataclasses import replace
@@ -29,12 +29,12 @@ CHANGES = {"epochs": 4, "evaluate_every": 1, "selections": ["sum", "last"]}
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
+    """A stand-in for SIGKILL: no code catches it."""
 
 
 @pytest.fixture
 def fused(monkeypatch):
-    """What a GPU does, on the CPU: all cells in one program."""
+    """Group cells on the CPU as on a GPU: all in one program."""
     monkeypatch.setattr(together, "groups", lambda waiting, device: groups(waiting, "cuda"))
 
 
@@ -44,7 +44,7 @@ def every_epoch(monkeypatch):
 
 
 def waiting(path, count=3):
-    """Two methods of some seeds, on the same images."""
+    """Cells of two methods and some seeds, on the same images."""
     data = cells.data()
     return [
         Waiting(run(method, seed, data, **CHANGES), Checkpoint(path / f"{method}{seed}", quiet), f"{method}{seed}")
@@ -54,7 +54,7 @@ def waiting(path, count=3):
 
 
 def train(group, progress=quiet, say=quiet):
-    """Train, and read what is left in the checkpoints."""
+    """Train, and return the contents of the checkpoints."""
     assert train_together(group, device="cpu", say=say, progress=progress) == {}
     return {one.digest: one.checkpoint.load("trained") for one in group}
 
@@ -111,7 +111,7 @@ def test_the_settings_know_which_cells_are_fused(width):
 
 @pytest.fixture(params=["cpu", "cuda"])
 def grouping(request, monkeypatch):
-    """Groups as on either device."""
+    """The name of a device; cells are grouped as on that device."""
     monkeypatch.setattr(together, "groups", lambda waiting, device: groups(waiting, request.param))
     return request.param
 
@@ -137,7 +137,7 @@ def test_a_group_that_was_killed_goes_on_with_the_same_bits(tmp_path, grouping):
 
 @pytest.mark.parametrize("at", [0, 2])
 def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_path, monkeypatch, fused, float64, at):
-    """Five runs are too many from an epoch on: four and two go on where they were."""
+    """From some epoch on memory is exhausted with five or more runs: groups of four and two resume there."""
     train_epoch, tried = Program.train_epoch, []
 
     def limited(self, epoch):
@@ -166,7 +166,7 @@ def test_a_group_without_memory_is_halved_and_each_run_keeps_its_numbers(tmp_pat
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """What the next programs choose as the forms of their convolutions, as on a GPU."""
+    """A list of the forms that the next programs will choose for their convolutions, as on a GPU."""
     build, forms = Program.__init__, []
 
     def choose(self, runs, *arguments):
@@ -182,7 +182,7 @@ UNFOLDED = {"training": {"features.5": "unfolded", "features.9": "unfolded"}, "e
 
 
 def test_a_group_that_goes_on_keeps_the_forms_of_its_convolutions(tmp_path, fused, chosen):
-    """They are other bits: the record names them."""
+    """Other forms give other bits, so the record names them."""
 
     def dies(line):
         if "epoch 3/4" in line:
@@ -218,7 +218,7 @@ def test_halves_choose_the_forms_of_their_convolutions_anew(tmp_path, monkeypatc
     assert layouts.count(f"fused, 2 runs, {halved}") == 2
 
 
-def test_a_run_that_does_not_fit_alone_is_one_line(tmp_path, monkeypatch):
+def test_a_single_run_that_does_not_fit_is_reported_in_one_line(tmp_path, monkeypatch):
     def none(self, epoch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 

@@ -27,7 +27,7 @@ def settings(**changes: Any) -> CellSettings:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, right: dict[float, int | None]) -> list[float]:
-    """Trainings whose members get so many validation images right together; None: diverges. Lists what was trained."""
+    """Replace trainings by ones with given numbers of correct validation images (None: diverged); lists their rates."""
     trained: list[float] = []
 
     def fake(cell: CellSettings, data: object, **options: object) -> Trained:
@@ -38,7 +38,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, right: dict[float, int | None]) -> li
         correct = torch.zeros(3, 12, dtype=torch.bool)
         correct.view(-1)[:hits] = True
         states = {"last": [{"rate": torch.tensor(cell.learning_rate)}] * 3}
-        # The epoch before was perfect: only the selected one counts.
+        # All predictions of the epoch before are correct; only the selected epoch must count.
         return Trained([{"epoch": 2}], states, {"last": [2] * 3}, [1, 2], [torch.ones_like(correct), correct])
 
     monkeypatch.setattr(engine, "train", fake)
@@ -91,7 +91,7 @@ def test_the_chosen_training_is_that_of_its_rate() -> None:
 
 
 def test_the_small_validation_set_decides_where_it_selects() -> None:
-    """The score of a tuned `sum-small` cell is over the images that its epoch was picked on."""
+    """The score of a tuned `sum-small` cell counts the same images as the selection of its epoch."""
     data = cells.data(train=6)
     tuned = tuning.train(settings(selections=["sum-small"], evaluate_every=1), data, device="cpu", progress=quiet)
     assert tuned.tuning is not None
@@ -102,7 +102,7 @@ def test_the_small_validation_set_decides_where_it_selects() -> None:
 
 
 def test_a_finished_candidate_is_not_trained_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Interrupted in its second candidate, the cell goes on there."""
+    """A cell that was interrupted in its second candidate resumes there."""
     train, started = engine.train, []
     data = cells.data()
     whole = tuning.train(settings(), data, device="cpu", progress=quiet)

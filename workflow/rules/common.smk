@@ -1,4 +1,4 @@
-# Settings, checked once at parse time; where every file lies; the rules' functions.
+# Settings, which are checked when the workflow is parsed; the paths of all files; the functions of the rules.
 import os
 import re
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 from snakemake.logging import logger
 from snakemake.utils import validate
 
-# Use the package beside this workflow and this interpreter, also in jobs and without an activated environment.
-# Not `basedir`: if another workflow uses this one as a module, that is the other workflow's folder.
+# Jobs use this interpreter and the package beside this workflow, even if no environment is activated. `basedir` would
+# be wrong: if another workflow uses this one as a module, it is the folder of the other workflow.
 ROOT = str(Path(workflow.current_basedir).parents[1])
 sys.path.insert(0, ROOT)
 for name, first in (("PYTHONPATH", ROOT), ("PATH", str(Path(sys.executable).parent))):
@@ -25,13 +25,13 @@ from fdl.core.settings_file import Laid, lay
 from fdl.core.step_lines import print_step_lines
 from fdl.training.device import gpu_slots
 
-# A dry run says what each step would do; a job on a cluster writes its log as Snakemake does.
+# Print one line per step instead of Snakemake's blocks, except in a dry run, with --verbose and in jobs on a cluster.
 shown = workflow.output_settings
 if workflow.is_main_process and not (shown.dryrun or shown.verbose):
     print_step_lines(logger)
 
-# Read the file again, as every verb does: Snakemake reads YAML 1.1, lets the last of two equal keys win, and reads
-# `--config seeds=[0,1]` as text. A workflow that uses this one as a module may pass a config of its own.
+# Read params.yaml again, as every command of fdl does, because Snakemake reads YAML 1.1, silently accepts duplicate
+# keys and takes `--config seeds=[0,1]` as text. A workflow that uses this one as a module may pass its own config.
 try:
     if "params.yaml" in workflow.configfiles:
         LAID = lay(
@@ -49,7 +49,7 @@ except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
     sys.exit(2)
 
-# In such a folder the trainings would be lost silently: DVC deletes it, and they are not in DVC's cache.
+# DVC deletes the folder of such an experiment. The trainings are not in DVC's cache and would be lost.
 if ".dvc/tmp/exps" in Path.cwd().as_posix():
     print(
         "fdl: `dvc exp run --temp` and `--queue` work in a folder that DVC deletes afterwards, with all trainings; "
@@ -86,7 +86,7 @@ GPUS = len(gpu_slots())
 if GPUS:
     workflow.global_resources.setdefault("gpu", GPUS)
 
-# Another folder means other images.
+# The folder of local images; it is a parameter of the rule `prepare`, because another folder holds other images.
 DATA_DIR = (
     PARAMS.data_dir or os.environ.get("FDL_DATA_DIR")
     if PARAMS.source == "local"
@@ -121,18 +121,18 @@ def split_files(cells):
 
 
 def dataset_of(wildcards):
-    """Name of a dataset, with its pool, without what its folder's name says of the size of its images."""
+    """Name of a dataset, with its pool but without the image size that the name of its folder ends with."""
     return re.match(r"[a-z0-9]+(-pool\d+)?", wildcards.dataset)[0]
 
 
 def data_folder(wildcards):
-    """Where a dataset's files lie, and for the user's own also how they are read."""
+    """The folder of a dataset's files, and for the user's own images also how they are read."""
     own = PARAMS.own(dataset_of(wildcards))
     return [own.folder, own.image_size, own.like, own.antialias] if own else DATA_DIR
 
 
 def prepared_file(dataset, pool=None):
-    """What says that a dataset is prepared; of the user's own, that today's photographs are."""
+    """The file whose existence means that a dataset is prepared; for the user's own images, in their current state."""
     if PARAMS.own(dataset):
         return receipt(PARAMS, dataset).as_posix()
     return f"{layout.prepared_folder(PARAMS, dataset, pool)}/dataset.json"
@@ -156,7 +156,7 @@ def bundle_splits(wildcards):
 
 
 def bundle_due(wildcards):
-    """A file that is newer than the bundle's receipt while a record of it is missing, damaged or not what is asked for."""
+    """A file that is newer than the bundle's receipt while any of its records is missing, damaged or stale."""
     return str(due_file(PARAMS, bundle_cells(wildcards), JUDGE))
 
 

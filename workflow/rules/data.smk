@@ -1,4 +1,4 @@
-# Images are read from their source into arrays; then the training images are drawn.
+# Images are read from their source into arrays, from which the k-shot training images are drawn.
 rule prepare:
     output:
         f"{layout.PREPARED}/{{source}}/{{dataset}}/dataset.json",

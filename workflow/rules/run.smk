@@ -1,5 +1,5 @@
-# One job per bundle: all methods and seeds of (dataset, backbone, shots). Its one declared output is
-# the receipt. The cells' records are put in place as they finish, so they survive a failed job.
+# One job per bundle, i.e. all methods and seeds of (dataset, backbone, shots). Its only declared output is the receipt.
+# Each cell's record is published as soon as it is finished, so finished records survive a failed job.
 rule run:
     input:
         splits=bundle_splits,
