@@ -97,7 +97,7 @@ def report(content: dict[str, Any]) -> str:
         "",
         *table(content["cases"]),
     ]
-    return "\n".join([*lines, "", "Folded evaluations are used nowhere: they round otherwise.", ""])
+    return "\n".join([*lines, "", "Folded evaluations round differently; only the validations of a program on a GPU use them.", ""])
 
 
 def main() -> None:
