@@ -18,7 +18,7 @@ from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
 from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
 from fdl.evaluation.voting import COMBINERS
-from fdl.reporting.results import Results, read_arrays, read_record
+from fdl.reporting.results import Results, baseline_pairs, read_arrays, read_record
 from fdl.results.collect import CellState
 
 COMBINER = "soft"
@@ -135,8 +135,8 @@ def points(frozen: Frozen, combiner: str) -> dict[Cell, Array]:
 
 def paired(measured: Mapping[Cell, Array], cells: Sequence[Cell]) -> Values:
     """FDL minus classical, of every seed with both arms."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method == METHOD]
-    return {(a.bundle, a.seed): measured[a] - measured[b] for a, b in pairs if a in measured and b in measured}
+    pairs = baseline_pairs(cells, measured)
+    return {(cell.bundle, cell.seed): measured[cell] - measured[twin] for cell, twin in pairs}
 
 
 def gain(

@@ -18,7 +18,7 @@ from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry, Named
 from fdl.reporting.listings import Column, Line, Listing, Raw
-from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.reporting.results import Results, Spread, paired_differences, spread
 from fdl.results.collect import CELL_COLUMNS
 from fdl.results.measures import ENSEMBLE
 
@@ -37,11 +37,11 @@ def ablation_table(results: Results) -> Listing:
 
     A method's line over all bundles holds the means over the bundles in which both it and the baseline have a value.
     """
-    percent = {cell: 100 * value for cell, value in results.accuracy.items()}
+    gains = {method: paired_differences(results.accuracy, method) for method in results.methods}
     lines, both = [], defaultdict(list)
     for bundle, method, cells in _groups(results):
-        score = spread([percent[cell] for cell in cells if cell in percent])
-        difference = spread(differences(percent, cells) if method != BASELINE else [])
+        score = _percent(results.accuracy, cells)
+        difference = spread([gains[method][cell] for cell in cells if cell in gains[method]])
         lines.append(_ablation_line(_labels(results, bundle, method), score, difference, len(cells)))
         if method != BASELINE:
             both[method].append((score.mean, difference.mean))

@@ -1,6 +1,6 @@
 """What tables, figures and pages are made of: `runs.csv`, read once, and the records that it was gathered from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,9 +97,8 @@ class Results:
 
     def pairs(self, method: str) -> list[tuple[Cell, Cell]]:
         """Finished cells of a method, each with the baseline's of the same seed."""
-        cells = [state.cell for state in self.collected.of("done") if state.cell.method == method != BASELINE]
-        twins = [(cell, replace(cell, method=BASELINE)) for cell in cells]
-        return [(cell, twin) for cell, twin in twins if twin in self.done]
+        cells = [state.cell for state in self.collected.cells if state.cell.method == method]
+        return baseline_pairs(cells, self.done)
 
     def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
         """The cells that figures of single records show, of all methods: the baseline, `fdl`, then the others.
@@ -184,16 +183,16 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
 
 
-def differences(values: Mapping[Cell, float], cells: Sequence[Cell]) -> list[float]:
-    """Value minus the baseline's of the same seed, of the cells where both are known."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells]
-    return [values[cell] - values[twin] for cell, twin in pairs if cell in values and twin in values]
+def baseline_pairs(cells: Iterable[Cell], known: Container[Cell]) -> list[tuple[Cell, Cell]]:
+    """Each cell of another method with the baseline's cell of the same seed, where both are known."""
+    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method != BASELINE]
+    return [(cell, twin) for cell, twin in pairs if cell in known and twin in known]
 
 
 def paired_differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
     """The value of each of a method's cells minus the baseline's of the same seed, in points, where both are known."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in values if cell.method == method != BASELINE]
-    return {cell: 100 * (values[cell] - values[twin]) for cell, twin in pairs if twin in values}
+    cells = [cell for cell in values if cell.method == method]
+    return {cell: 100 * (values[cell] - values[twin]) for cell, twin in baseline_pairs(cells, values)}
 
 
 def read_record(params: Params, state: CellState) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting import entries
 from fdl.reporting.entries import Named
-from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, baseline_pairs
 from fdl.results.collect import CellState, Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -222,14 +222,12 @@ def _difference(
     column: Column,
 ) -> Value:
     """Paired by seed: the arms of a seed share images, initial weights and batches."""
-    baseline = {state.cell.seed: state.cell for state in states[dataset, backbone, column.shots, BASELINE]}
-    pairs = [
-        (state.cell, baseline[state.cell.seed])
-        for state in states[dataset, backbone, column.shots, column.method]
-        if state.cell.seed in baseline
-    ]
-    differences = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
-    return _value(differences, len(pairs), difference=True)
+    cells, baseline = (
+        [state.cell for state in states[dataset, backbone, column.shots, method]]
+        for method in (column.method, BASELINE)
+    )
+    asked, measured = baseline_pairs(cells, {*cells, *baseline}), baseline_pairs(cells, values)
+    return _value([values[cell] - values[twin] for cell, twin in measured], len(asked), difference=True)
 
 
 def _value(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Value:
