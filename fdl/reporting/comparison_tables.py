@@ -18,7 +18,7 @@ from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry, Named
 from fdl.reporting.listings import Column, Line, Listing, Raw
-from fdl.reporting.results import Results, Spread, paired_differences, spread
+from fdl.reporting.results import Results, Spread, differences, spread
 from fdl.results.collect import CELL_COLUMNS
 from fdl.results.measures import ENSEMBLE
 
@@ -37,7 +37,7 @@ def ablation_table(results: Results) -> Listing:
 
     A method's line over all bundles holds the means over the bundles in which both it and the baseline have a value.
     """
-    gains = {method: paired_differences(results.accuracy, method) for method in results.methods}
+    gains = {method: differences(results.accuracy, method) for method in results.methods}
     lines, both = [], defaultdict(list)
     for bundle, method, cells in _groups(results):
         score = _percent(results.accuracy, cells)

@@ -8,13 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from math import isfinite
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from fdl.core import files, layout
 from fdl.core.errors import InputError
@@ -211,19 +208,18 @@ def headline(params: Params) -> str:
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
     """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
-    from fdl.evaluation.statistics import jackknife, weighted_mean
-    from fdl.reporting.results import SEEDS_FOR_INTERVAL
+    from fdl.reporting.answer import pooled_gain
 
-    chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
-    above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]
-    n, total = len(above), len(collected.cells)
-    if not above:
+    chance = {dataset: facts.chance or 0 for dataset, facts in collected.datasets.items()}
+    above = pooled_gain({cell: 100 * (value - chance[cell.dataset]) for cell, value in accuracy.items()})
+    total = len(collected.cells)
+    if above is None:
         return f"None of {total:,} cells has a value."
-    datasets, seeds = ([getattr(cell, name) for cell in accuracy] for name in ("dataset", "seed"))
-    low, high = map(float, jackknife(weighted_mean, np.array(above)[:, None], datasets, seeds).interval())
-    enough = isfinite(low) and len(set(seeds)) >= SEEDS_FOR_INTERVAL
-    interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
+    interval = ""
+    if above.interval:
+        low, high = above.interval
+        interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
     return (
-        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance, "
-        f"all methods together ({interval * enough}n = {n:,} of {total:,} cells)."
+        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(above.mean)} points against chance, "
+        f"all methods together ({interval}n = {len(accuracy):,} of {total:,} cells)."
     )

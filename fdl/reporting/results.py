@@ -95,11 +95,6 @@ class Results:
         """The cells with results."""
         return frozenset(state.cell for state in self.collected.of("done"))
 
-    def pairs(self, method: str) -> list[tuple[Cell, Cell]]:
-        """Finished cells of a method, each with the baseline's of the same seed."""
-        cells = [state.cell for state in self.collected.cells if state.cell.method == method]
-        return baseline_pairs(cells, self.done)
-
     def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
         """The cells that figures of single records show, of all methods: the baseline, `fdl`, then the others.
 
@@ -189,7 +184,7 @@ def baseline_pairs(cells: Iterable[Cell], known: Container[Cell]) -> list[tuple[
     return [(cell, twin) for cell, twin in pairs if cell in known and twin in known]
 
 
-def paired_differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
+def differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
     """The value of each of a method's cells minus the baseline's of the same seed, in points, where both are known."""
     cells = [cell for cell in values if cell.method == method]
     return {cell: 100 * (values[cell] - values[twin]) for cell, twin in baseline_pairs(cells, values)}

@@ -85,7 +85,8 @@ def test_the_forest_plot_has_a_row_per_net_and_all_of_them_last(project: Path) -
     assert [title for title, _ in rows] == ["NEU · AlexNet", "NEU · VGG", "all"]
     for _, gain in rows:
         assert gain is not None
-        assert (gain.mean, gain.low, gain.high) == pytest.approx((-4.05, -4.30, -3.80), abs=0.06)
+        assert gain.interval is not None
+        assert (gain.mean, *gain.interval) == pytest.approx((-4.05, -4.30, -3.80), abs=0.06)
     axes = forest(results).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["NEU · AlexNet", "NEU · VGG", "all"]
     low, high = axes.get_xlim()
