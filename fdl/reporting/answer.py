@@ -61,14 +61,14 @@ def compared(method: str | None, members: int) -> str:
     return f"{classical}, with nothing added to their cross-entropies. {votes}"
 
 
-def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Sequence[Claim]) -> str:
+def answer(results: Results, verdicts: Sequence[Claim]) -> str:
     """One sentence: the verdict on C1 where there is one, or else the mean difference with its interval.
 
     Args:
-        collected: the grid.
-        accuracy: test accuracy of the soft vote by cell, in [0, 1].
+        results: of the preset.
         verdicts: as `claims.evaluate` gave them; empty without a frozen grid.
     """
+    collected, accuracy = results.collected, results.accuracy
     method = compared_method(collected)
     if method is None:
         done = len(collected.of("done"))
@@ -80,14 +80,12 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
         gain = Gain(overall.estimate, interval, overall.found // 2)
         if overall.verdict == "undecided" and collected.left_out:
             so_far = f"{overall.found:,} of {overall.cells:,} ensembles are done"
-            nets = list(dict.fromkeys((state.cell.dataset, state.cell.backbone) for state in collected.cells))
-            begun = [net for net in nets if any((cell.dataset, cell.backbone) == net for cell in accuracy)]
-            part = f" That is not a sample of the grid: only {len(begun)} of {len(nets)} combinations of dataset and "
-            part += "backbone have results."
-            return (
-                f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)}."
-                f"{part if len(begun) < len(nets) else ''}"
-            )
+            begun, nets = len({(cell.dataset, cell.backbone) for cell in accuracy}), len(results.nets)
+            part = (
+                f" That is not a sample of the grid: only {begun} of {nets} combinations of dataset and backbone have "
+                "results."
+            ) * (begun < nets)
+            return f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)}.{part}"
         says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
         return f"{says}: {name} is {gain_text(gain)}."
     measured = pooled_gain(differences(accuracy, method))
@@ -99,13 +97,13 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     return f"No verdict, because this preset has no frozen grid: {text}."
 
 
-def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
+def at_chance(results: Results) -> str:
     """Which settings are hardly better than guessing without the loss, and what to try; empty where there is none.
 
-    Args:
-        collected: the grid.
-        scores: test accuracy of the soft vote by cell, in [0, 1]; the balanced one where classes are unequal.
+    Measured by the soft vote on test, by its balanced accuracy where the classes are unequal.
     """
+    collected = results.collected
+    scores = {**results.accuracy, **results.values("soft", "accuracy_balanced")}
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for cell, score in scores.items():
         if cell.method == BASELINE:

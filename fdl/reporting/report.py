@@ -20,7 +20,7 @@ from fdl.core.titles import SYNTHETIC, signed
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
 from fdl.reporting.targets import Target, entries, target_named, targets
-from fdl.results.collect import Collected, headline_values, read_collected, read_runs
+from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from fdl.reporting.results import Results
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     Written = tuple[list[Path], Shown]
 
-COMBINER = "soft"  # of the headline table
 _WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
 
 
@@ -48,12 +47,11 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
         ChildProcessError: one of several processes was ended from outside.
     """
     from fdl.reporting import claims, dvc_metrics, site
-    from fdl.reporting.results import Results
+    from fdl.reporting.results import read_results
 
-    collected = read_collected(params)  # first: what is wrong here is said once
+    results = read_results(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    results = Results(params, collected, read_runs(params))
     with _drawn(results, others, min(processes, worth)) as drawings:  # by other processes from here on
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
@@ -189,17 +187,14 @@ def headline(params: Params) -> str:
         InputError: `collect` has not run for these settings, or a record that a verdict rests on was changed since.
     """
     from fdl.reporting import answer, claims
-    from fdl.reporting.results import Results
+    from fdl.reporting.results import read_results
 
-    collected = read_collected(params)
-    accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
-    table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
-    lines = [to_text(table), _summary(collected, accuracy)]
-    lines += [SYNTHETIC] if collected.synthetic else []
-    balanced = Results(params, collected, read_runs(params)).values(COMBINER, "accuracy_balanced")
-    lines += filter(None, [answer.at_chance(collected, {**accuracy, **balanced})])
-    question = answer.question(answer.compared_method(collected))
-    lines.append(f"{question} {answer.answer(collected, accuracy, claims.evaluate(params))}")
+    results = read_results(params)
+    lines = [to_text(results_table(results, "soft", "accuracy")), _summary(results.collected, results.accuracy)]
+    lines += [SYNTHETIC] if results.collected.synthetic else []
+    lines += filter(None, [answer.at_chance(results)])
+    question = answer.question(answer.compared_method(results.collected))
+    lines.append(f"{question} {answer.answer(results, claims.evaluate(params, results))}")
     if params.claims.grid:
         lines += [f"Caveat: {params.claims.remark}"] if params.claims.remark else []
         lines.append(f"Verdicts: {layout.report_folder(params) / 'tables' / 'claims.md'}")
