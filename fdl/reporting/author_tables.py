@@ -11,14 +11,13 @@ from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
 from fdl.core.titles import SYNTHETIC, backbone_title, method_title
 from fdl.evaluation.metrics import METRICS
-from fdl.evaluation.statistics import t_quantile
+from fdl.evaluation.statistics import LEVEL, t_quantile
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry
 from fdl.reporting.listings import Column, Line, Listing
-from fdl.reporting.results import Results, Spread, spread
+from fdl.reporting.results import Results, Spread, mean_and_std, spread
 from fdl.results.collect import DatasetFacts
 
-LEVEL = 0.95  # of the prediction interval
 _FILE = Path(__file__).parents[1] / "core" / "authors_results.csv"
 # Our combiner and metric → their stored names, the first that a run has. Not their best member: it was picked on test.
 _STORED = {
@@ -164,8 +163,7 @@ def _line(
     raw |= {"notebook": run.notebook, "authors": theirs}
     raw |= {"mean": ours.mean, "std": ours.std, "n": ours.n, "expected": asked, "differs": "; ".join(differs)}
     bounds = prediction_interval(ours)
-    mean = "not in the grid" if not asked else "–" if ours.mean is None else f"{ours.mean:.{digits}f}"
-    mean += f" ± {ours.std:.{digits}f}" if ours.std is not None else ""
+    mean = mean_and_std(ours, digits) if asked else "not in the grid"
     seeds = f"{ours.n} of {asked}" if asked else "–"
     texts = [*labels, f"{theirs:.{digits}f}", mean, seeds]
     if bounds is None:
@@ -177,11 +175,11 @@ def _line(
     return Line([*texts, interval, f"{high - low:.{digits}f}", inside], raw)
 
 
-def prediction_interval(ours: Spread, level: float = LEVEL) -> tuple[float, float] | None:
-    """Bounds between which one new run like ours falls with this probability; None below two runs."""
+def prediction_interval(ours: Spread) -> tuple[float, float] | None:
+    """Bounds between which one new run like ours falls with a probability of 95 %; None below two runs."""
     if ours.mean is None or ours.std is None:
         return None
-    half = float(t_quantile((1 + level) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
+    half = float(t_quantile((1 + LEVEL) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
     return ours.mean - half, ours.mean + half
 
 

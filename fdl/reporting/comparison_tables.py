@@ -18,7 +18,7 @@ from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry, Named
 from fdl.reporting.listings import Column, Line, Listing, Raw
-from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.reporting.results import Results, Spread, differences, mean_and_std, spread
 from fdl.results.collect import CELL_COLUMNS
 from fdl.results.measures import ENSEMBLE
 
@@ -274,12 +274,9 @@ def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
     return spread([100 * values[cell] for cell in cells if cell in values])
 
 
-def _score(score: Spread, asked: int | None = None, digits: int = 1) -> str:
-    """`41.2 ± 1.3`, with the number of seeds where some have no value."""
-    if score.mean is None:
-        return "–"
-    text = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if score.std is not None else "")
-    return text.replace("-", "−") + (f" (n={score.n})" if asked is not None and score.n < asked else "")
+def _score(score: Spread, asked: int = 0, digits: int = 1) -> str:
+    """`41.2 ± 1.3`, with the number of seeds where some of those asked for have no value."""
+    return mean_and_std(score, digits) + (f" (n={score.n})" if 0 < score.n < asked else "")
 
 
 def _difference(difference: Spread) -> str:

@@ -173,6 +173,14 @@ class Spread:
         return t_interval(self.mean, self.std, self.n)
 
 
+def mean_and_std(values: Spread, digits: int = 1) -> str:
+    """`41.2 ± 1.3`, or `–`."""
+    if values.mean is None:
+        return "–"
+    std = "" if values.std is None else f" ± {values.std:.{digits}f}"
+    return f"{values.mean:.{digits}f}{std}".replace("-", "−")
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard deviation over seeds."""
     return Spread(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))

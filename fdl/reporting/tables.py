@@ -18,11 +18,10 @@ from fdl.core.titles import (
     signed_interval,
 )
 from fdl.evaluation.metrics import METRICS, sentence
-from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting import entries
 from fdl.reporting.entries import Named
-from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, baseline_pairs, spread
+from fdl.reporting.results import Results, Spread, baseline_pairs, mean_and_std, spread
 from fdl.results.collect import Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
@@ -54,20 +53,12 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Value:
+class Value(Spread):
     """Mean and spread over the seeds, in percent (differences: percentage points)."""
 
-    mean: float | None  # None: no value
-    std: float | None  # over seeds, n − 1 in the denominator; None below two values
-    n: int  # seeds with a value
     expected: int  # seeds in the grid; 0: not in the grid
     failed: int = 0
     difference: bool = False
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of a difference over the seeds, see `t_interval`; None of a score or of few seeds."""
-        return t_interval(self.mean, self.std, self.n) if self.difference and self.n >= SEEDS_FOR_INTERVAL else None
 
     @property
     def text(self) -> str:
@@ -87,10 +78,7 @@ class Value:
             return ""
         if self.mean is None:
             return "failed†" if self.failed else "–"
-        if self.difference:
-            text = signed_interval(self.mean, interval)
-        else:
-            text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
+        text = signed_interval(self.mean, interval) if self.difference else mean_and_std(self)
         if self.n < self.expected:
             text += f" (n={self.n})"
         return text + "†" * bool(self.failed)
