@@ -182,7 +182,6 @@ def overlap_record(
     labels: Tensor,
     *,
     to_input: Callable[[Tensor], Tensor],
-    score: Score = "probability",
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
     """The part of a cell's `cam.npz` that says how far the members' maps overlap.
@@ -192,7 +191,6 @@ def overlap_record(
         pixels: (N, 3, H, W) uint8, the test images.
         labels: (N,).
         to_input: makes of pixels what the nets take.
-        score: see `grad_cam`.
         batch: images at a time.
 
     Returns:
@@ -202,8 +200,8 @@ def overlap_record(
     """
 
     def of_part(part: Tensor) -> tuple[Tensor, Tensor]:
-        normalised, nothing = normalise(grad_cam(nets, to_input(pixels[part]), labels[part], score=score))
-        return pair_cosines(normalised).half(), nothing
+        normalised, empty = normalise(grad_cam(nets, to_input(pixels[part]), labels[part]))
+        return pair_cosines(normalised).half(), empty
 
     cosines, empty = zip(*in_parts(of_part, compared_positions(labels), batch), strict=True)
     packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
@@ -225,8 +223,9 @@ def shown_record(
     that all methods hold the same ones, class by class in test order.
 
     Args:
-        nets, pixels, labels, to_input, score: as in `overlap_record`.
+        nets, pixels, labels, to_input: as in `overlap_record`.
         logits: (M, N, C), what was predicted for the test images: in another precision, maybe, than that of the maps.
+        score: see `grad_cam`.
 
     Returns:
         `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images, of their class and of the

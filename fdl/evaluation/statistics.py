@@ -69,12 +69,12 @@ class Estimate:
         """Two-sided p value of no difference: below 0.05 where the 95 % interval is off 0."""
         return np.asarray(2 * _t_tail(np.abs(self._standardised(self.value)), self.df))
 
-    def p_equivalence(self, margin: float = MARGIN) -> Array:
-        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± margin."""
-        return np.asarray(_t_tail(self._standardised(margin - np.abs(self.value)), self.df))
+    def p_equivalence(self) -> Array:
+        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± `MARGIN`."""
+        return np.asarray(_t_tail(self._standardised(MARGIN - np.abs(self.value)), self.df))
 
-    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
-        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± margin.
+    def seeds_for_equivalence(self, seeds: int) -> int | None:
+        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± `MARGIN`.
 
         The spread over seeds is taken to stay what it is with the `seeds` found, and so are the test images.
 
@@ -86,7 +86,7 @@ class Estimate:
         n = np.arange(2, _MOST_SEEDS + 1)
         variance = (self.variance - self.image_variance) * seeds / n + self.image_variance
         half = t_quantile(1 - ALPHA, self.df * (n - 1) / (seeds - 1)) * np.sqrt(variance)
-        enough = n[half < margin]
+        enough = n[half < MARGIN]
         return int(enough[0]) if len(enough) else None
 
     def _standardised(self, distance: Array) -> Array:
@@ -235,11 +235,11 @@ class Bounded:
         larger = np.maximum(self.lowest.p_difference(), self.highest.p_difference())
         return np.where(self.lowest.value * self.highest.value > 0, larger, 1.0)
 
-    def p_equivalence(self, margin: float = MARGIN) -> Array:
+    def p_equivalence(self) -> Array:
         """The larger p value of both."""
-        return np.maximum(self.lowest.p_equivalence(margin), self.highest.p_equivalence(margin))
+        return np.maximum(self.lowest.p_equivalence(), self.highest.p_equivalence())
 
-    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
+    def seeds_for_equivalence(self, seeds: int) -> int | None:
         """Not known: more seeds do not make the bounds narrower."""
         return None
 

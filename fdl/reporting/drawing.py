@@ -185,10 +185,10 @@ def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str
         )
 
 
-def say_nothing_there(axes: "Axes", text: str = "no results") -> None:
+def say_nothing_there(axes: "Axes") -> None:
     """Mark a facet without values; above the middle, where a line of no difference may lie."""
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # lines that are drawn for all facets
-    axes.text(0.5, 0.7, text, transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
+    axes.text(0.5, 0.7, "no results", transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
 
 
 def warn(figure: "Figure", collected: Collected) -> None:
