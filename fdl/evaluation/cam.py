@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fdl.evaluation.known import known, rows
+from fdl.evaluation.kept_maps import nets_after_maps, row_numbers
 from fdl.evaluation.overlap import COMPARED
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import descriptor
@@ -47,8 +47,8 @@ def grad_cam(nets: Sequence[nn.Module], images: Tensor, classes: Tensor, *, scor
     """
     if any(net.training for net in nets):
         raise ValueError("grad_cam needs nets in evaluation mode")
-    rows = zip(nets, classes.expand(len(nets), len(images)), strict=True)
-    return torch.stack([_grad_cam(*_forward(net, images), of, score) for net, of in rows])
+    by_member = zip(nets, classes.expand(len(nets), len(images)), strict=True)
+    return torch.stack([_grad_cam(*_forward(net, images), chosen, score) for net, chosen in by_member])
 
 
 def _forward(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,11 +243,11 @@ def shown_record(
         shown = to_input(pixels[part])
         with torch.no_grad():
             maps = [net(shown)[1] for net in nets]
-        heads = known(nets, maps)
-        behind, seen = (heads, rows(len(part), shown.device)) if heads else (nets, shown)
+        after_maps = nets_after_maps(nets, maps)
+        mapped, inputs = (after_maps, row_numbers(len(part), shown.device)) if after_maps else (nets, shown)
         descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
-        maps_true, _ = normalise(grad_cam(behind, seen, labels[part], score=score))
-        maps_predicted, _ = normalise(grad_cam(behind, seen, predicted[:, part], score=score))
+        maps_true, _ = normalise(grad_cam(mapped, inputs, labels[part], score=score))
+        maps_predicted, _ = normalise(grad_cam(mapped, inputs, predicted[:, part], score=score))
         return {
             "maps_true": maps_true.half(),
             "maps_predicted": maps_predicted.half(),

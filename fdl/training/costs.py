@@ -129,9 +129,9 @@ def work(params: Params, cell: Cell) -> Work:
 
 def _is_kept(shape: Shape, maps: int) -> bool:
     """Whether so many feature maps stay in the memory between their prediction and their use."""
-    from fdl.evaluation.known import MOST
+    from fdl.evaluation.kept_maps import MOST_BYTES
 
-    return maps * count(shape).feature_map <= MOST
+    return maps * count(shape).feature_map <= MOST_BYTES
 
 
 @cache
