@@ -52,7 +52,7 @@ def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:
 class Estimate:
     """An estimate with its t distribution; the four arrays have one shape, () for a single estimate.
 
-    NaN stands for what the seeds found cannot tell, such as the error of one seed.
+    NaN stands for what the seeds cannot tell, such as the variance where there is one seed.
     """
 
     value: Array
@@ -66,7 +66,7 @@ class Estimate:
         return self.value - half, self.value + half
 
     def p_difference(self) -> Array:
-        """Two-sided p value of no difference: below 0.05 where the 95 % interval is off 0."""
+        """Two-sided p value of no difference: below 0.05 where the 95 % interval excludes 0."""
         return np.asarray(2 * _t_tail(np.abs(self._standardised(self.value)), self.df))
 
     def p_equivalence(self) -> Array:
@@ -76,7 +76,7 @@ class Estimate:
     def seeds_for_equivalence(self, seeds: int) -> int | None:
         """Seeds per dataset at which a 90 % interval around 0 would lie inside ± `MARGIN`.
 
-        The spread over seeds is taken to stay what it is with the `seeds` found, and so are the test images.
+        The spread over seeds and the test images are taken to stay what they are with the present `seeds`.
 
         Returns:
             None where 1,000 seeds would not do, or one seed tells nothing of the spread.
@@ -90,7 +90,7 @@ class Estimate:
         return int(enough[0]) if len(enough) else None
 
     def _standardised(self, distance: Array) -> Array:
-        # Without any variance 0 is at distance 0, and all else infinitely far.
+        # Without any variance, 0 is 0 standard errors from 0 and all else infinitely many.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = distance / np.sqrt(self.variance)
         return np.where((distance == 0) & (self.variance == 0), 0.0, ratio)
@@ -284,7 +284,7 @@ def weighted_mean(observations: Array, weights: Array) -> float:
 def common_slope(observations: Array, weights: Array) -> float:
     """Slope of parallel lines by least squares, each with its own intercept; NaN where no line has two places.
 
-    Its own intercept: else a dataset of which only many shots stand above the floor would bend the slope.
+    Without it, a dataset of which only the large numbers of shots are above the floor would bend the slope.
 
     Args:
         observations: columns line, x, y.

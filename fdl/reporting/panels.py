@@ -72,8 +72,8 @@ def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
     if not common.size or not alike:
         keys = " and ".join(cell.key for cell in cells)
         raise InputError(
-            f"{keys}: maps of different test images; make them again (`fdl cam`, where weights were kept), or "
-            "delete the older record and run again"
+            f"{keys}: maps of different test images; make them again with "
+            "`python -m fdl cam`, where weights were kept, or delete the older record and run again"
         )
     return Rows(cells, tuple(records))
 

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     Written = tuple[list[Path], Shown]
 
-_WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
+_WORTH_A_PROCESS = 300  # cells: with fewer, starting another process takes longer than it saves
 
 
 def collect_garbage_seldom() -> None:
-    """For a process that draws: a figure is many thousands of objects, and to look at all again takes a tenth of it."""
+    """For a process that draws: a figure is thousands of objects, and checking them takes a tenth of the time."""
     gc.set_threshold(20_000)
 
 

@@ -252,7 +252,9 @@ def _verified(params: Params, cell: Cell, file: str) -> Path:
     folder = layout.record_folder(params, cell)
     run = records.read_run(folder)
     if run is None or file not in run["files"]:
-        raise InputError(f"{folder / file}: missing; run the bundle again, or bring its records in: `fdl import`")
+        raise InputError(
+            f"{folder / file}: missing; run the bundle again, or bring its records in with `python -m fdl import`"
+        )
     records.verify(folder, run, file)
     return folder / file
 
