@@ -317,7 +317,7 @@ def intercept(observations: Array, weights: Array) -> float:
     return float(np.average(y, weights=weights) - middle * np.sum(weights * (x - middle) * y) / along)
 
 
-def holm(p: Sequence[float]) -> Array:
+def holm(p: ArrayLike) -> Array:
     """P values of a family, adjusted by Holm's method; NaN counts as a member that shows nothing."""
     raw = np.nan_to_num(np.array(p, dtype=float), nan=1.0)
     order = np.argsort(raw, kind="stable")

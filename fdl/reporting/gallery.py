@@ -36,7 +36,7 @@ class MapPanel:
 
     address: str  # data address of the map
     predicted: str
-    right: bool
+    correct: bool
     empty: bool
 
 

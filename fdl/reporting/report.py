@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
-from fdl.core.titles import SYNTHETIC, signed
+from fdl.core.titles import signed
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
 from fdl.reporting.targets import Target, entries, target_named, targets
@@ -191,8 +191,7 @@ def headline(params: Params) -> str:
 
     results = read_results(params)
     lines = [to_text(results_table(results, "soft", "accuracy")), _summary(results.collected, results.accuracy)]
-    lines += [SYNTHETIC] if results.collected.synthetic else []
-    lines += filter(None, [answer.at_chance(results)])
+    lines += filter(None, [results.warning, answer.at_chance(results)])
     question = answer.question(answer.compared_method(results.collected))
     lines.append(f"{question} {answer.answer(results, claims.evaluate(params, results))}")
     if params.claims.grid:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fdl.core import layout
 from fdl.core.errors import InputError, one_line
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.core.titles import BASELINE, METHOD
+from fdl.core.titles import BASELINE, METHOD, SYNTHETIC
 from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
@@ -50,6 +50,11 @@ class Results:
     def accuracy(self) -> dict[Cell, float]:
         """Test accuracy of the soft vote."""
         return self.values("soft", "accuracy")
+
+    @property
+    def warning(self) -> str:
+        """What stands above every table; empty where all images are real."""
+        return SYNTHETIC if self.collected.synthetic else ""
 
     @cached_property
     def costs(self) -> "DataFrame":

@@ -12,7 +12,6 @@ from fdl.core.head_settings import head_settings
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import (
     BASELINE,
-    SYNTHETIC,
     backbone_title,
     method_title,
     signed_interval,
@@ -153,7 +152,7 @@ def results_table(results: Results, combiner: str, metric: str) -> Table:
     return Table(
         _name(combiner, metric),
         f"Test {METRICS[metric].title}, {COMBINERS[combiner].title}, preset {params.preset}",
-        SYNTHETIC if collected.synthetic else "",
+        results.warning,
         _caption(params, collected, combiner=combiner, metric=metric),
         columns,
         rows,

@@ -240,4 +240,4 @@ def test_the_gallery_shows_the_first_seed_with_both_methods_of_every_bundle(proj
     (_, panels), (second, _) = strip.lines
     assert second == "FDL"
     assert [panel.empty for panel in panels] == [False, True, True, True, True]
-    assert [panel.right for panel in panels] == [True, False, False, False, False]
+    assert [panel.correct for panel in panels] == [True, False, False, False, False]
