@@ -17,9 +17,10 @@ from fdl.data.prepare import prepare
 from fdl.data.splits import write_split
 from fdl.reporting.claims import evaluate
 from fdl.reporting.report import write_report
+from fdl.reporting.results import read_results
 from fdl.reporting.tables import results_table
 from fdl.results import records
-from fdl.results.collect import collect, headline_values, read_runs
+from fdl.results.collect import collect
 from fdl.training.bundle import run_bundle
 from tests.projects import tiny, write_images
 
@@ -114,8 +115,7 @@ def test_a_deep_ensemble_is_another_training_than_classical(project: Params) -> 
 def test_the_tables_compare_the_single_net_with_the_ensembles(project: Params) -> None:
     with (layout.report_folder(project) / "runs.csv").open() as file:
         assert not any(row["value"] == "nan" for row in csv.DictReader(file))
-    values = headline_values(project, read_runs(project), combiner="soft", metric="accuracy")
-    table = results_table(project, collect(project), values, name="accuracy", combiner="soft", metric="accuracy")
+    table = results_table(read_results(project), "soft", "accuracy")
     headings = [column.heading for column in table.columns]
     assert [heading for heading in headings if heading != "Δ"] == [
         *("classical", "classical, tuned rate", "one wide net", "deep ensemble", "FDL")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fdl.evaluation.known import known, rows
+from fdl.evaluation.kept_maps import nets_after_maps, row_numbers
 from fdl.evaluation.overlap import COMPARED
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import descriptor
@@ -47,8 +47,8 @@ def grad_cam(nets: Sequence[nn.Module], images: Tensor, classes: Tensor, *, scor
     """
     if any(net.training for net in nets):
         raise ValueError("grad_cam needs nets in evaluation mode")
-    rows = zip(nets, classes.expand(len(nets), len(images)), strict=True)
-    return torch.stack([_grad_cam(*_forward(net, images), of, score) for net, of in rows])
+    by_member = zip(nets, classes.expand(len(nets), len(images)), strict=True)
+    return torch.stack([_grad_cam(*_forward(net, images), chosen, score) for net, chosen in by_member])
 
 
 def _forward(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,6 @@ def overlap_record(
     labels: Tensor,
     *,
     to_input: Callable[[Tensor], Tensor],
-    score: Score = "probability",
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
     """The part of a cell's `cam.npz` that says how far the members' maps overlap.
@@ -192,7 +191,6 @@ def overlap_record(
         pixels: (N, 3, H, W) uint8, the test images.
         labels: (N,).
         to_input: makes of pixels what the nets take.
-        score: see `grad_cam`.
         batch: images at a time.
 
     Returns:
@@ -202,8 +200,8 @@ def overlap_record(
     """
 
     def of_part(part: Tensor) -> tuple[Tensor, Tensor]:
-        normalised, nothing = normalise(grad_cam(nets, to_input(pixels[part]), labels[part], score=score))
-        return pair_cosines(normalised).half(), nothing
+        normalised, empty = normalise(grad_cam(nets, to_input(pixels[part]), labels[part]))
+        return pair_cosines(normalised).half(), empty
 
     cosines, empty = zip(*in_parts(of_part, compared_positions(labels), batch), strict=True)
     packed = np.packbits(torch.cat(empty, dim=1).cpu().numpy(), axis=-1)
@@ -225,8 +223,9 @@ def shown_record(
     that all methods hold the same ones, class by class in test order.
 
     Args:
-        nets, pixels, labels, to_input, score: as in `overlap_record`.
+        nets, pixels, labels, to_input: as in `overlap_record`.
         logits: (M, N, C), what was predicted for the test images: in another precision, maybe, than that of the maps.
+        score: see `grad_cam`.
 
     Returns:
         `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images, of their class and of the
@@ -244,11 +243,11 @@ def shown_record(
         shown = to_input(pixels[part])
         with torch.no_grad():
             maps = [net(shown)[1] for net in nets]
-        heads = known(nets, maps)
-        behind, seen = (heads, rows(len(part), shown.device)) if heads else (nets, shown)
+        after_maps = nets_after_maps(nets, maps)
+        mapped, inputs = (after_maps, row_numbers(len(part), shown.device)) if after_maps else (nets, shown)
         descriptors, masked = (torch.stack([descriptor(f, mask=mask) for f in maps]) for mask in (False, True))
-        maps_true, _ = normalise(grad_cam(behind, seen, labels[part], score=score))
-        maps_predicted, _ = normalise(grad_cam(behind, seen, predicted[:, part], score=score))
+        maps_true, _ = normalise(grad_cam(mapped, inputs, labels[part], score=score))
+        maps_predicted, _ = normalise(grad_cam(mapped, inputs, predicted[:, part], score=score))
         return {
             "maps_true": maps_true.half(),
             "maps_predicted": maps_predicted.half(),

@@ -54,7 +54,7 @@ def overlap(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
     """Mean over pairs of each image's cosines.
 
-    To compare two methods, leave out what either of them leaves out:
+    To compare two methods, leave out of both what either of them leaves out:
     `overlap(a["cosines"], left_out(a) | left_out(b))`, and the same for b.
 
     Args:

@@ -16,8 +16,8 @@ Record = Mapping[str, NDArray[Any]]  # content of a record's `cam.npz`
 def shown_images(records: Sequence[Record], classes: int = IMAGES) -> list[int]:
     """Positions of an image per class, of the first classes, in records that hold maps of the same images.
 
-    The first that the soft votes of all records get right, or else the first of all: no method is shown at work on
-    an image that only the other one knows. Older records hold one image of each class, and no votes.
+    The first that the soft votes of all records get right, or else the first of all: an image that only one method
+    gets right would flatter it. Older records hold one image of each class, and no votes.
     """
     labels: NDArray[np.int64] = records[0]["labels"]
     voted = all("voted" in record for record in records)

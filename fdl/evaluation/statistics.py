@@ -52,7 +52,7 @@ def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:
 class Estimate:
     """An estimate with its t distribution; the four arrays have one shape, () for a single estimate.
 
-    NaN stands for what the seeds found cannot tell, such as the error of one seed.
+    NaN stands for what the seeds cannot tell, such as the variance where there is one seed.
     """
 
     value: Array
@@ -66,17 +66,17 @@ class Estimate:
         return self.value - half, self.value + half
 
     def p_difference(self) -> Array:
-        """Two-sided p value of no difference: below 0.05 where the 95 % interval is off 0."""
+        """Two-sided p value of no difference: below 0.05 where the 95 % interval excludes 0."""
         return np.asarray(2 * _t_tail(np.abs(self._standardised(self.value)), self.df))
 
-    def p_equivalence(self, margin: float = MARGIN) -> Array:
-        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± margin."""
-        return np.asarray(_t_tail(self._standardised(margin - np.abs(self.value)), self.df))
+    def p_equivalence(self) -> Array:
+        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± `MARGIN`."""
+        return np.asarray(_t_tail(self._standardised(MARGIN - np.abs(self.value)), self.df))
 
-    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
-        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± margin.
+    def seeds_for_equivalence(self, seeds: int) -> int | None:
+        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± `MARGIN`.
 
-        The spread over seeds is taken to stay what it is with the `seeds` found, and so are the test images.
+        The spread over seeds and the test images are taken to stay what they are with the present `seeds`.
 
         Returns:
             None where 1,000 seeds would not do, or one seed tells nothing of the spread.
@@ -86,11 +86,11 @@ class Estimate:
         n = np.arange(2, _MOST_SEEDS + 1)
         variance = (self.variance - self.image_variance) * seeds / n + self.image_variance
         half = t_quantile(1 - ALPHA, self.df * (n - 1) / (seeds - 1)) * np.sqrt(variance)
-        enough = n[half < margin]
+        enough = n[half < MARGIN]
         return int(enough[0]) if len(enough) else None
 
     def _standardised(self, distance: Array) -> Array:
-        # Without any variance 0 is at distance 0, and all else infinitely far.
+        # Without any variance, 0 is 0 standard errors from 0 and all else infinitely many.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = distance / np.sqrt(self.variance)
         return np.where((distance == 0) & (self.variance == 0), 0.0, ratio)
@@ -235,11 +235,11 @@ class Bounded:
         larger = np.maximum(self.lowest.p_difference(), self.highest.p_difference())
         return np.where(self.lowest.value * self.highest.value > 0, larger, 1.0)
 
-    def p_equivalence(self, margin: float = MARGIN) -> Array:
+    def p_equivalence(self) -> Array:
         """The larger p value of both."""
-        return np.maximum(self.lowest.p_equivalence(margin), self.highest.p_equivalence(margin))
+        return np.maximum(self.lowest.p_equivalence(), self.highest.p_equivalence())
 
-    def seeds_for_equivalence(self, seeds: int, margin: float = MARGIN) -> int | None:
+    def seeds_for_equivalence(self, seeds: int) -> int | None:
         """Not known: more seeds do not make the bounds narrower."""
         return None
 
@@ -284,7 +284,7 @@ def weighted_mean(observations: Array, weights: Array) -> float:
 def common_slope(observations: Array, weights: Array) -> float:
     """Slope of parallel lines by least squares, each with its own intercept; NaN where no line has two places.
 
-    Its own intercept: else a dataset of which only many shots stand above the floor would bend the slope.
+    Without it, a dataset of which only the large numbers of shots are above the floor would bend the slope.
 
     Args:
         observations: columns line, x, y.
@@ -317,7 +317,7 @@ def intercept(observations: Array, weights: Array) -> float:
     return float(np.average(y, weights=weights) - middle * np.sum(weights * (x - middle) * y) / along)
 
 
-def holm(p: Sequence[float]) -> Array:
+def holm(p: ArrayLike) -> Array:
     """P values of a family, adjusted by Holm's method; NaN counts as a member that shows nothing."""
     raw = np.nan_to_num(np.array(p, dtype=float), nan=1.0)
     order = np.argsort(raw, kind="stable")

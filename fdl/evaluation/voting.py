@@ -47,9 +47,7 @@ def hard_vote(logits: NDArray[np.floating]) -> NDArray[np.int64]:
     Returns:
         (N,) class indices.
     """
-    votes = logits.argmax(axis=-1)  # (M, N)
-    counts = (votes[..., None] == np.arange(logits.shape[-1])).sum(axis=0)  # (N, C)
-    return np.asarray(counts.argmax(axis=-1))
+    return np.asarray(_votes(logits).argmax(axis=-1))
 
 
 def mean_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -59,10 +57,15 @@ def mean_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def hard_vote_by_probability(logits: NDArray[np.floating]) -> NDArray[np.int64]:
     """As `hard_vote`, but a tie goes to the tied class with the highest mean probability; logits (M, N, C) → (N,)."""
-    votes = logits.argmax(axis=-1)
-    counts = (votes[..., None] == np.arange(logits.shape[-1])).sum(axis=0)  # (N, C)
-    tied = counts == counts.max(axis=-1, keepdims=True)
-    return np.asarray(np.where(tied, softmax(logits).mean(axis=0), -1.0).argmax(axis=-1))
+    votes = _votes(logits)
+    tied = votes == votes.max(axis=-1, keepdims=True)
+    return np.asarray(np.where(tied, mean_probabilities(logits), -1.0).argmax(axis=-1))
+
+
+def _votes(logits: NDArray[np.floating]) -> NDArray[np.int64]:
+    """How many members vote for each class: logits (M, N, C) → (N, C)."""
+    chosen = logits.argmax(axis=-1)[..., None] == np.arange(logits.shape[-1])
+    return np.asarray(chosen.sum(axis=0))
 
 
 COMBINERS: dict[str, Combiner] = {  # in the order of tables

@@ -9,11 +9,11 @@ import numpy as np
 from fdl.core.settings import Cell
 from fdl.core.titles import BASELINE, METHOD, method_title, signed
 from fdl.evaluation import statistics
-from fdl.evaluation.statistics import LEVEL, MARGIN
+from fdl.evaluation.statistics import LEVEL, MARGIN, Bounded, Estimate
 from fdl.reporting.claim_quantities import Quantity, read_frozen
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.drawing import net_title
-from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, paired_differences
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, differences
 from fdl.results.collect import Collected
 
 AT_CHANCE = 2.0  # points: an ensemble less far above chance has learned next to nothing (docs/faq.md)
@@ -30,8 +30,7 @@ class Gain:
     """Mean difference from classical in points, soft vote on test, with its 95 % interval."""
 
     mean: float
-    low: float | None  # None: too few seeds for an interval
-    high: float | None
+    interval: tuple[float, float] | None  # None: too few seeds
     pairs: int
 
 
@@ -62,14 +61,14 @@ def compared(method: str | None, members: int) -> str:
     return f"{classical}, with nothing added to their cross-entropies. {votes}"
 
 
-def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Sequence[Claim]) -> str:
+def answer(results: Results, verdicts: Sequence[Claim]) -> str:
     """One sentence: the verdict on C1 where there is one, or else the mean difference with its interval.
 
     Args:
-        collected: the grid.
-        accuracy: test accuracy of the soft vote by cell, in [0, 1].
+        results: of the preset.
         verdicts: as `claims.evaluate` gave them; empty without a frozen grid.
     """
+    collected, accuracy = results.collected, results.accuracy
     method = compared_method(collected)
     if method is None:
         done = len(collected.of("done"))
@@ -77,20 +76,19 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     name = f"{method_title(method)} − classical"
     overall = next((claim for claim in verdicts if claim.id == "C1" and claim.verdict is not None), None)
     if overall is not None and overall.estimate is not None:
-        gain = Gain(overall.estimate, overall.low, overall.high, overall.found // 2)
+        interval = (overall.low, overall.high) if overall.low is not None and overall.high is not None else None
+        gain = Gain(overall.estimate, interval, overall.found // 2)
         if overall.verdict == "undecided" and collected.left_out:
             so_far = f"{overall.found:,} of {overall.cells:,} ensembles are done"
-            nets = list(dict.fromkeys((state.cell.dataset, state.cell.backbone) for state in collected.cells))
-            begun = [net for net in nets if any((cell.dataset, cell.backbone) == net for cell in accuracy)]
-            part = f" That is not a sample of the grid: only {len(begun)} of {len(nets)} combinations of dataset and "
-            part += "backbone have results."
-            return (
-                f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)}."
-                f"{part if len(begun) < len(nets) else ''}"
-            )
+            begun, nets = len({(cell.dataset, cell.backbone) for cell in accuracy}), len(results.nets)
+            part = (
+                f" That is not a sample of the grid: only {begun} of {nets} combinations of dataset and backbone have "
+                "results."
+            ) * (begun < nets)
+            return f"Not decided yet, {so_far}: until now {name} is {gain_text(gain)}.{part}"
         says = _SAYS.get((overall.verdict or "").partition(",")[0], overall.verdict)
         return f"{says}: {name} is {gain_text(gain)}."
-    measured = pooled_gain(paired_differences(accuracy, method))
+    measured = pooled_gain(differences(accuracy, method))
     if measured is None:
         return "No answer yet: no pair of cells is done."
     text = f"{name} is {gain_text(measured)} over {measured.pairs:,} pairs"
@@ -99,13 +97,13 @@ def answer(collected: Collected, accuracy: Mapping[Cell, float], verdicts: Seque
     return f"No verdict, because this preset has no frozen grid: {text}."
 
 
-def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
+def at_chance(results: Results) -> str:
     """Which settings are hardly better than guessing without the loss, and what to try; empty where there is none.
 
-    Args:
-        collected: the grid.
-        scores: test accuracy of the soft vote by cell, in [0, 1]; the balanced one where classes are unequal.
+    Measured by the soft vote on test, by its balanced accuracy where the classes are unequal.
     """
+    collected = results.collected
+    scores = {**results.accuracy, **results.values("soft", "accuracy_balanced")}
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for cell, score in scores.items():
         if cell.method == BASELINE:
@@ -130,9 +128,10 @@ def at_chance(collected: Collected, scores: Mapping[Cell, float]) -> str:
 
 def gain_text(gain: Gain) -> str:
     """`−1.7 points of test accuracy (95 % interval −2.8 to −0.5)`."""
-    if gain.low is None:
+    if gain.interval is None:
         return f"{signed(gain.mean)} points of test accuracy (too few seeds for an interval)"
-    interval = f"{100 * LEVEL:.0f} % interval {signed(gain.low)} to {signed(gain.high or 0)}"
+    low, high = gain.interval
+    interval = f"{100 * LEVEL:.0f} % interval {signed(low)} to {signed(high)}"
     return f"{signed(gain.mean)} points of test accuracy ({interval})"
 
 
@@ -142,20 +141,25 @@ def first_sentence(text: str) -> tuple[str, str]:
     return head + "." * bool(stop), rest
 
 
-def pooled_gain(differences: Mapping[Cell, float]) -> Gain | None:
+def pooled_gain(gains: Mapping[Cell, float]) -> Gain | None:
     """Mean over pairs, in points; jackknife over the seeds of every dataset, the test images held fixed.
 
     Args:
-        differences: method minus classical by cell of the method, in points.
+        gains: method minus classical by cell of the method, in points; or anything else that is known of every cell.
     """
-    if not differences:
+    if not gains:
         return None
-    datasets, seeds = ([getattr(cell, name) for cell in differences] for name in ("dataset", "seed"))
-    rows = np.array(list(differences.values()))[:, None]
+    datasets, seeds = ([getattr(cell, name) for cell in gains] for name in ("dataset", "seed"))
+    rows = np.array(list(gains.values()))[:, None]
     estimate = statistics.jackknife(statistics.weighted_mean, rows, datasets, seeds)
-    low, high = (float(bound) for bound in estimate.interval(LEVEL))
-    enough = len(set(seeds)) >= SEEDS_FOR_INTERVAL and np.isfinite([low, high]).all()
-    return Gain(float(estimate.value), low if enough else None, high if enough else None, len(differences))
+    interval = _interval(estimate) if len(set(seeds)) >= SEEDS_FOR_INTERVAL else None
+    return Gain(float(estimate.value), interval, len(gains))
+
+
+def _interval(estimate: Estimate | Bounded) -> tuple[float, float] | None:
+    """The 95 % interval; None where the seeds tell nothing of their spread."""
+    low, high = (float(bound) for bound in estimate.interval())
+    return (low, high) if np.isfinite([low, high]).all() else None
 
 
 def gains(results: Results, method: str) -> list[tuple[str, Gain | None]]:
@@ -170,12 +174,12 @@ def gains(results: Results, method: str) -> list[tuple[str, Gain | None]]:
         rows = [(title, _of_claim(quantity, net)) for net, title in titles.items()]
         rows.append(("all", _of_claim(quantity, None)))
     else:
-        differences = paired_differences(results.accuracy, method)
+        by_cell = differences(results.accuracy, method)
         rows = [
-            (title, pooled_gain({c: d for c, d in differences.items() if (c.dataset, c.backbone) == net}))
+            (title, pooled_gain({cell: gain for cell, gain in by_cell.items() if (cell.dataset, cell.backbone) == net}))
             for net, title in titles.items()
         ]
-        rows.append(("all", pooled_gain(differences)))
+        rows.append(("all", pooled_gain(by_cell)))
     return rows if len(titles) > 1 else rows[:1]
 
 
@@ -192,6 +196,4 @@ def _of_claim(quantity: Quantity, net: tuple[str, str] | None) -> Gain | None:
     estimate = quantity.estimate(values) if values else None
     if estimate is None or not np.isfinite(estimate.value):
         return None
-    low, high = (float(bound) for bound in estimate.interval(LEVEL))
-    known = bool(np.isfinite([low, high]).all())
-    return Gain(float(estimate.value), low if known else None, high if known else None, len(values))
+    return Gain(float(estimate.value), _interval(estimate), len(values))

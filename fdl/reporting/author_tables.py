@@ -9,16 +9,15 @@ from pathlib import Path
 
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.core.titles import SYNTHETIC, backbone_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.evaluation.metrics import METRICS
-from fdl.evaluation.statistics import t_quantile
+from fdl.evaluation.statistics import LEVEL, t_quantile
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry
-from fdl.reporting.listings import Column, Line, Listing
-from fdl.reporting.results import Results, Spread, spread
+from fdl.reporting.listings import Column, Line, Listing, Raw
+from fdl.reporting.results import Results, Spread, mean_and_std, spread
 from fdl.results.collect import DatasetFacts
 
-LEVEL = 0.95  # of the prediction interval
 _FILE = Path(__file__).parents[1] / "core" / "authors_results.csv"
 # Our combiner and metric → their stored names, the first that a run has. Not their best member: it was picked on test.
 _STORED = {
@@ -83,7 +82,7 @@ def author_table(results: Results) -> Listing:
     return Listing(
         "authors",
         f"The authors' stored runs beside ours, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         f"Test results that the authors' notebooks store (one run each) beside ours: mean ± standard deviation over "
         f"seeds, and the {100 * LEVEL:.0f} % prediction interval for one new run of ours, t distribution, with its "
         "width. Inside: whether the authors' result lies within it. In %; sums of the loss terms have no unit.",
@@ -141,31 +140,30 @@ def _lines(results: Results, run: StoredRun) -> list[Line]:
             accuracies = results.values(combiner, metric)
             factor = 1 if metric in _SUMS else 100
             ours = spread([factor * accuracies[cell] for cell in cells if cell in accuracies])
-            measure = _measure(run, combiner, metric)
-            lines.append(_line(results, run, measure, factor * stored[0], ours, len(cells), differs, metric))
+            lines.append(_line(results, run, combiner, metric, factor * stored[0], ours, len(cells), differs))
     return lines
 
 
 def _line(
     results: Results,
     run: StoredRun,
-    measure: str,
+    combiner: str,
+    metric: str,
     theirs: float,
     ours: Spread,
     asked: int,
     differs: list[str],
-    metric: str,
 ) -> Line:
     digits = 2 if metric in _SUMS else 1
     facts = results.collected.datasets.get(run.bundle.dataset)
     title = facts.title if facts else DATASETS[run.bundle.dataset].title
-    labels = [title, backbone_title(run.bundle.backbone), str(run.bundle.shots), method_title(run.method), measure]
-    raw: dict[str, str | float | int | None] = dict(zip(_RAW[:5], labels, strict=True))
+    labels = [title, backbone_title(run.bundle.backbone), str(run.bundle.shots), method_title(run.method)]
+    labels.append(_measure(run, combiner, metric))
+    raw: Raw = dict(zip(_RAW[:5], labels, strict=True))
     raw |= {"notebook": run.notebook, "authors": theirs}
     raw |= {"mean": ours.mean, "std": ours.std, "n": ours.n, "expected": asked, "differs": "; ".join(differs)}
     bounds = prediction_interval(ours)
-    mean = "not in the grid" if not asked else "–" if ours.mean is None else f"{ours.mean:.{digits}f}"
-    mean += f" ± {ours.std:.{digits}f}" if ours.std is not None else ""
+    mean = mean_and_std(ours, digits) if asked else "not in the grid"
     seeds = f"{ours.n} of {asked}" if asked else "–"
     texts = [*labels, f"{theirs:.{digits}f}", mean, seeds]
     if bounds is None:
@@ -177,11 +175,11 @@ def _line(
     return Line([*texts, interval, f"{high - low:.{digits}f}", inside], raw)
 
 
-def prediction_interval(ours: Spread, level: float = LEVEL) -> tuple[float, float] | None:
-    """Bounds between which one new run like ours falls with this probability; None below two runs."""
+def prediction_interval(ours: Spread) -> tuple[float, float] | None:
+    """Bounds between which one new run like ours falls with a probability of 95 %; None below two runs."""
     if ours.mean is None or ours.std is None:
         return None
-    half = float(t_quantile((1 + level) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
+    half = float(t_quantile((1 + LEVEL) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
     return ours.mean - half, ours.mean + half
 
 
@@ -218,8 +216,8 @@ def _differs(results: Results, run: StoredRun, cells: list[Cell]) -> list[str]:
         differs.append("batch-norm statistics re-estimated")
     if params.draws != "fixed":
         differs.append("a draw of images per seed, theirs one")
-    precisions = _precisions(results, cells)
-    return [text for text in [*differs, *(f"precision {name}" for name in precisions if name != "float32")] if text]
+    precisions = sorted({results.precisions[cell] for cell in cells if cell in results.precisions} - {"float32"})
+    return [text for text in [*differs, *(f"precision {name}" for name in precisions)] if text]
 
 
 def _images(facts: DatasetFacts) -> str:
@@ -234,11 +232,6 @@ def _weights(run: StoredRun, method_params: Mapping[str, float]) -> list[str]:
         for ours, theirs in names.items()
         if ours in method_params and theirs in run.numbers and abs(method_params[ours] - run.numbers[theirs]) > 1e-3
     ]
-
-
-def _precisions(results: Results, cells: list[Cell]) -> list[str]:
-    """Precisions that finished cells were trained in."""
-    return sorted({results.precisions[cell] for cell in cells if cell in results.precisions})
 
 
 ENTRIES = [

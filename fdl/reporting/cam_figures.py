@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fdl.core.titles import SYNTHETIC, method_title
 from fdl.evaluation.overlap import left_out, on_same_images, overlap
 from fdl.reporting.entries import Entry, per_net
-from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, method_rows, read_rows, which_images
+from fdl.reporting.panels import MapRow, Rows, Sheet, draw_maps, draw_nothing, read_rows, which_images
 from fdl.reporting.results import Results
 from fdl.results.collect import Collected
 
@@ -34,7 +34,14 @@ def cam_figure(collected: Collected, dataset: str, backbone: str, rows: Rows | N
         return draw_nothing(collected, dataset, backbone, "no results")
     scale = "Grad-CAM of the predicted class, as a part of the map's maximum"
     classes = collected.datasets[dataset].classes
-    return draw_maps(collected, rows, method_rows(rows, "maps_predicted"), classes, scale=scale)
+    return draw_maps(collected, rows, _map_rows(rows), classes, scale=scale)
+
+
+def _map_rows(rows: Rows) -> list[MapRow]:
+    return [
+        MapRow(method_title(cell.method), record["maps_predicted"], record)
+        for cell, record in zip(rows.cells, rows.records, strict=True)
+    ]
 
 
 def cam_caption(collected: Collected, rows: Rows | None) -> str:
@@ -46,7 +53,7 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
         f"{_synthetic(collected, rows)}Grad-CAM of the {_score(rows)} of the class that the member predicts, at the "
         "feature map of the "
         f"distance loss ({height} × {width} cells, interpolated), its positive part divided by its maximum, empty "
-        f"where nothing is positive; {which_images(collected, rows, method_rows(rows, 'maps_predicted'))}"
+        f"where nothing is positive; {which_images(collected, rows, _map_rows(rows))}"
     )
     return caption + _overlaps(rows)
 

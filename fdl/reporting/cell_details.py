@@ -9,7 +9,7 @@ from fdl.core import layout
 from fdl.reporting.results import Results, read_record
 from fdl.results.collect import USABLE, CellState
 
-# Long, and in a file beside the page: hashes of the record's files there, class names in cells.json. Or said already.
+# Not on the page: said there already, or long and in a file beside it: class names in cells.json, hashes in the record.
 _LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes", "data.synthetic")
 
 

@@ -18,7 +18,7 @@ from fdl.evaluation import statistics
 from fdl.evaluation.overlap import on_same_images
 from fdl.evaluation.statistics import Array, Bounded, Estimate, Statistic
 from fdl.evaluation.voting import COMBINERS
-from fdl.reporting.results import Results, read_arrays, read_record
+from fdl.reporting.results import Results, baseline_pairs, read_arrays, read_record
 from fdl.results.collect import CellState
 
 COMBINER = "soft"
@@ -67,17 +67,17 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Rules:
-    """A version of the rules: which quantities there are, and how the claims are called."""
+    """A version of the rules: which quantities there are, and what the claims are called."""
 
     number: int
     texts: Mapping[str, str]  # by claim
     units: Mapping[str, str]  # of the claims that are not in points of accuracy
-    below: Collection[str]  # claims that values below 0 are in favour of
+    below: Collection[str]  # claims that values below 0 support
     families: Callable[[Params, Frozen], list[list[Quantity]]]  # those of one list are one family of tests
     activity: Callable[[Params, Frozen], Quantity]  # C7, which has no interval: of every pair, a ratio first
     inactive: Callable[[Array], bool]  # what C7 says of one pair
-    active_text: str  # what the ratio of a pair is whose loss is active
-    intervals: str  # of what they are, for the caption
+    active_text: str  # what holds of a pair whose loss is active
+    intervals: str  # what the intervals are over, for the caption
 
 
 def frozen_cells(params: Params) -> list[Cell]:
@@ -135,8 +135,8 @@ def points(frozen: Frozen, combiner: str) -> dict[Cell, Array]:
 
 def paired(measured: Mapping[Cell, Array], cells: Sequence[Cell]) -> Values:
     """FDL minus classical, of every seed with both arms."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method == METHOD]
-    return {(a.bundle, a.seed): measured[a] - measured[b] for a, b in pairs if a in measured and b in measured}
+    pairs = baseline_pairs(cells, measured)
+    return {(cell.bundle, cell.seed): measured[cell] - measured[twin] for cell, twin in pairs}
 
 
 def gain(
@@ -200,7 +200,7 @@ def stacked(values: Values) -> list[tuple[list[Bundle], Array]]:
 
 
 def median(values: Values) -> Estimate:
-    """Median of the first of the values, without an interval."""
+    """Median over the pairs of the first value of each, without an interval."""
     unknown = np.array(np.nan)
     return Estimate(np.median([value[0] for value in values.values()]), unknown, unknown, unknown)
 
@@ -214,7 +214,7 @@ def jackknife(statistic: Statistic, values: Values, rows: Sequence[Sequence[floa
 def arrays_of(
     params: Params, frozen: Frozen, *names: str, optional: Sequence[str] = ()
 ) -> dict[Cell, dict[str, NDArray[Any]]]:
-    """Arrays of `cam.npz` of the finished cells of both methods, of the cells whose records have all of `names`."""
+    """Arrays of `cam.npz` of the finished cells of both methods, where the record has all of `names`."""
     cells = [cell for cell in frozen.of(METHOD, BASELINE) if cell in frozen.correct]
     arrays = {cell: read_arrays(params, cell, "cam.npz", optional=[*names, *optional]) for cell in cells}
     return {cell: record for cell, record in arrays.items() if record.keys() >= set(names)}

@@ -30,6 +30,7 @@ from fdl.reporting.claim_quantities import (
     points,
     slices,
 )
+from fdl.reporting.results import baseline_pairs
 
 LEFT_OUT_MOST = 0.1  # C4: share of the member pairs with an all-zero map
 INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss counts as inactive
@@ -50,8 +51,8 @@ def _families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
 def _activity(params: Params, frozen: Frozen) -> Quantity:
     """C7: ratio of the cosine sums on test, FDL over classical, of every seed."""
     cells, sums = frozen.of(METHOD, BASELINE), frozen.measures["cosine_sum"]
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method == METHOD]
-    values = {(a.bundle, a.seed): np.array([sums[a] / sums[b]]) for a, b in pairs if a in sums and b in sums}
+    pairs = baseline_pairs(cells, sums)
+    values = {(cell.bundle, cell.seed): np.array([sums[cell] / sums[twin]]) for cell, twin in pairs}
     return Quantity("C7", "all", cells, frozenset(sums), values, median, problem="" if sums else "not measured")
 
 
@@ -80,10 +81,8 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
     """
     arrays = overlaps_of(params, frozen)
     values, shares = {}, []
-    for cell, mine in arrays.items():
-        other = arrays.get(replace(cell, method=BASELINE))
-        if cell.method != METHOD or other is None:
-            continue
+    for cell, twin in baseline_pairs(arrays, arrays):
+        mine, other = arrays[cell], arrays[twin]
         without = left_out(mine) | left_out(other)
         (overlap_here, pairs, share), (overlap_there, _, _) = (
             overlap(arm["cosines"], without) for arm in (mine, other)

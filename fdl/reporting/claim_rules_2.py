@@ -29,6 +29,7 @@ from fdl.reporting.claim_quantities import (
     slices,
     stacked,
 )
+from fdl.reporting.results import baseline_pairs
 
 _TERMS = {"cosine": "cosine_sum", "Gaussian": "gaussian_sum"}  # of the loss, with the metric that sums it up
 
@@ -59,10 +60,7 @@ def _activity(params: Params, frozen: Frozen) -> Quantity:
     sums = [frozen.measures[metric] for metric in _TERMS.values()]
     measured = frozenset(sums[0]) & frozenset(sums[1])
     values = {}
-    for cell in cells:
-        twin = replace(cell, method=BASELINE)
-        if cell.method != METHOD or not {cell, twin} <= measured:
-            continue
+    for cell, twin in baseline_pairs(cells, measured):
         settings = params.training_settings(cell)["method_params"]
         weights = np.array([settings["cosine_weight"], settings["gaussian_weight"]])
         mine, other = (np.array([terms[arm] for terms in sums]) for arm in (cell, twin))
@@ -126,9 +124,8 @@ def _signed_maps(params: Params, frozen: Frozen) -> Quantity:
     """C4b: mean pairwise correlation of the members' signed maps; values are its bounds (2, N) by test image."""
     arrays = {cell: record["signed_correlations"] for cell, record in _signed(params, frozen).items()}
     values = {
-        (cell.bundle, cell.seed): np.stack(signed_bounds(mine, arrays[twin]))
-        for cell, mine in arrays.items()
-        if cell.method == METHOD and (twin := replace(cell, method=BASELINE)) in arrays
+        (cell.bundle, cell.seed): np.stack(signed_bounds(arrays[cell], arrays[twin]))
+        for cell, twin in baseline_pairs(arrays, arrays)
     }
     without = {cell: 100.0 * np.isnan(mine) for cell, mine in arrays.items()}
     beside = f"pairs without a correlation, {_arms(without, '{:.1f} %')}" if without else ""

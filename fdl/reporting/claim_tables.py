@@ -12,7 +12,6 @@ from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import markdown_text
 
-_SCROLL = '<div class="scroll" role="region" tabindex="0" aria-label="Claims">\n{}\n</div>\n'
 _WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
 HARMS_LESS = "the loss harms less with fewer shots"  # the verdict on C3 where there is no gain
@@ -188,25 +187,7 @@ def to_latex(claims: Sequence[Claim], caption: str) -> str:
 
 def html_fragment(claims: Sequence[Claim], caption: str) -> str:
     """The table as an HTML `<section>` to be put into a page; texts are escaped."""
-    from markupsafe import Markup
-
-    def line(row: Sequence[str]) -> Markup:
-        cells = [
-            Markup('<td data-heading="{}">{}</td>').format(heading, text)
-            for heading, text in zip(_HEADINGS, row, strict=True)
-        ]
-        return Markup("<tr>{}</tr>").format(Markup("").join(cells))
-
-    head = Markup("<tr>{}</tr>").format(
-        Markup("").join(
-            Markup('<th scope="col" data-column="{}">{}</th>').format(column, heading)
-            for column, heading in enumerate(_HEADINGS)
-        )
-    )
-    body = Markup("\n").join(line(row) for row in _rows(claims))
-    table = Markup('<table class="plain claims sortable">\n<thead>\n{}\n</thead>\n<tbody>\n{}\n</tbody>\n</table>')
-    scroll = Markup(_SCROLL).format(table.format(head, body)) if claims else ""
-    return Markup('<section aria-label="Claims">\n<p class="caption">{}</p>\n{}</section>\n').format(caption, scroll)
+    return render("claims.html", caption=caption, headings=_HEADINGS, rows=_rows(claims))
 
 
 def to_html(claims: Sequence[Claim], caption: str, *, banner: str | None) -> str:

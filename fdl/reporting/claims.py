@@ -5,7 +5,7 @@ them; here stand the verdicts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,13 +98,14 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
 def _judge(params: Params, rules: Rules, frozen: Frozen, family: Sequence[Quantity]) -> list[Claim]:
     """The claims of one family of tests; a slice of a single bundle is none of it."""
     estimates = [_estimate(quantity) for quantity in family]
-    tested = [position for position, quantity in enumerate(family) if not _single_bundle(quantity)]
-    differs, equivalent = np.full(len(family), np.nan), np.full(len(family), np.nan)
-    differs[tested] = holm([_p(estimates[position], lambda each: each.p_difference()) for position in tested])
-    equivalent[tested] = holm([_p(estimates[position], lambda each: each.p_equivalence()) for position in tested])
+    tested = np.array([not _single_bundle(quantity) for quantity in family])
+    unknown = np.nan, np.nan
+    p = np.array([(known.p_difference(), known.p_equivalence()) if known else unknown for known in estimates])
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[tested] = np.transpose([holm(of_test) for of_test in p[tested].T])
     return [
-        _claim(params, rules, frozen, quantity, estimate, p, p_equivalence)
-        for quantity, estimate, p, p_equivalence in zip(family, estimates, differs, equivalent, strict=True)
+        _claim(params, rules, frozen, quantity, estimate, p_difference, p_equivalence)
+        for quantity, estimate, (p_difference, p_equivalence) in zip(family, estimates, adjusted, strict=True)
     ]
 
 
@@ -117,10 +118,6 @@ def _estimate(quantity: Quantity, *, only: str = "", without: str = "") -> Estim
     }
     estimate = quantity.estimate(values) if values else None
     return None if estimate is None or not np.isfinite(estimate.value) else estimate
-
-
-def _p(estimate: Estimate | Bounded | None, test: Callable[[Estimate | Bounded], Array]) -> float:
-    return np.nan if estimate is None else float(test(estimate))
 
 
 def _single_bundle(quantity: Quantity) -> bool:

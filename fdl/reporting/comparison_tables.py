@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import (
     BASELINE,
-    SYNTHETIC,
     backbone_title,
     dataset_title,
     method_title,
@@ -18,7 +17,7 @@ from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.entries import Entry, Named
 from fdl.reporting.listings import Column, Line, Listing, Raw
-from fdl.reporting.results import Results, Spread, differences, spread
+from fdl.reporting.results import Results, Spread, differences, mean_and_std, spread
 from fdl.results.collect import CELL_COLUMNS
 from fdl.results.measures import ENSEMBLE
 
@@ -37,11 +36,11 @@ def ablation_table(results: Results) -> Listing:
 
     A method's line over all bundles holds the means over the bundles in which both it and the baseline have a value.
     """
-    percent = {cell: 100 * value for cell, value in results.accuracy.items()}
+    gains = {method: differences(results.accuracy, method) for method in results.methods}
     lines, both = [], defaultdict(list)
     for bundle, method, cells in _groups(results):
-        score = spread([percent[cell] for cell in cells if cell in percent])
-        difference = spread(differences(percent, cells) if method != BASELINE else [])
+        score = _percent(results.accuracy, cells)
+        difference = spread([gains[method][cell] for cell in cells if cell in gains[method]])
         lines.append(_ablation_line(_labels(results, bundle, method), score, difference, len(cells)))
         if method != BASELINE:
             both[method].append((score.mean, difference.mean))
@@ -56,7 +55,7 @@ def ablation_table(results: Results) -> Listing:
     return Listing(
         "ablation",
         f"Methods, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         "Test accuracy in %, soft vote, mean ± standard deviation over seeds; Δ: difference to classical in points, "
         "paired by seed (same images, initial weights and batches), with its 95 % t interval over seeds.",
         (*_HEADINGS, Column("Accuracy", number=True), Column("Δ", number=True), Column("Seeds", number=True)),
@@ -70,7 +69,7 @@ def ablation_table(results: Results) -> Listing:
 
 
 def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, asked: int) -> Line:
-    raw = dict(zip(_KEYS, labels, strict=True)) | {"mean": score.mean, "std": score.std, "n": score.n}
+    raw: Raw = dict(zip(_KEYS, labels, strict=True)) | vars(score)
     raw |= _difference_columns(difference) | {"difference_n": difference.n}
     return _line([*labels, _score(score), _difference(difference), f"{score.n} of {asked}"], raw | {"expected": asked})
 
@@ -83,15 +82,15 @@ def combiner_table(results: Results) -> Listing:
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
         scores = {name: _percent(by_cell, cells) for name, by_cell in values.items()}
-        raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
+        raw: Raw = dict(zip(_KEYS, labels, strict=True))
         for name, score in scores.items():
-            raw |= {f"{name}_mean": score.mean, f"{name}_std": score.std, f"{name}_n": score.n}
+            raw |= {f"{name}_{part}": value for part, value in vars(score).items()}
         lines.append(_line([*labels, *(_score(score, asked=len(cells)) for score in scores.values())], raw))
     parts = [f"{name}_{part}" for name in combiners for part in ("mean", "std", "n")]
     return Listing(
         "combiners",
         f"Combiners, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         f"Test accuracy in % of {results.params.members} members by combiner, mean ± standard deviation over seeds.",
         (*_HEADINGS, *(Column(sentence(COMBINERS[name].title), number=True) for name in combiners)),
         (*_KEYS, *parts),
@@ -152,19 +151,19 @@ def _measured(
     lines = []
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
-        raw: dict[str, str | float | int | None] = dict(zip(_KEYS, labels, strict=True))
+        raw: Raw = dict(zip(_KEYS, labels, strict=True))
         texts = list(labels)
         for column, (measure, _, values) in columns.items():
             measured = [values[cell] for cell in cells if cell in values]
             score = spread([100 * value for value in measured] if measure.percent else measured)
-            raw |= {f"{column}_{part}": getattr(score, part) for part in ("mean", "std", "n")}
+            raw |= {f"{column}_{part}": value for part, value in vars(score).items()}
             texts.append(_score(score, asked=len(cells), digits=1 if measure.percent else 2))
         lines.append(_line(texts, raw))
     headings = [sentence(measure.title) + f", {split}" * (split != "test") for measure, split, _ in columns.values()]
     return Listing(
         name,
         f"{title}, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         caption,
         (*_HEADINGS, *(Column(heading, number=True) for heading in headings)),
         (*_KEYS, *(f"{column}_{part}" for column in columns for part in ("mean", "std", "n"))),
@@ -205,19 +204,17 @@ def selection_table(results: Results) -> Listing:
             score = _percent(values["test", rule], cells)
             seen = _percent(values["validation", rule], cells)
             labels = [*_labels(results, bundle, method), rule]
-            chosen, base = values["test", rule], values["test", reference]
-            gains = [100 * (chosen[cell] - base[cell]) for cell in cells if cell in chosen and cell in base]
-            gain = spread(gains if rule != reference else [])
-            raw: dict[str, str | float | int | None] = dict(zip((*_KEYS, "selection"), labels, strict=True))
-            raw |= {"mean": score.mean, "std": score.std, "n": score.n, "validation_mean": seen.mean}
-            raw["reference"] = reference
+            chosen, base = values["test", rule], values["test", reference] if rule != reference else {}
+            gain = spread([100 * (chosen[cell] - base[cell]) for cell in cells if cell in chosen and cell in base])
+            raw: Raw = dict(zip((*_KEYS, "selection"), labels, strict=True))
+            raw |= vars(score) | {"validation_mean": seen.mean, "reference": reference}
             raw |= _difference_columns(gain)
             texts = [*labels, _score(score, asked=len(cells)), _difference(gain), _score(seen)]
             lines.append(_line(texts, raw))
     return Listing(
         "selections",
         f"Selection of the epoch, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         "Accuracy in %, soft vote, mean ± standard deviation over seeds, by the rule that picks the epoch; Δ: "
         f"difference on test from {' or '.join(dict.fromkeys(reference_of.values()))}, of the same trainings, in "
         "points, with its 95 % t interval over seeds.",
@@ -274,12 +271,9 @@ def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
     return spread([100 * values[cell] for cell in cells if cell in values])
 
 
-def _score(score: Spread, asked: int | None = None, digits: int = 1) -> str:
-    """`41.2 ± 1.3`, with the number of seeds where some have no value."""
-    if score.mean is None:
-        return "–"
-    text = f"{score.mean:.{digits}f}" + (f" ± {score.std:.{digits}f}" if score.std is not None else "")
-    return text.replace("-", "−") + (f" (n={score.n})" if asked is not None and score.n < asked else "")
+def _score(score: Spread, asked: int = 0, digits: int = 1) -> str:
+    """`41.2 ± 1.3`, with the number of seeds where some of those asked for have no value."""
+    return mean_and_std(score, digits) + (f" (n={score.n})" if 0 < score.n < asked else "")
 
 
 def _difference(difference: Spread) -> str:

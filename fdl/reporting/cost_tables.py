@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from fdl.core.titles import SYNTHETIC, backbone_title, method_title
+from fdl.core.titles import backbone_title, method_title
 from fdl.reporting.entries import Entry
-from fdl.reporting.listings import Column, Line, Listing
+from fdl.reporting.listings import Column, Line, Listing, Raw
 from fdl.reporting.results import Results
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def cost_table(results: Results) -> Listing:
     return Listing(
         "costs",
         f"Costs, preset {results.params.preset}",
-        SYNTHETIC if results.collected.synthetic else "",
+        results.warning,
         "Cost of a cell (one ensemble trained, evaluated and mapped), all shots and seeds together: seconds as median "
         "(minimum to maximum), of these the training; largest peak memory of the process, on cuda that of the device.",
         (
@@ -70,7 +70,7 @@ def cost_table(results: Results) -> Listing:
 def _line(results: Results, costs: Costs) -> Line:
     title = results.collected.datasets[costs.dataset].title
     labels = [title, backbone_title(costs.backbone), method_title(costs.method)]
-    raw: dict[str, str | float | int | None] = dict(zip(_RAW[:3], labels, strict=True))
+    raw: Raw = dict(zip(_RAW[:3], labels, strict=True))
     raw |= {"n": len(costs.done), "failed": costs.failed}
     if costs.done.empty:
         return Line([*labels, "–", "–", "–", "–", "–", "–", f"0 ({costs.failed} failed)"], raw)

@@ -165,7 +165,7 @@ def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str, also
 
 
 def place_no_empty_labels(axes: Iterable["Axes"]) -> None:
-    """Spare the layout the labels without text: for the place of one the ticks of all its neighbours are measured."""
+    """Fix the place of labels without text: to find one, the layout would measure the ticks of all neighbours."""
     for axis in (axis for panel in axes for axis in (panel.xaxis, panel.yaxis)):
         if not axis.label.get_text():
             axis.set_label_coords(0, 0)
@@ -185,14 +185,14 @@ def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str
         )
 
 
-def say_nothing_there(axes: "Axes", text: str = "no results") -> None:
+def say_nothing_there(axes: "Axes") -> None:
     """Mark a facet without values; above the middle, where a line of no difference may lie."""
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # lines that are drawn for all facets
-    axes.text(0.5, 0.7, text, transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
+    axes.text(0.5, 0.7, "no results", transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
 
 
 def warn(figure: "Figure", collected: Collected) -> None:
-    """Write above the figure what a reader must know who sees it alone."""
+    """Write above the figure what a reader who sees it alone must know."""
     if text := notice(collected):
         figure.suptitle(text, fontsize=8, fontweight="bold", color=WARNING_COLOUR)
 

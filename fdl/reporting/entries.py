@@ -1,7 +1,7 @@
 """What a table or figure says of itself: one entry, beside the code that makes it, holds all of it.
 
 A module of this folder whose name ends in `tables` or `figures` lists its entries in `ENTRIES`. Snakemake, the page,
-`fdl report --only`, `snakemake --report` and docs/report.md read them there: nothing else names a table or figure.
+the verb `report --only`, `snakemake --report` and docs/report.md read them there: nothing else names a table or figure.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,14 +1,12 @@
 """Test accuracy over training images per class."""
 
-from collections.abc import Mapping
 from itertools import pairwise
 from math import log2
 from typing import TYPE_CHECKING
 
-from fdl.core.settings import Cell, Params
 from fdl.core.titles import method_title
-from fdl.evaluation.voting import COMBINERS
 from fdl.reporting.drawing import (
+    Net,
     caption,
     facets,
     house_style,
@@ -19,9 +17,8 @@ from fdl.reporting.drawing import (
     say_nothing_there,
     warn,
 )
-from fdl.reporting.entries import Entry
+from fdl.reporting.entries import Entry, drawn
 from fdl.reporting.results import Results
-from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,46 +28,42 @@ if TYPE_CHECKING:
 _DODGE = 0.045  # between methods, as a part of the axis
 
 
-def accuracy_over_shots(params: Params, collected: Collected, values: Mapping[Cell, float]) -> "Figure":
-    """Test accuracy over training images per class; a facet per dataset and backbone.
-
-    Args:
-        values: accuracy per cell in [0, 1]; see `collect.headline_values`.
-    """
-    grid = list(dict.fromkeys((state.cell.dataset, state.cell.backbone) for state in collected.cells))
-    shots = sorted({state.cell.shots for state in collected.cells})
-    frame = _frame(collected, values, shots)
+def accuracy_over_shots(results: Results) -> "Figure":
+    """Test accuracy of the soft vote over training images per class; a facet per dataset and backbone."""
+    shots = sorted({bundle.shots for bundle in results.bundles})
+    frame = _frame(results, shots)
     with house_style():
         # A dataset's backbones stand side by side and share their scale; other datasets have their own.
-        figure, all_axes = facets(grid, share="row")
-        for axes, pair in zip(all_axes, grid, strict=True):
-            _facet(axes, collected, frame, *pair, shots=shots)
-            if not axes.lines and pair[0] not in set(frame["dataset"]):
+        figure, all_axes = facets(results.nets, share="row")
+        for axes, net in zip(all_axes, results.nets, strict=True):
+            _facet(axes, results, frame, net, shots)
+            if not axes.lines and net[0] not in set(frame["dataset"]):
                 axes.set_yticks([])  # neither values nor chance: there is no scale
         label_axes(figure, all_axes, x="training images per class", y="test accuracy (%)")
         legend_below(figure, all_axes[:1], last=["chance"])
-        warn(figure, collected)
+        warn(figure, results.collected)
     return figure
 
 
-def accuracy_over_shots_caption(params: Params, collected: Collected, *, combiner: str) -> str:
+def accuracy_over_shots_caption(results: Results) -> str:
     """What the figure shows: n, error bars, chance."""
+    collected = results.collected
     seeds = len({state.cell.seed for state in collected.cells})
     several = "mean over seeds, bars: ± standard deviation, faint marks: the single seeds"
     return caption(
         collected,
-        f"Test accuracy of {params.members} members by {COMBINERS[combiner].title} over training images per class "
+        f"Test accuracy of {results.params.members} members by soft vote over training images per class "
         f"(logarithmic axis); {several if seeds > 1 else 'one seed'}; n = {seeds} per point"
         + (" at most" if len(collected.of("done")) < len(collected.cells) else "")
         + "; methods are shifted sideways to keep them apart; dotted: chance, guessing all classes equally often.",
     )
 
 
-def _frame(collected: Collected, values: Mapping[Cell, float], shots: list[int]) -> "DataFrame":
+def _frame(results: Results, shots: list[int]) -> "DataFrame":
     """One line per cell with a value; `at` is the shots, methods set off from each other."""
     import pandas as pd
 
-    methods = list(dict.fromkeys(state.cell.method for state in collected.cells))
+    methods = results.methods
     middle = (len(methods) - 1) / 2
     # In doublings of the shots; all methods of one number of shots stay nearer to it than to the next one.
     gaps = [log2(after / before) for before, after in pairwise(shots)]
@@ -82,22 +75,19 @@ def _frame(collected: Collected, values: Mapping[Cell, float], shots: list[int])
                 "backbone": cell.backbone,
                 "at": cell.shots * 2 ** ((methods.index(cell.method) - middle) * dodge),
                 "method": method_title(cell.method),
-                "percent": 100 * values[cell],
+                "percent": 100 * accuracy,
             }
-            for cell in (state.cell for state in collected.cells)
-            if cell in values
+            for cell, accuracy in results.accuracy.items()
         ],
         columns=["dataset", "backbone", "at", "method", "percent"],
     )
 
 
-def _facet(
-    axes: "Axes", collected: Collected, frame: "DataFrame", dataset: str, backbone: str, *, shots: list[int]
-) -> None:
+def _facet(axes: "Axes", results: Results, frame: "DataFrame", net: Net, shots: list[int]) -> None:
     import seaborn as sns
 
-    styles = looks(list(dict.fromkeys(state.cell.method for state in collected.cells)))
-    facts = collected.datasets[dataset]
+    dataset, backbone = net
+    styles, facts = looks(results.methods), results.collected.datasets[dataset]
     here = frame[(frame["dataset"] == dataset) & (frame["backbone"] == backbone)]
     if facts.chance is not None:
         axes.axhline(100 * facts.chance, color="black", linestyle=":", linewidth=1, label="chance", zorder=1)
@@ -133,16 +123,11 @@ def _facet(
         axes.legend().remove()
     else:
         say_nothing_there(axes)
-    axes.set_title(net_title(collected, (dataset, backbone)))
+    axes.set_title(net_title(results.collected, net))
     axes.set_xscale("log", base=2)
     axes.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
     axes.set_xticks(shots, labels=[str(count) for count in shots])
     axes.minorticks_off()
-
-
-def _of_soft_vote(results: Results) -> "tuple[Figure, str]":
-    figure = accuracy_over_shots(results.params, results.collected, results.accuracy)
-    return figure, accuracy_over_shots_caption(results.params, results.collected, combiner="soft")
 
 
 ENTRIES = [
@@ -152,7 +137,7 @@ ENTRIES = [
         "Accuracy over images per class",
         "Test accuracy of the soft vote over training images per class; one panel per dataset and "
         "backbone. Bars: standard deviation over seeds; dotted: chance.",
-        _of_soft_vote,
+        drawn(accuracy_over_shots, accuracy_over_shots_caption),
         order=20,
         reading="Look at the distance between the lines and compare it with the bars. Lines at the dotted one are "
         "at chance: such nets have learned nothing, and their comparison says nothing.",

@@ -32,10 +32,10 @@ def forest(results: Results) -> "Figure":
                 continue
             pooled = y == len(rows) - 1 and len(rows) > 1
             colour, size = ("black", 8) if pooled else (COLOURS[0], 6)
-            if gain.low is not None and gain.high is not None:
-                axes.hlines(y, gain.low, gain.high, color=colour, linewidth=2.2 if pooled else 1.6, zorder=2)
+            if gain.interval:
+                axes.hlines(y, *gain.interval, color=colour, linewidth=2.2 if pooled else 1.6, zorder=2)
             axes.plot(gain.mean, y, "D" if pooled else "s", color=colour, markersize=size, zorder=3)
-            reach = max(reach, *(1.08 * abs(x) for x in (gain.mean, gain.low, gain.high) if x is not None))
+            reach = max(reach, *(1.08 * abs(x) for x in (gain.mean, *(gain.interval or ()))))
         axes.set_yticks(range(len(rows)), labels=[title for title, _ in rows], fontsize=_LETTERS)
         axes.set(xlim=(-reach, reach), ylim=(max(len(rows), 1) - 0.4, -0.6))
         axes.tick_params(axis="x", labelsize=_LETTERS)
@@ -47,13 +47,9 @@ def forest(results: Results) -> "Figure":
         beside = axes.secondary_yaxis("right")
         beside.set_yticks(
             range(len(rows)),
-            labels=[
-                "–" if gain is None else signed_interval(gain.mean, None if gain.low is None or gain.high is None
-                                                         else (gain.low, gain.high))
-                for _, gain in rows
-            ],
+            labels=["–" if gain is None else signed_interval(gain.mean, gain.interval) for _, gain in rows],
             fontsize=_LETTERS,
-        )  # fmt: skip
+        )
         beside.tick_params(axis="y", length=0)
         beside.spines["right"].set_visible(False)
         if len(rows) > 1:

@@ -36,7 +36,7 @@ class MapPanel:
 
     address: str  # data address of the map
     predicted: str
-    right: bool
+    correct: bool
     empty: bool
 
 
@@ -118,7 +118,7 @@ def _picture(style: str, pixels: NDArray[np.uint8]) -> Picture:
 
 @cache
 def _map_address(content: bytes, shape: tuple[int, int]) -> str:
-    """A map as a PNG in the colours of the figures, half transparent; many maps are alike, such as empty ones."""
+    """A map as a PNG in the colours of the figures, half transparent; cached, since all empty ones are equal."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -5,14 +5,14 @@ The paper's layout (shots side by side) is `fdl.reporting.tables`.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import markdown_text
 
-Raw = Mapping[str, str | float | int | None]
+Raw = dict[str, str | float | int | None]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """A method against the classical ensemble, pair by pair: the differences, and what diversity has to do with them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fdl.core.settings import Cell
 from fdl.core.titles import backbone_title, method_title
-from fdl.evaluation import statistics
+from fdl.evaluation.statistics import LEVEL, MARGIN
+from fdl.reporting.answer import Gain, pooled_gain
 from fdl.reporting.drawing import (
     BAND_COLOUR,
     COLOURS,
@@ -27,62 +25,32 @@ from fdl.reporting.drawing import (
     warn,
 )
 from fdl.reporting.entries import Entry, drawn
-from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, spread
+from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, differences, spread
+from fdl.results.measures import ENSEMBLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVEL = 0.95
-_BAND = f"± {statistics.MARGIN:g} points"
+_BAND = f"± {MARGIN:g} points"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Method minus classical, soft vote on test, of one seed."""
-
-    cell: Cell
-    accuracy: float  # points
-    disagreement: float | None  # points; None: the ensembles have no pairs of members, or were not measured
+def gains_by_method(results: Results) -> dict[str, dict[Cell, float]]:
+    """Soft vote on test minus that of the classical ensemble of the same seed, in points, by method and its cells."""
+    return {method: differences(results.accuracy, method) for method in results.methods[1:]}
 
 
-def measured_differences(results: Results, method: str) -> list[Difference]:
-    """All pairs of a method with both values."""
-    values, disagreement = results.accuracy, results.values("ensemble", "disagreement")
-    return [
-        Difference(
-            cell,
-            100 * (values[cell] - values[twin]),
-            100 * (disagreement[cell] - disagreement[twin]) if cell in disagreement and twin in disagreement else None,
-        )
-        for cell, twin in results.pairs(method)
-        if cell in values and twin in values
-    ]
+def gain_over_seeds(gains: Sequence[float]) -> Gain:
+    """The mean of a setting's gains with the t interval over its seeds."""
+    return Gain(fmean(gains), spread(gains).interval, len(gains))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean difference in points with its 95 % interval."""
-
-    mean: float
-    low: float  # NaN: the seeds tell nothing of the spread
-    high: float
-    n: int
-
-
-def bundle_interval(differences: Sequence[float]) -> Interval:
-    """The mean of a bundle's differences with the t interval over its seeds."""
-    low, high = spread(differences).interval or (np.nan, np.nan)
-    return Interval(fmean(differences), low, high, len(differences))
-
-
-def overall_interval(differences: Sequence[Difference]) -> Interval:
-    """The mean over all pairs; jackknife over each dataset's seeds, the test images held fixed (docs/claims.md)."""
-    rows = np.array([[difference.accuracy] for difference in differences])
-    datasets, seeds = ([getattr(d.cell, name) for d in differences] for name in ("dataset", "seed"))
-    estimate = statistics.jackknife(statistics.weighted_mean, rows, datasets, seeds)
-    low, high = estimate.interval(LEVEL) if len(set(seeds)) >= SEEDS_FOR_INTERVAL else (np.nan, np.nan)
-    return Interval(float(estimate.value), float(low), float(high), len(rows))
+def _by_shots(gains: Mapping[Cell, float], net: Net) -> dict[int, list[float]]:
+    """The gains on a dataset and backbone by number of shots, a value per seed."""
+    by_shots: dict[int, list[float]] = {}
+    for cell in sorted(cell for cell in gains if (cell.dataset, cell.backbone) == net):
+        by_shots.setdefault(cell.shots, []).append(gains[cell])
+    return by_shots
 
 
 def paired_differences(results: Results) -> "Figure":
@@ -90,7 +58,7 @@ def paired_differences(results: Results) -> "Figure":
 
     Of several methods one more facet holds the means over all pairs.
     """
-    by_method = {method: measured_differences(results, method) for method in results.methods[1:]}
+    by_method = gains_by_method(results)
     with house_style():
         several = len(by_method) > 1  # else `forest` shows it
         figure, axes = facets(results.nets, extra=several)
@@ -107,16 +75,16 @@ def paired_differences(results: Results) -> "Figure":
     return figure
 
 
-def _reach(by_method: Mapping[str, Sequence[Difference]]) -> float:
+def _reach(by_method: Mapping[str, Mapping[Cell, float]]) -> float:
     """Half the scale that all facets share: every seed and the band of ± 2 points are on it, wide intervals are cut."""
-    seen = [abs(difference.accuracy) for differences in by_method.values() for difference in differences]
-    return 1.08 * max([1.5 * statistics.MARGIN, *seen])
+    seen = [abs(gain) for gains in by_method.values() for gain in gains.values()]
+    return 1.08 * max([1.5 * MARGIN, *seen])
 
 
 def _forest(
     axes: "Axes",
     results: Results,
-    by_method: dict[str, list[Difference]],
+    by_method: Mapping[str, Mapping[Cell, float]],
     net: Net,
     shots: Sequence[int],
     reach: float,
@@ -126,25 +94,22 @@ def _forest(
     axes.set_ylim(len(shots) - 0.5, -0.5)
     for place, method in enumerate(by_method):
         offset = (place - (len(by_method) - 1) / 2) * 0.7 / len(by_method)
-        single: dict[float, list[float]] = {}
-        for difference in by_method[method]:
-            if _net(difference.cell) == net:
-                single.setdefault(shots.index(difference.cell.shots) + offset, []).append(difference.accuracy)
+        single = {shots.index(count) + offset: gains for count, gains in _by_shots(by_method[method], net).items()}
         if single:
-            _draw(axes, results, method, {y: bundle_interval(differences) for y, differences in single.items()}, single)
+            _draw(axes, results, method, {y: gain_over_seeds(gains) for y, gains in single.items()}, single)
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, reach)
 
 
-def _overall(axes: "Axes", results: Results, by_method: dict[str, list[Difference]], reach: float) -> None:
+def _overall(axes: "Axes", results: Results, by_method: Mapping[str, Mapping[Cell, float]], reach: float) -> None:
     """The last facet: one line per method."""
     axes.set_title("all settings", fontweight="bold")
     axes.set_yticks([])
     axes.set_ylim(max(len(by_method), 1) - 0.5, -0.5)
-    for row, method in enumerate(by_method):
-        if by_method[method]:
-            _draw(axes, results, method, {row: overall_interval(by_method[method])}, {})
+    for row, (method, gains) in enumerate(by_method.items()):
+        if pooled := pooled_gain(gains):
+            _draw(axes, results, method, {row: pooled}, {})
     if not axes.lines:
         say_nothing_there(axes)
     _zero(axes, reach)
@@ -154,24 +119,25 @@ def _draw(
     axes: "Axes",
     results: Results,
     method: str,
-    intervals: Mapping[float, Interval],
+    means: Mapping[float, Gain],
     single: Mapping[float, Sequence[float]],
 ) -> None:
     """A method's marks, by their y."""
     styles, title = looks(results.methods), method_title(method)
     colour, marker = styles["palette"][title], styles["markers"][title]
-    known = [(y, interval.low, interval.high) for y, interval in intervals.items() if np.isfinite(interval.low)]
+    known = [(y, *gain.interval) for y, gain in means.items() if gain.interval]
     if known:
         axes.hlines(*zip(*known, strict=True), color=colour, linewidth=1.3, capstyle="butt", zorder=2)
     x, y = [x for of_y in single.values() for x in of_y], [y for y, of_y in single.items() for _ in of_y]
     axes.plot(x, y, "|", color="black", markersize=5, markeredgewidth=0.7, alpha=0.6, zorder=3)
-    means = [interval.mean for interval in intervals.values()]
-    (mark,) = axes.plot(means, list(intervals), marker, color=colour, markersize=5, label=title, zorder=4)
+    (mark,) = axes.plot(
+        [gain.mean for gain in means.values()], list(means), marker, color=colour, markersize=5, label=title, zorder=4
+    )
     mark.set(markeredgecolor="white", markeredgewidth=0.6)
 
 
 def _zero(axes: "Axes", reach: float) -> None:
-    axes.axvspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
+    axes.axvspan(-MARGIN, MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
     axes.axvline(0, color="black", linewidth=0.8, zorder=1)
     axes.set_xlim(-reach, reach)
     axes.locator_params(axis="x", nbins=5)
@@ -179,22 +145,16 @@ def _zero(axes: "Axes", reach: float) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _net(cell: Cell) -> Net:
-    return cell.dataset, cell.backbone
-
-
 def paired_differences_caption(results: Results) -> str:
     """What the figure shows: n, intervals."""
-    counts = [len(measured_differences(results, method)) for method in results.methods[1:]]
-    if not sum(counts):
+    counts = {method: len(gains) for method, gains in gains_by_method(results).items()}
+    if not any(counts.values()):
         return caption(results.collected, "Differences from the classical ensemble: no finished pairs.")
     overall = (
         "All settings: mean over all pairs, interval by jackknife over the seeds of every dataset, test images held "
         "fixed. "
     ) * (len(counts) > 1)
-    named = ", ".join(
-        f"{method_title(method)} {count}" for method, count in zip(results.methods[1:], counts, strict=True)
-    )
+    named = ", ".join(f"{method_title(method)} {count}" for method, count in counts.items())
     return caption(
         results.collected,
         "Test accuracy of the soft vote minus that of the classical ensemble of the same seed. Large marks: mean over "
@@ -205,26 +165,26 @@ def paired_differences_caption(results: Results) -> str:
 
 def gain_over_shots(results: Results) -> "Figure":
     """Accuracy of every method minus classical over training images per class; a facet per dataset and backbone."""
-    by_method = {method: measured_differences(results, method) for method in results.methods[1:]}
+    by_method = gains_by_method(results)
     shots = sorted({bundle.shots for bundle in results.bundles})
-    intervals = {
-        (net, method): _intervals([d for d in differences if _net(d.cell) == net])
+    means = {
+        (net, method): {count: gain_over_seeds(values) for count, values in _by_shots(gains, net).items()}
         for net in results.nets
-        for method, differences in by_method.items()
+        for method, gains in by_method.items()
     }
-    drawn_intervals = [interval for by_shots in intervals.values() for interval in by_shots.values()]
+    drawn_means = [gain for by_shots in means.values() for gain in by_shots.values()]
     # Half the scale that all facets share: every mean is on it, and every interval that is not far wider than these.
-    farthest = max([1.5 * statistics.MARGIN, *(abs(interval.mean) for interval in drawn_intervals)])
-    bounds = [abs(bound) for interval in drawn_intervals for bound in (interval.low, interval.high)]
+    farthest = max([1.5 * MARGIN, *(abs(gain.mean) for gain in drawn_means)])
+    bounds = [abs(bound) for gain in drawn_means for bound in gain.interval or ()]
     reach = 1.08 * max([farthest, *(bound for bound in bounds if bound <= 2 * farthest)])
     with house_style():
         figure, axes = facets(results.nets, share="all")
         for panel, net in zip(axes, results.nets, strict=True):
             for place, method in enumerate(by_method):
-                _draw_gains(panel, results, method, intervals[net, method], 0.13 * (place - (len(by_method) - 1) / 2))
+                _draw_gains(panel, results, method, means[net, method], 0.13 * (place - (len(by_method) - 1) / 2))
             if not panel.lines:
                 say_nothing_there(panel)
-            panel.axhspan(-statistics.MARGIN, statistics.MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
+            panel.axhspan(-MARGIN, MARGIN, color=BAND_COLOUR, linewidth=0, zorder=0, label=_BAND)
             panel.axhline(0, color="black", linewidth=0.8, zorder=1)
             panel.set(title=net_title(results.collected, net), ylim=(-reach, reach), xscale="log")
             panel.set_xlim(shots[0] / 2**0.5, shots[-1] * 2**0.5)
@@ -236,26 +196,17 @@ def gain_over_shots(results: Results) -> "Figure":
     return figure
 
 
-def _intervals(differences: Sequence[Difference]) -> dict[int, Interval]:
-    """The interval of each number of shots."""
-    by_shots: dict[int, list[float]] = {}
-    for difference in sorted(differences, key=lambda d: d.cell.shots):
-        by_shots.setdefault(difference.cell.shots, []).append(difference.accuracy)
-    return {shots: bundle_interval(accuracies) for shots, accuracies in by_shots.items()}
-
-
-def _draw_gains(
-    axes: "Axes", results: Results, method: str, intervals: Mapping[int, Interval], doublings: float
-) -> None:
+def _draw_gains(axes: "Axes", results: Results, method: str, means: Mapping[int, Gain], doublings: float) -> None:
     """A method's means and intervals by number of shots, set off sideways to keep methods apart."""
-    if not intervals:
+    if not means:
         return
     styles, title = looks(results.methods), method_title(method)
     style: dict[str, Any] = look(results.methods, method)
-    x = [shots * 2**doublings for shots in intervals]
-    low, high = ([getattr(interval, bound) for interval in intervals.values()] for bound in ("low", "high"))
-    axes.vlines(x, low, high, color=style["color"], linewidth=1.2, zorder=2)
-    (line,) = axes.plot(x, [interval.mean for interval in intervals.values()], **style, linewidth=0.9, zorder=3)
+    x = [shots * 2**doublings for shots in means]
+    known = [(place, *gain.interval) for place, gain in zip(x, means.values(), strict=True) if gain.interval]
+    if known:
+        axes.vlines(*zip(*known, strict=True), color=style["color"], linewidth=1.2, zorder=2)
+    (line,) = axes.plot(x, [gain.mean for gain in means.values()], **style, linewidth=0.9, zorder=3)
     line.set(marker=styles["markers"][title], markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=title)
 
 
@@ -278,15 +229,14 @@ def diversity_and_gain(results: Results) -> "Figure":
 
     backbones = list(dict.fromkeys(backbone for _, backbone in results.nets))
     methods = results.methods[1:]
-    by_method = {method: measured_differences(results, method) for method in methods}
     with house_style():
         rows, columns = max(len(methods), 1), len(backbones)
         figure = Figure(figsize=(max(2.4 * columns, 3.4) + 0.4, 2.1 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for method, line in zip(methods or [""], grid, strict=True):
+            pairs = _disagreement_and_gain(results, method)
             for backbone, axes in zip(backbones, line, strict=True):
-                here = [d for d in by_method.get(method, []) if d.cell.backbone == backbone]
-                _scatter(axes, results, here)
+                _scatter(axes, results, {cell: pair for cell, pair in pairs.items() if cell.backbone == backbone})
                 axes.set_title(" · ".join(filter(None, [backbone_title(backbone), method_title(method)])))
         everything = list(grid.flat)
         label_axes(figure, everything, x="Δ disagreement (points)", y="Δ test accuracy (points)")
@@ -295,15 +245,25 @@ def diversity_and_gain(results: Results) -> "Figure":
     return figure
 
 
-def _scatter(axes: "Axes", results: Results, differences: Sequence[Difference]) -> None:
+def _disagreement_and_gain(results: Results, method: str) -> dict[Cell, tuple[float, float]]:
+    """Differences of disagreement and of accuracy in points, of the pairs where both are known.
+
+    Single nets have no disagreement.
+    """
+    disagreement = differences(results.values(ENSEMBLE, "disagreement"), method)
+    gains = differences(results.accuracy, method)
+    return {cell: (disagreement[cell], gain) for cell, gain in gains.items() if cell in disagreement}
+
+
+def _scatter(axes: "Axes", results: Results, pairs: Mapping[Cell, tuple[float, float]]) -> None:
     axes.axhline(0, color="black", linewidth=0.8, zorder=1)
     axes.axvline(0, color="black", linewidth=0.8, zorder=1)
     for number, (dataset, facts) in enumerate(results.collected.datasets.items()):
-        here = [d for d in differences if d.cell.dataset == dataset and d.disagreement is not None]
+        here = [pair for cell, pair in pairs.items() if cell.dataset == dataset]
         if here:
             axes.scatter(
-                [d.disagreement or 0 for d in here],
-                [d.accuracy for d in here],
+                [disagreement for disagreement, _ in here],
+                [gain for _, gain in here],
                 s=14,
                 marker=("o", *MARKERS)[number % 7],
                 color=COLOURS[number % len(COLOURS)],
@@ -318,11 +278,7 @@ def _scatter(axes: "Axes", results: Results, differences: Sequence[Difference]) 
 
 def diversity_and_gain_caption(results: Results) -> str:
     """What the figure shows: n, and what it cannot show."""
-    n = sum(
-        difference.disagreement is not None
-        for method in results.methods[1:]
-        for difference in measured_differences(results, method)
-    )
+    n = sum(len(_disagreement_and_gain(results, method)) for method in results.methods[1:])
     return caption(
         results.collected,
         "Test accuracy of the soft vote over the share of test images on which two members predict different classes "

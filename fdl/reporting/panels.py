@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell
-from fdl.core.titles import SYNTHETIC, method_title
+from fdl.core.titles import SYNTHETIC
 from fdl.evaluation.overlay import IMAGES, SIDE, Record, enlarged, image_shown, on_grey, shown_images, votes_right
 from fdl.reporting.drawing import DPI, WARNING_COLOUR, net_title
 from fdl.reporting.results import Results, read_arrays
@@ -72,8 +72,8 @@ def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
     if not common.size or not alike:
         keys = " and ".join(cell.key for cell in cells)
         raise InputError(
-            f"{keys}: maps of different test images; make them again (`fdl cam`, where weights were kept), or "
-            "delete the older record and run again"
+            f"{keys}: maps of different test images; make them again with "
+            "`python -m fdl cam`, where weights were kept, or delete the older record and run again"
         )
     return Rows(cells, tuple(records))
 
@@ -294,11 +294,3 @@ def which_images(collected: Collected, rows: Rows, lines: Sequence[MapRow]) -> s
             else " The records came without the test images, so the maps lie on plain grey."
         )
     )
-
-
-def method_rows(rows: Rows, name: str) -> list[MapRow]:
-    """A row per method of the maps of this name in the records."""
-    return [
-        MapRow(method_title(cell.method), record[name], record)
-        for cell, record in zip(rows.cells, rows.records, strict=True)
-    ]

@@ -8,22 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from math import isfinite
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.settings import Cell, Params
-from fdl.core.titles import SYNTHETIC, signed
+from fdl.core.titles import signed
 from fdl.reporting.table_formats import to_text
 from fdl.reporting.tables import results_table
 from fdl.reporting.targets import Target, entries, target_named, targets
-from fdl.results.collect import Collected, headline_values, read_collected, read_runs
+from fdl.results.collect import Collected
 
 if TYPE_CHECKING:
     from fdl.reporting.results import Results
@@ -31,12 +28,11 @@ if TYPE_CHECKING:
 
     Written = tuple[list[Path], Shown]
 
-COMBINER = "soft"  # of the headline table
-_WORTH_A_PROCESS = 300  # cells: what another process draws of a smaller grid, it does not save
+_WORTH_A_PROCESS = 300  # cells: with fewer, starting another process takes longer than it saves
 
 
 def collect_garbage_seldom() -> None:
-    """For a process that draws: a figure is many thousands of objects, and to look at all again takes a tenth of it."""
+    """For a process that draws: a figure is thousands of objects, and checking them takes a tenth of the time."""
     gc.set_threshold(20_000)
 
 
@@ -51,12 +47,11 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
         ChildProcessError: one of several processes was ended from outside.
     """
     from fdl.reporting import claims, dvc_metrics, site
-    from fdl.reporting.results import Results
+    from fdl.reporting.results import read_results
 
-    collected = read_collected(params)  # first: what is wrong here is said once
+    results = read_results(params)  # first: what is wrong here is said once
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    results = Results(params, collected, read_runs(params))
     with _drawn(results, others, min(processes, worth)) as drawings:  # by other processes from here on
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
@@ -192,17 +187,13 @@ def headline(params: Params) -> str:
         InputError: `collect` has not run for these settings, or a record that a verdict rests on was changed since.
     """
     from fdl.reporting import answer, claims
-    from fdl.reporting.results import Results
+    from fdl.reporting.results import read_results
 
-    collected = read_collected(params)
-    accuracy = headline_values(params, read_runs(params), combiner=COMBINER, metric="accuracy")
-    table = results_table(params, collected, accuracy, name="accuracy", combiner=COMBINER, metric="accuracy")
-    lines = [to_text(table), _summary(collected, accuracy)]
-    lines += [SYNTHETIC] if collected.synthetic else []
-    balanced = Results(params, collected, read_runs(params)).values(COMBINER, "accuracy_balanced")
-    lines += filter(None, [answer.at_chance(collected, {**accuracy, **balanced})])
-    question = answer.question(answer.compared_method(collected))
-    lines.append(f"{question} {answer.answer(collected, accuracy, claims.evaluate(params))}")
+    results = read_results(params)
+    lines = [to_text(results_table(results, "soft", "accuracy")), _summary(results.collected, results.accuracy)]
+    lines += filter(None, [results.warning, answer.at_chance(results)])
+    question = answer.question(answer.compared_method(results.collected))
+    lines.append(f"{question} {answer.answer(results, claims.evaluate(params, results))}")
     if params.claims.grid:
         lines += [f"Caveat: {params.claims.remark}"] if params.claims.remark else []
         lines.append(f"Verdicts: {layout.report_folder(params) / 'tables' / 'claims.md'}")
@@ -211,19 +202,18 @@ def headline(params: Params) -> str:
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
     """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
-    from fdl.evaluation.statistics import jackknife, weighted_mean
-    from fdl.reporting.results import SEEDS_FOR_INTERVAL
+    from fdl.reporting.answer import pooled_gain
 
-    chance = {dataset: facts.chance for dataset, facts in collected.datasets.items()}
-    above = [100 * (value - (chance[cell.dataset] or 0)) for cell, value in accuracy.items()]
-    n, total = len(above), len(collected.cells)
-    if not above:
+    chance = {dataset: facts.chance or 0 for dataset, facts in collected.datasets.items()}
+    above = pooled_gain({cell: 100 * (value - chance[cell.dataset]) for cell, value in accuracy.items()})
+    total = len(collected.cells)
+    if above is None:
         return f"None of {total:,} cells has a value."
-    datasets, seeds = ([getattr(cell, name) for cell in accuracy] for name in ("dataset", "seed"))
-    low, high = map(float, jackknife(weighted_mean, np.array(above)[:, None], datasets, seeds).interval())
-    enough = isfinite(low) and len(set(seeds)) >= SEEDS_FOR_INTERVAL
-    interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
+    interval = ""
+    if above.interval:
+        low, high = above.interval
+        interval = f"95 % t interval {signed(low)} to {signed(high)} over the seeds of every dataset; "
     return (
-        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(fmean(above))} points against chance, "
-        f"all methods together ({interval * enough}n = {n:,} of {total:,} cells)."
+        f"Mean test accuracy {100 * fmean(accuracy.values()):.1f} %, {signed(above.mean)} points against chance, "
+        f"all methods together ({interval}n = {len(accuracy):,} of {total:,} cells)."
     )

@@ -1,6 +1,6 @@
 """What tables, figures and pages are made of: `runs.csv`, read once, and the records that it was gathered from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fdl.core import layout
 from fdl.core.errors import InputError, one_line
 from fdl.core.settings import Bundle, Cell, Params
-from fdl.core.titles import BASELINE, METHOD
+from fdl.core.titles import BASELINE, METHOD, SYNTHETIC
 from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
@@ -50,6 +50,11 @@ class Results:
     def accuracy(self) -> dict[Cell, float]:
         """Test accuracy of the soft vote."""
         return self.values("soft", "accuracy")
+
+    @property
+    def warning(self) -> str:
+        """What stands above every table; empty where all images are real."""
+        return SYNTHETIC if self.collected.synthetic else ""
 
     @cached_property
     def costs(self) -> "DataFrame":
@@ -94,12 +99,6 @@ class Results:
     def done(self) -> frozenset[Cell]:
         """The cells with results."""
         return frozenset(state.cell for state in self.collected.of("done"))
-
-    def pairs(self, method: str) -> list[tuple[Cell, Cell]]:
-        """Finished cells of a method, each with the baseline's of the same seed."""
-        cells = [state.cell for state in self.collected.of("done") if state.cell.method == method != BASELINE]
-        twins = [(cell, replace(cell, method=BASELINE)) for cell in cells]
-        return [(cell, twin) for cell, twin in twins if twin in self.done]
 
     def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
         """The cells that figures of single records show, of all methods: the baseline, `fdl`, then the others.
@@ -179,21 +178,29 @@ class Spread:
         return t_interval(self.mean, self.std, self.n)
 
 
+def mean_and_std(values: Spread, digits: int = 1) -> str:
+    """`41.2 ± 1.3`, or `–`."""
+    if values.mean is None:
+        return "–"
+    std = "" if values.std is None else f" ± {values.std:.{digits}f}"
+    return f"{values.mean:.{digits}f}{std}".replace("-", "−")
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard deviation over seeds."""
     return Spread(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
 
 
-def differences(values: Mapping[Cell, float], cells: Sequence[Cell]) -> list[float]:
-    """Value minus the baseline's of the same seed, of the cells where both are known."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells]
-    return [values[cell] - values[twin] for cell, twin in pairs if cell in values and twin in values]
+def baseline_pairs(cells: Iterable[Cell], known: Container[Cell]) -> list[tuple[Cell, Cell]]:
+    """Each cell of another method with the baseline's cell of the same seed, where both are known."""
+    pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method != BASELINE]
+    return [(cell, twin) for cell, twin in pairs if cell in known and twin in known]
 
 
-def paired_differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
+def differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
     """The value of each of a method's cells minus the baseline's of the same seed, in points, where both are known."""
-    pairs = [(cell, replace(cell, method=BASELINE)) for cell in values if cell.method == method != BASELINE]
-    return {cell: 100 * (values[cell] - values[twin]) for cell, twin in pairs if twin in values}
+    cells = [cell for cell in values if cell.method == method]
+    return {cell: 100 * (values[cell] - values[twin]) for cell, twin in baseline_pairs(cells, values)}
 
 
 def read_record(params: Params, state: CellState) -> dict[str, Any]:
@@ -250,7 +257,9 @@ def _verified(params: Params, cell: Cell, file: str) -> Path:
     folder = layout.record_folder(params, cell)
     run = records.read_run(folder)
     if run is None or file not in run["files"]:
-        raise InputError(f"{folder / file}: missing; run the bundle again, or bring its records in: `fdl import`")
+        raise InputError(
+            f"{folder / file}: missing; run the bundle again, or bring its records in with `python -m fdl import`"
+        )
     records.verify(folder, run, file)
     return folder / file
 

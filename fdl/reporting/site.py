@@ -11,7 +11,6 @@ from fdl.data.sources import SOURCES
 from fdl.evaluation.metrics import METRICS
 from fdl.reporting import answer, claims
 from fdl.reporting.cell_details import CellDetails, Details, read_details
-from fdl.reporting.claim_quantities import COMBINER
 from fdl.reporting.claim_tables import Claim
 from fdl.reporting.claim_tables import html_fragment as claims_fragment
 from fdl.reporting.drawing import DPI, notice
@@ -107,12 +106,12 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
         title=title,
         compared=answer.compared(method, params.members),
         about=_about(results, details),
-        answer=answer.answer(collected, results.accuracy, verdicts),
+        answer=answer.answer(results, verdicts),
         caveat=caveat,
         more=more,
         answered=answered,
         check=check,
-        at_chance=answer.at_chance(collected, {**results.accuracy, **results.values(COMBINER, "accuracy_balanced")}),
+        at_chance=answer.at_chance(results),
         counts=_counts(results),
         no_images=parts.without_images,
         verdicts=[claim for claim in verdicts if claim.id not in _NOT_IN_SUMMARY],

@@ -4,27 +4,24 @@
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from fdl.core.controls import CONTROLS
 from fdl.core.head_settings import head_settings
-from fdl.core.settings import Cell, Params
+from fdl.core.settings import Bundle, Cell, Params
 from fdl.core.titles import (
     BASELINE,
-    SYNTHETIC,
     backbone_title,
     method_title,
     signed_interval,
 )
 from fdl.evaluation.metrics import METRICS, sentence
-from fdl.evaluation.statistics import t_interval
 from fdl.evaluation.voting import COMBINERS
 from fdl.reporting import entries
 from fdl.reporting.entries import Named
-from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results
-from fdl.results.collect import CellState, Collected
+from fdl.reporting.results import Results, Spread, baseline_pairs, mean_and_std, spread
+from fdl.results.collect import Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
 _NAMED = 5  # failed cells that a table's remarks name
@@ -55,20 +52,12 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Value:
+class Value(Spread):
     """Mean and spread over the seeds, in percent (differences: percentage points)."""
 
-    mean: float | None  # None: no value
-    std: float | None  # over seeds, n − 1 in the denominator; None below two values
-    n: int  # seeds with a value
     expected: int  # seeds in the grid; 0: not in the grid
     failed: int = 0
     difference: bool = False
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % t interval of a difference over the seeds, see `t_interval`; None of a score or of few seeds."""
-        return t_interval(self.mean, self.std, self.n) if self.difference and self.n >= SEEDS_FOR_INTERVAL else None
 
     @property
     def text(self) -> str:
@@ -88,10 +77,7 @@ class Value:
             return ""
         if self.mean is None:
             return "failed†" if self.failed else "–"
-        if self.difference:
-            text = signed_interval(self.mean, interval)
-        else:
-            text = f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
+        text = signed_interval(self.mean, interval) if self.difference else mean_and_std(self)
         if self.n < self.expected:
             text += f" (n={self.n})"
         return text + "†" * bool(self.failed)
@@ -133,28 +119,16 @@ class Table:
         return panels
 
 
-def results_table(
-    params: Params, collected: Collected, values: Mapping[Cell, float], *, name: str, combiner: str, metric: str
-) -> Table:
+def results_table(results: Results, combiner: str, metric: str) -> Table:
     """A table of one combiner and metric on the test images.
 
     The difference columns hold the mean over seeds of (method − classical) of the same seed.
-
-    Args:
-        values: per cell, in [0, 1]; see `collect.headline_values`.
-        name: file name without ending.
-        combiner: whose values they are.
-        metric: which values they are.
     """
-    cells = [state.cell for state in collected.cells]
-    columns = _columns(params, cells)
+    params, collected, values = results.params, results.collected, results.values(combiner, metric)
+    columns, failed = _columns(results), {state.cell for state in collected.of("failed")}
     notes = list(dict.fromkeys(note for facts in collected.datasets.values() for note in facts.notes))
-    states: dict[tuple[str, str, int, str], list[CellState]] = defaultdict(list)
-    for state in collected.cells:
-        cell = state.cell
-        states[cell.dataset, cell.backbone, cell.shots, cell.method].append(state)
     rows = []
-    for dataset, backbone in _row_keys(cells):
+    for dataset, backbone in results.nets:
         facts = collected.datasets[dataset]
         rows.append(
             Row(
@@ -163,9 +137,9 @@ def results_table(
                 tuple(notes.index(note) + 1 for note in facts.notes),
                 None if facts.chance is None else 100 * facts.chance,
                 {
-                    column: _difference(states, values, dataset, backbone, column)
-                    if column.difference
-                    else _score(states[dataset, backbone, column.shots, column.method], values)
+                    column: _value(
+                        column, results.bundles.get(Bundle(dataset, backbone, column.shots), []), values, failed
+                    )
                     for column in columns
                 },
             )
@@ -173,12 +147,12 @@ def results_table(
     for dataset, reason in params.absent.items():
         title = params.protocol(dataset).title
         notes.append(f"{title}: {reason}")
-        unknown = {column: _value([], len(params.seeds), difference=column.difference) for column in columns}
+        unknown = {column: Value(None, None, 0, len(params.seeds)) for column in columns}
         rows += [Row(title, backbone_title(name), (len(notes),), None, unknown) for name in params.backbones]
     return Table(
-        name,
+        _name(combiner, metric),
         f"Test {METRICS[metric].title}, {COMBINERS[combiner].title}, preset {params.preset}",
-        SYNTHETIC if collected.synthetic else "",
+        results.warning,
         _caption(params, collected, combiner=combiner, metric=metric),
         columns,
         rows,
@@ -188,20 +162,12 @@ def results_table(
     )
 
 
-def _row_keys(cells: list[Cell]) -> list[tuple[str, str]]:
-    """(dataset, backbone) pairs of the grid; a dataset's rows stand together."""
-    pairs = list(dict.fromkeys((cell.dataset, cell.backbone) for cell in cells))
-    datasets = list(dict.fromkeys(dataset for dataset, _ in pairs))
-    return sorted(pairs, key=lambda pair: datasets.index(pair[0]))
-
-
-def _columns(params: Params, cells: list[Cell]) -> list[Column]:
+def _columns(results: Results) -> list[Column]:
     """Every (shots, method) of the grid by shots, each method followed by its difference."""
-    present = {(cell.shots, cell.method) for cell in cells}
-    methods = list(dict.fromkeys(cell.method for cell in cells))
+    present = {(cell.shots, cell.method) for cells in results.bundles.values() for cell in cells}
     columns = []
     for shots in sorted({shots for shots, _ in present}):
-        here = [method for method in methods if (shots, method) in present]
+        here = [method for method in results.methods if (shots, method) in present]
         for method in here:
             columns.append(Column(shots, method))
             if method != BASELINE and BASELINE in here:
@@ -209,34 +175,17 @@ def _columns(params: Params, cells: list[Cell]) -> list[Column]:
     return columns
 
 
-def _score(states: list[CellState], values: Mapping[Cell, float]) -> Value:
-    scores = [values[state.cell] for state in states if state.cell in values]
-    return _value(scores, len(states), failed=sum(state.status == "failed" for state in states))
-
-
-def _difference(
-    states: Mapping[tuple[str, str, int, str], list[CellState]],
-    values: Mapping[Cell, float],
-    dataset: str,
-    backbone: str,
-    column: Column,
-) -> Value:
-    """Paired by seed: the arms of a seed share images, initial weights and batches."""
-    baseline = {state.cell.seed: state.cell for state in states[dataset, backbone, column.shots, BASELINE]}
-    pairs = [
-        (state.cell, baseline[state.cell.seed])
-        for state in states[dataset, backbone, column.shots, column.method]
-        if state.cell.seed in baseline
-    ]
-    differences = [values[cell] - values[other] for cell, other in pairs if cell in values and other in values]
-    return _value(differences, len(pairs), difference=True)
-
-
-def _value(values: list[float], expected: int, *, failed: int = 0, difference: bool = False) -> Value:
-    percent = [100 * value for value in values]
-    mean = fmean(percent) if percent else None
-    std = stdev(percent) if len(percent) > 1 else None
-    return Value(mean, std, len(percent), expected, failed, difference)
+def _value(column: Column, bundle: list[Cell], values: Mapping[Cell, float], failed: Container[Cell]) -> Value:
+    """What a column holds of the cells of a bundle."""
+    cells = [cell for cell in bundle if cell.method == column.method]
+    if column.difference:  # paired by seed: the methods of a seed share images, initial weights and batches
+        measured = [values[cell] - values[twin] for cell, twin in baseline_pairs(cells, values)]
+        asked, diverged = len(baseline_pairs(cells, bundle)), 0
+    else:
+        measured = [values[cell] for cell in cells if cell in values]
+        asked, diverged = len(cells), sum(cell in failed for cell in cells)
+    percent = spread([100 * value for value in measured])
+    return Value(percent.mean, percent.std, percent.n, asked, diverged, column.difference)
 
 
 def _caption(params: Params, collected: Collected, *, combiner: str, metric: str) -> str:
@@ -319,13 +268,6 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(str(number) for number in numbers)
 
 
-def _of_measure(results: Results, combiner: str, metric: str) -> Table:
-    values = results.values(combiner, metric)
-    return results_table(
-        results.params, results.collected, values, name=_name(combiner, metric), combiner=combiner, metric=metric
-    )
-
-
 def _name(combiner: str, metric: str) -> str:
     return metric if combiner == "soft" else f"{metric}_{combiner.replace('-', '_')}"
 
@@ -367,7 +309,7 @@ ENTRIES = [
         "The paper's layout: a row per dataset and backbone, columns by training images per class and "
         "method, mean and standard deviation over seeds, in %. Δ is the mean over seeds of the difference "
         "from the classical ensemble, paired by seed.",
-        _of_measure,
+        results_table,
         order=10,
         each=_metrics("always"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "always"),
@@ -382,7 +324,7 @@ ENTRIES = [
         "results_own_images",
         "Soft vote, own images",
         "The same, only for images of your own, whose classes may be unequal.",
-        _of_measure,
+        results_table,
         order=11,
         each=_metrics("own images"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "own images"),
@@ -395,7 +337,7 @@ ENTRIES = [
         "Soft vote, without near-duplicates",
         "The same on the test images that do not resemble a training image of their ensemble, where the setting "
         "`near_duplicates` names a list of such pairs.",
-        _of_measure,
+        results_table,
         order=12,
         each=_metrics("near-duplicates"),
         written=", ".join(name for name, metric in METRICS.items() if metric.table == "near-duplicates"),
@@ -407,7 +349,7 @@ ENTRIES = [
         "results_by_combiner",
         "Other combiners",
         "Accuracy of the other combiners in the same layout, as far as the preset has them.",
-        _of_measure,
+        results_table,
         order=20,
         each=_combiners,
         written=", ".join(_name(name, "accuracy") for name, about in COMBINERS.items() if about.table or about.trained),

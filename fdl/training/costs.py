@@ -132,9 +132,9 @@ def work(params: Params, cell: Cell) -> Work:
 
 def _is_kept(shape: Shape, maps: int) -> bool:
     """Whether a number of feature maps is small enough to keep them in memory for later use."""
-    from fdl.evaluation.known import MOST
+    from fdl.evaluation.kept_maps import MOST_BYTES
 
-    return maps * count(shape).feature_map <= MOST
+    return maps * count(shape).feature_map <= MOST_BYTES
 
 
 @cache

@@ -19,7 +19,7 @@ from torch.nn import functional
 from fdl.core.console import Say
 from fdl.core.randomness import absorb, derive, permutation
 from fdl.evaluation.distance_meter import FeatureDistanceMeter
-from fdl.evaluation.known import Keeper
+from fdl.evaluation.kept_maps import MapKeeper
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import feature_distance
 from fdl.methods.own import errors_named
@@ -287,7 +287,7 @@ def predict(
     nets: Sequence[nn.Module],
     pixels: Tensor,
     meter: FeatureDistanceMeter | None = None,
-    keeper: Keeper | None = None,
+    keeper: MapKeeper | None = None,
 ) -> Tensor:
     """Logits of an ensemble, float32 (M, N, C).
 

@@ -14,7 +14,7 @@ from fdl.core.console import Say
 from fdl.core.head_settings import HeadSettings
 from fdl.evaluation.cam import Score, overlap_record, shown_record, signed_record
 from fdl.evaluation.distance_meter import FeatureDistanceMeter
-from fdl.evaluation.known import Keeper, known, rows
+from fdl.evaluation.kept_maps import MapKeeper, nets_after_maps, row_numbers
 from fdl.evaluation.voting import COMBINERS
 from fdl.results.scoring import write_scores
 from fdl.training.checkpoint import Checkpoint, stop_if_asked
@@ -74,7 +74,7 @@ def write_predictions(
         nets = load_members(settings, states, data.num_classes, device)
         outputs: dict[str, Outputs] = {}
         for split, images in splits.items():
-            meter, keeper = FeatureDistanceMeter(), Keeper() if number == 0 and split != "train" else None
+            meter, keeper = FeatureDistanceMeter(), MapKeeper() if number == 0 and split != "train" else None
             on_device = predict(settings, nets, images.pixels, meter, keeper)
             outputs[split] = Outputs(on_device, keeper.maps() if keeper else None)
             logits = on_device.cpu().numpy()
@@ -179,10 +179,10 @@ def _overlaps(
         maps: the members' feature maps of all test images, if they were kept: this saves most of the forward passes.
     """
     predicted = torch.from_numpy(logits).to(data.test.labels.device)
-    if maps and (heads := known(nets, maps)):
-        seen, labels = rows(len(data.test), predicted.device), data.test.labels
-        signed = signed_record(heads, seen, labels, predicted, to_input=lambda part: part)
-        return overlap_record(heads, seen, labels, to_input=lambda part: part) | signed
+    if maps and (after_maps := nets_after_maps(nets, maps)):
+        numbers, labels = row_numbers(len(data.test), predicted.device), data.test.labels
+        signed = signed_record(after_maps, numbers, labels, predicted, to_input=lambda part: part)
+        return overlap_record(after_maps, numbers, labels, to_input=lambda part: part) | signed
     signed = signed_record(nets, *_test_images(data), predicted, to_input=to_input)
     return overlap_record(nets, *_test_images(data), to_input=to_input) | signed
 

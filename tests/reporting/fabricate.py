@@ -1,6 +1,7 @@
 """Writes fabricated records, to test what reads records. Their numbers are invented."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Cell, Params, load
 from fdl.core.titles import dataset_title
 from fdl.evaluation.metrics import ECE_BINS
+from fdl.reporting.results import Results
 from fdl.results import records
-from fdl.results.collect import DatasetFacts
+from fdl.results.collect import CELL_COLUMNS, Collected, DatasetFacts
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 COMBINERS = ("member0", "member1", "mean", "best", "hard", "soft")
@@ -35,6 +37,18 @@ def facts_of_all(
         name: DatasetFacts(dataset_title(title, synthetic=synthetic), synthetic, params.source, (), classes, test)
         for name, title in titles.items()
     }
+
+
+def results_in_memory(params: Params, collected: Collected, accuracy: Mapping[Cell, float]) -> Results:
+    """Results without files: soft votes with these accuracies on the test images."""
+    import pandas as pd
+
+    rows = [
+        (*astuple(cell), params.selections_of(cell.dataset)[0], "test", "soft", "accuracy", value)
+        for cell, value in accuracy.items()
+    ]
+    columns = [*CELL_COLUMNS, "selection", "split", "combiner", "metric", "value"]
+    return Results(params, collected, pd.DataFrame(rows, columns=columns))
 
 
 def fabricated_accuracy(cell: Cell, classes: int) -> float:

@@ -12,7 +12,7 @@ from fdl.reporting.forest_figures import forest, forest_caption
 from fdl.reporting.report import headline, shown_table, write_one, write_report
 from fdl.reporting.results import Results, read_results
 from fdl.results.collect import collect
-from tests.reporting.fabricate import fabricate, small_grid
+from tests.reporting.fabricate import fabricate, results_in_memory, small_grid
 
 
 def results_of(params: Params, gain: float) -> Results:
@@ -38,7 +38,7 @@ def test_the_question_names_the_method(method: str | None, text: str) -> None:
 def test_without_a_frozen_grid_the_answer_is_the_difference_and_no_verdict(project: Path) -> None:
     results = results_of(small_grid(source="local", seeds=[0, 1, 2]), 3.0)
     # Differences 2.9, 3.0, 3.1: s = 0.1, t(0.975, 2) = 4.303, half width 0.25.
-    assert answer(results.collected, results.accuracy, []) == (
+    assert answer(results, []) == (
         "No verdict, because this preset has no frozen grid: FDL − classical is +3.0 points of test accuracy (95 % "
         "interval +2.8 to +3.2) over 6 pairs."
     )
@@ -46,9 +46,7 @@ def test_without_a_frozen_grid_the_answer_is_the_difference_and_no_verdict(proje
 
 def test_two_seeds_give_no_interval(project: Path) -> None:
     results = results_of(small_grid(source="local"), 3.0)
-    assert "points of test accuracy (too few seeds for an interval) over" in answer(
-        results.collected, results.accuracy, []
-    )
+    assert "points of test accuracy (too few seeds for an interval) over" in answer(results, [])
 
 
 def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:
@@ -62,7 +60,7 @@ def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:
     collect(params)
     results = read_results(params)
     # Of the classical ensembles only VGG's with 3 images are less than 2 points above chance; FDL's decide nothing.
-    advice = at_chance(results.collected, results.accuracy)
+    advice = at_chance(results)
     assert advice.startswith(
         "Some classical ensembles are less than 2 points better than guessing: NEU · VGG with 3 per class (17.7 %, "
         "chance 16.7 %). "
@@ -71,12 +69,12 @@ def test_ensembles_at_chance_are_named_with_what_to_try(project: Path) -> None:
     assert advice in headline(params).splitlines()
     write_report(params)
     assert advice in html.unescape(Path("reports/demo/index.html").read_text())
-    assert at_chance(results.collected, dict.fromkeys(params.cells(), 0.5)) == ""
+    assert at_chance(results_in_memory(params, results.collected, dict.fromkeys(params.cells(), 0.5))) == ""
 
 
 def test_synthetic_images_answer_nothing(project: Path) -> None:
     results = results_of(small_grid(seeds=[0, 1, 2]), 3.0)
-    assert answer(results.collected, results.accuracy, []).startswith("No answer: the images are synthetic (")
+    assert answer(results, []).startswith("No answer: the images are synthetic (")
 
 
 def test_the_forest_plot_has_a_row_per_net_and_all_of_them_last(project: Path) -> None:
@@ -85,7 +83,8 @@ def test_the_forest_plot_has_a_row_per_net_and_all_of_them_last(project: Path) -
     assert [title for title, _ in rows] == ["NEU · AlexNet", "NEU · VGG", "all"]
     for _, gain in rows:
         assert gain is not None
-        assert (gain.mean, gain.low, gain.high) == pytest.approx((-4.05, -4.30, -3.80), abs=0.06)
+        assert gain.interval is not None
+        assert (gain.mean, *gain.interval) == pytest.approx((-4.05, -4.30, -3.80), abs=0.06)
     axes = forest(results).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["NEU · AlexNet", "NEU · VGG", "all"]
     low, high = axes.get_xlim()
@@ -96,7 +95,7 @@ def test_the_forest_plot_has_a_row_per_net_and_all_of_them_last(project: Path) -
 
 def test_a_method_alone_is_compared_with_nothing(project: Path) -> None:
     results = results_of(small_grid(methods=["fdl"]), 0.0)
-    assert answer(results.collected, results.accuracy, []).startswith("No comparison")
+    assert answer(results, []).startswith("No comparison")
     assert "No method to compare" in forest_caption(results)
 
 

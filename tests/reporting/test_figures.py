@@ -11,21 +11,21 @@ from matplotlib.colors import to_rgb
 from fdl.core.settings import Params, load
 from fdl.reporting.drawing import facets, save
 from fdl.reporting.figures import accuracy_over_shots, accuracy_over_shots_caption
+from fdl.reporting.results import Results
 from fdl.results.collect import CellState, Collected
-from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, facts_of_all, small_grid
+from tests.reporting.fabricate import PARAMS_FILE, fabricated_accuracy, facts_of_all, results_in_memory, small_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
-def draw(params: Params, *, synthetic: bool = False, failed: int = 0) -> "tuple[Figure, Collected]":
-    """The figure of invented values; the last `failed` cells have none."""
+def results_of(params: Params, *, synthetic: bool = False, failed: int = 0) -> Results:
+    """Invented values; the last `failed` cells have none."""
     cells = params.cells()
     values = {cell: fabricated_accuracy(cell, 10) for cell in cells[: len(cells) - failed]}
     states = [CellState(cell, "done" if cell in values else "failed", "settings") for cell in cells]
     collected = Collected(states, facts_of_all(params, synthetic=synthetic, classes=tuple("abcdefghij")))
-    return accuracy_over_shots(params, collected, values), collected
+    return results_in_memory(params, collected, values)
 
 
 def lines(axes: "Axes") -> dict[str, tuple[list[float], list[float]]]:
@@ -41,7 +41,7 @@ def lines(axes: "Axes") -> dict[str, tuple[list[float], list[float]]]:
 
 def test_points_are_means_over_seeds_in_percent() -> None:
     params = small_grid(seeds=[0, 1, 2])
-    figure, _ = draw(params)
+    figure = accuracy_over_shots(results_of(params))
     drawn = lines(figure.axes[0])
     for method, label in {"classical": "classical", "fdl": "FDL"}.items():
         expected = [
@@ -54,7 +54,7 @@ def test_points_are_means_over_seeds_in_percent() -> None:
 
 def test_error_bars_are_the_standard_deviation_with_n_minus_one() -> None:
     params = small_grid(seeds=[0, 1, 2], methods=["fdl"], shots=[3])
-    figure, _ = draw(params)
+    figure = accuracy_over_shots(results_of(params))
     percent = [100 * fabricated_accuracy(cell, 10) for cell in params.cells()]
     (bar,) = [segment for drawn in figure.axes[0].collections for segment in _segments(drawn)]
     assert bar[:, 1] == pytest.approx(
@@ -89,7 +89,7 @@ GRIDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_no_labels_collide_and_none_is_cut(name: str) -> None:
     params = load(PARAMS_FILE, preset=name if name in ("lite", "paper", "authors") else "demo", overrides=GRIDS[name])
-    figure, _ = draw(params, synthetic=True, failed=1 if len(params.cells()) > 1 else 0)
+    figure = accuracy_over_shots(results_of(params, synthetic=True, failed=1 if len(params.cells()) > 1 else 0))
     figure.draw_without_rendering()
     texts = list(figure.texts)  # the title, and the labels of the whole figure
     for axes in figure.axes:
@@ -106,7 +106,7 @@ def test_no_labels_collide_and_none_is_cut(name: str) -> None:
 
 
 def test_methods_differ_without_colour() -> None:
-    figure, _ = draw(small_grid())
+    figure = accuracy_over_shots(results_of(small_grid()))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     looks = dict(zip(labels, handles, strict=True))
     classical, fdl = looks["classical"], looks["FDL"]
@@ -118,7 +118,7 @@ def test_methods_differ_without_colour() -> None:
 
 def test_marks_of_one_number_of_shots_stay_nearest_to_it() -> None:
     params = small_grid(shots=[3, 5, 10, 20, 50, 100])
-    figure, _ = draw(params)
+    figure = accuracy_over_shots(results_of(params))
     drawn = lines(figure.axes[0])
     for method in ("classical", "FDL"):
         doublings = np.log2(np.array(drawn[method][0]) / np.array(params.shots))
@@ -127,36 +127,35 @@ def test_marks_of_one_number_of_shots_stay_nearest_to_it() -> None:
 
 
 def test_synthetic_and_partial_results_are_marked_on_the_figure() -> None:
-    figure, collected = draw(small_grid(), synthetic=True, failed=1)
+    results = results_of(small_grid(), synthetic=True, failed=1)
+    figure = accuracy_over_shots(results)
     title = figure.get_suptitle().replace("\n", " ")
     assert "Synthetic images: the numbers say nothing about the method." in title
     assert "Partial: 1 of 8 cells have no value." in title
     assert "NEU (synthetic)" in figure.axes[0].get_title()
-    assert title in accuracy_over_shots_caption(small_grid(), collected, combiner="soft")
-    assert draw(small_grid())[0].get_suptitle() == ""
+    assert title in accuracy_over_shots_caption(results)
+    assert accuracy_over_shots(results_of(small_grid())).get_suptitle() == ""
 
 
 def test_caption_defines_n_and_error_bars() -> None:
-    params = small_grid()
-    caption = accuracy_over_shots_caption(params, draw(params)[1], combiner="soft")
+    caption = accuracy_over_shots_caption(results_of(small_grid()))
     assert "n = 2 per point;" in caption
     assert "bars: ± standard deviation" in caption
-    single = small_grid(seeds=[0])
-    caption = accuracy_over_shots_caption(single, draw(single)[1], combiner="soft")
+    caption = accuracy_over_shots_caption(results_of(small_grid(seeds=[0])))
     assert "one seed" in caption
     assert "bars" not in caption
 
 
 def test_a_facet_without_values_says_so() -> None:
     params = small_grid(backbones=["alexnet", "vgg"])
-    figure, _ = draw(params, failed=8)
+    figure = accuracy_over_shots(results_of(params, failed=8))
     assert [text.get_text() for text in figure.axes[1].texts] == ["no results"]
 
 
 def test_saved_twice_the_bytes_are_equal(tmp_path: Path) -> None:
     params = small_grid()
-    one = save(draw(params)[0], tmp_path / "one")
-    other = save(draw(params)[0], tmp_path / "other")
+    one = save(accuracy_over_shots(results_of(params)), tmp_path / "one")
+    other = save(accuracy_over_shots(results_of(params)), tmp_path / "other")
     assert [path.name for path in one] == ["one.png", "one.pdf"]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
     assert b"Date" not in one[1].read_bytes()
@@ -164,9 +163,9 @@ def test_saved_twice_the_bytes_are_equal(tmp_path: Path) -> None:
 
 def test_a_users_style_changes_nothing_and_stays(tmp_path: Path) -> None:
     params = small_grid()
-    ours = save(draw(params)[0], tmp_path / "ours")
+    ours = save(accuracy_over_shots(results_of(params)), tmp_path / "ours")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
-        theirs = save(draw(params)[0], tmp_path / "theirs")
+        theirs = save(accuracy_over_shots(results_of(params)), tmp_path / "theirs")
         assert matplotlib.rcParams["font.size"] == 20
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
 

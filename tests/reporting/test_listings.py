@@ -9,17 +9,17 @@ from matplotlib.lines import Line2D
 
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.evaluation.metrics import confidence_bins
+from fdl.reporting.answer import pooled_gain
 from fdl.reporting.author_tables import author_table, prediction_interval, stored_runs
 from fdl.reporting.comparison_tables import ablation_table, combiner_table
 from fdl.reporting.cost_tables import cost_table
 from fdl.reporting.gallery import gallery
 from fdl.reporting.listings import Listing, to_csv, to_latex
 from fdl.reporting.pair_figures import (
-    Difference,
-    bundle_interval,
+    diversity_and_gain,
+    gain_over_seeds,
     gain_over_shots,
-    measured_differences,
-    overall_interval,
+    gains_by_method,
     paired_differences,
 )
 from fdl.reporting.record_figures import image_overlaps, training_curves, training_curves_caption
@@ -124,22 +124,29 @@ def test_costs_are_the_medians_of_the_records(project: Path) -> None:
 
 def test_intervals_of_differences_by_hand(project: Path) -> None:
     # t(0.975, 2) = 4.3027; s = 1; 4.3027 / √3 = 2.4842.
-    interval = bundle_interval([1.0, 2.0, 3.0])
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((2, -0.4842, 4.4842), abs=1e-4)
-    assert np.isnan(bundle_interval([1.0]).low)
-    differences = measured_differences(results_of(small_grid()), "fdl")
-    assert sorted(round(d.accuracy, 6) for d in differences) == [0, 3, 5, 10]
+    of_setting = gain_over_seeds([1.0, 2.0, 3.0])
+    assert of_setting.mean == 2
+    assert of_setting.interval == pytest.approx((-0.4842, 4.4842), abs=1e-4)
+    assert gain_over_seeds([1.0]).interval is None
+    results = results_of(small_grid())
+    gains = gains_by_method(results)["fdl"]
+    assert sorted(round(gain, 6) for gain in gains.values()) == [0, 3, 5, 10]
     # Invented disagreement is 1 − accuracy: it falls by what the accuracy gains.
-    assert [d.disagreement for d in differences] == pytest.approx([-d.accuracy for d in differences])
+    (marks,) = (drawn for axes in diversity_and_gain(results).axes for drawn in axes.collections)
+    disagreement, accuracy = np.asarray(marks.get_offsets()).T
+    assert sorted(accuracy) == pytest.approx([0, 3, 5, 10])
+    assert disagreement == pytest.approx(-accuracy)
     # Seeds 0: 5 and 10; seeds 1: 3 and 0. Of two seeds no interval.
-    overall = overall_interval(differences)
-    assert overall.mean == pytest.approx(4.5)
-    assert np.isnan(overall.low)
-    assert overall.n == 4
+    pooled = pooled_gain(gains)
+    assert pooled is not None
+    assert pooled.mean == pytest.approx(4.5)
+    assert (pooled.interval, pooled.pairs) == (None, 4)
     # Three seeds of one bundle: the t interval of their mean.
-    three = [Difference(Cell("neu", "alexnet", 3, "fdl", seed), 1.0 + seed, None) for seed in range(3)]
-    overall = overall_interval(three)
-    assert (overall.mean, overall.low, overall.high) == pytest.approx((2, -0.4842, 4.4842), abs=1e-4)
+    three = {Cell("neu", "alexnet", 3, "fdl", seed): 1.0 + seed for seed in range(3)}
+    pooled = pooled_gain(three)
+    assert pooled is not None
+    assert (pooled.mean, pooled.pairs) == (2, 3)
+    assert pooled.interval == pytest.approx((-0.4842, 4.4842), abs=1e-4)
 
 
 def drawn_means(axes: "Axes") -> dict[str, list[float]]:
@@ -155,19 +162,19 @@ def drawn_means(axes: "Axes") -> dict[str, list[float]]:
 def test_gains_over_shots_share_a_scale_with_the_band(project: Path) -> None:
     results = invented_results(backbones=["alexnet", "vgg"], seeds=[0, 1, 2])
     axes = gain_over_shots(results).axes
-    differences = measured_differences(results, "fdl")
+    gains = gains_by_method(results)["fdl"]
     by_bundle: dict[Bundle, list[float]] = {}
-    for d in differences:
-        by_bundle.setdefault(d.cell.bundle, []).append(d.accuracy)
-    intervals = [bundle_interval(accuracies) for accuracies in by_bundle.values()]
-    farthest = max(3, *(abs(interval.mean) for interval in intervals))
-    bounds = [abs(bound) for interval in intervals for bound in (interval.low, interval.high)]
+    for cell, gain in gains.items():
+        by_bundle.setdefault(cell.bundle, []).append(gain)
+    means = [gain_over_seeds(values) for values in by_bundle.values()]
+    farthest = max(3, *(abs(gain.mean) for gain in means))
+    bounds = [abs(bound) for gain in means for bound in gain.interval or ()]
     assert max(bounds) > 3 * farthest  # it is cut
     reach = 1.08 * max(farthest, *(bound for bound in bounds if bound <= 3 * farthest))
     for one, backbone in zip(axes, ("alexnet", "vgg"), strict=True):
         assert one.get_ylim() == pytest.approx((-reach, reach))
         expected = [
-            np.mean([d.accuracy for d in differences if (d.cell.backbone, d.cell.shots) == (backbone, shots)])
+            np.mean([gain for cell, gain in gains.items() if (cell.backbone, cell.shots) == (backbone, shots)])
             for shots in (3, 5)
         ]
         assert drawn_means(one)["FDL"] == pytest.approx(expected)
@@ -233,4 +240,4 @@ def test_the_gallery_shows_the_first_seed_with_both_methods_of_every_bundle(proj
     (_, panels), (second, _) = strip.lines
     assert second == "FDL"
     assert [panel.empty for panel in panels] == [False, True, True, True, True]
-    assert [panel.right for panel in panels] == [True, False, False, False, False]
+    assert [panel.correct for panel in panels] == [True, False, False, False, False]

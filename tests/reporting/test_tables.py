@@ -14,7 +14,7 @@ from fdl.reporting import pages
 from fdl.reporting.table_formats import FORMATS, to_csv, to_html, to_latex, to_markdown, to_text
 from fdl.reporting.tables import Column, Table, Value, results_table
 from fdl.results.collect import CellState, Collected, DatasetFacts
-from tests.reporting.fabricate import PARAMS_FILE, facts_of_all, small_grid
+from tests.reporting.fabricate import PARAMS_FILE, facts_of_all, results_in_memory, small_grid
 
 GOLDEN = Path(__file__).with_name("golden")
 NASTY = r"100 % of A&B_c, $5 #1 {x} <script>alert(1)</script> ^~ \input{/etc/passwd} | *b* `c` [d](e) – †"
@@ -60,7 +60,7 @@ def table_of(
         for cell in cells
     ]
     collected = Collected(states, dict.fromkeys((cell.dataset for cell in cells), facts))
-    return results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
+    return results_table(results_in_memory(params, collected, values), "soft", "accuracy")
 
 
 def full_table(params: Params, *, synthetic: bool = False) -> Table:
@@ -68,7 +68,7 @@ def full_table(params: Params, *, synthetic: bool = False) -> Table:
     values = dict.fromkeys(params.cells(), 0.5)
     states = [CellState(cell, "done", "settings") for cell in values]
     collected = Collected(states, facts_of_all(params, synthetic=synthetic, classes=("a", "b")))
-    return results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
+    return results_table(results_in_memory(params, collected, values), "soft", "accuracy")
 
 
 def texts(table: Table) -> list[str]:
@@ -249,7 +249,7 @@ def test_values_of_a_plug_in_stand_beside_their_own_difference() -> None:
         [CellState(cell, "done", "settings") for cell in cells],
         {"neu": DatasetFacts("NEU", False, "local", (), ("a", "b"))},
     )
-    table = results_table(params, collected, values, name="accuracy", combiner="soft", metric="accuracy")
+    table = results_table(results_in_memory(params, collected, values), "soft", "accuracy")
     assert [column.heading for column in table.columns] == ["classical", "FDL", "Δ", "mine", "Δ"]
     assert texts(table)[-2:] == ["31.0 ± 1.4", "−11.0"]
 

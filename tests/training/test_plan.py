@@ -9,7 +9,7 @@ import torch
 from fdl.core import layout
 from fdl.core.protocol import DATASETS
 from fdl.core.settings import Bundle, Cell
-from fdl.evaluation import known
+from fdl.evaluation import kept_maps
 from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
 from fdl.results.collect import headline_values, read_runs
@@ -70,7 +70,7 @@ def test_the_images_that_are_counted_are_those_that_the_nets_see(fdl, monkeypatc
     changes = {"seeds": [0], "methods": ["fdl"], "width": 0.6} | changes
     if changes.get("precision") == "bfloat16" and not autocast_bfloat16("auto", "cpu"):
         pytest.skip("this processor has no bfloat16 arithmetic")
-    monkeypatch.setattr(known, "MOST", changes.pop("kept", known.MOST))
+    monkeypatch.setattr(kept_maps, "MOST_BYTES", changes.pop("kept", kept_maps.MOST_BYTES))
     write_params(layout.Path("params.yaml"), **changes)
     assert fdl("data", "prepare")[0] == fdl("split")[0] == 0
     params, forward = tiny(**changes), Member.forward

@@ -1,4 +1,4 @@
-"""Nets whose feature maps of some images are known: what comes behind the maps needs no second walk through the net."""
+"""Feature maps kept from a prediction: what is computed from them needs no second pass through the nets."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-MOST = 2**29  # bytes of maps that are kept; more are computed again when they are needed
+MOST_BYTES = 2**29  # of maps that are kept; more are computed again when they are needed
 
 
-class Known(nn.Module):
-    """A net that is asked for rows of the images whose maps are known, not for the images.
+class NetAfterMaps(nn.Module):
+    """The part of a net behind its feature map; its input are numbers of kept maps instead of images.
 
     Args:
         net: in evaluation mode, with a `head` that takes the feature map.
@@ -23,26 +23,26 @@ class Known(nn.Module):
         self.train(net.training)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B,), of any type → logits (B, K) and feature maps (B, C, H, W), from which on there is a graph."""
+        """Row numbers (B,), of any type → logits (B, K) and feature maps (B, C, H, W), where the graph begins."""
         chosen = self.maps[rows.long()].contiguous(memory_format=torch.channels_last)
         chosen.requires_grad_(torch.is_grad_enabled())
         return self.head(chosen), chosen
 
 
-def known(nets: Sequence[nn.Module], maps: Sequence[Tensor]) -> list[nn.Module] | None:
-    """The members as `Known`; None where a net has no part behind its map: torchvision's are one graph."""
+def nets_after_maps(nets: Sequence[nn.Module], maps: Sequence[Tensor]) -> list[nn.Module] | None:
+    """The members as `NetAfterMaps`; None where a net has no part behind its map: torchvision's are one graph."""
     if not all(hasattr(net, "head") for net in nets):
         return None
-    return [Known(net, of_net) for net, of_net in zip(nets, maps, strict=True)]
+    return [NetAfterMaps(net, kept) for net, kept in zip(nets, maps, strict=True)]
 
 
-def rows(count: int, device: torch.device | str) -> Tensor:
+def row_numbers(count: int, device: torch.device | str) -> Tensor:
     """The numbers of all rows, (count,), in a type that may ask for a gradient, as images do."""
     return torch.arange(count, device=device, dtype=torch.float64)
 
 
-class Keeper:
-    """Keeps the feature maps that a prediction makes, batch by batch, up to `MOST` bytes."""
+class MapKeeper:
+    """Keeps the feature maps that a prediction makes, batch by batch, up to `MOST_BYTES`."""
 
     def __init__(self) -> None:
         self._batches: list[list[Tensor]] | None = []
@@ -51,7 +51,7 @@ class Keeper:
     def add(self, maps: Sequence[Tensor]) -> None:
         """M maps (B, C, H, W)."""
         self._bytes += sum(part.numel() * part.element_size() for part in maps)
-        if self._bytes > MOST:
+        if self._bytes > MOST_BYTES:
             self._batches = None
         if self._batches is not None:
             self._batches.append(list(maps))
