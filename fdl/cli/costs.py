@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl.cli.options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
+from fdl.cli.options import Load, flag, takes_settings
 from fdl.core import files
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ app = typer.Typer()
 
 
 @app.command()
+@takes_settings
 def plan(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Bundles at once; none: one per core, or per GPU.")
     ] = None,
@@ -29,7 +27,7 @@ def plan(
     as_json: Annotated[bool, flag("--json", "Print the plan as JSON.")] = False,
 ) -> None:
     """Say before the start what the grid costs on this machine: hours, memory, disk."""
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     from fdl.training import plan as planning
 
     made = planning.plan(resolved, processes=processes, seconds=seconds)

@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fdl.cli.options import (
-    DEFAULT,
-    ConfigfileOption,
-    ParamsOption,
-    PresetOption,
-    SetOption,
+    Load,
     UriOption,
     flag,
-    load,
+    takes_settings,
     with_options,
 )
 from fdl.core import files
@@ -36,11 +32,9 @@ _NOTES = 10  # lines of explanation of a status
 
 
 @app.command()
+@takes_settings
 def status(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     as_json: Annotated[bool, flag("--json", "Print every cell as JSON.")] = False,
 ) -> None:
     """Show what became of every cell: done, failed, running, missing, stale, damaged.
@@ -49,7 +43,7 @@ def status(
     """
     from fdl.results import status as states
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     cell_states = states.status(resolved)
     if as_json:
         print(files.to_json(states.as_json(resolved, cell_states)).decode(), end="")
@@ -88,11 +82,9 @@ def _print_table(cell_states: "list[CellStatus]") -> None:
 
 
 @app.command()
+@takes_settings
 def clean(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     stale: Annotated[
         bool, flag("--stale", "Also records that are not in the grid, or not of today's settings.")
     ] = False,
@@ -104,7 +96,7 @@ def clean(
     """
     from fdl.results.clean import as_text, find, remove
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     leftovers = find(resolved, stale=stale)
     if not dry_run:
         remove(resolved, leftovers)
@@ -115,12 +107,10 @@ def clean(
 
 
 @app.command("import")
+@takes_settings
 def import_(
+    load: Load,
     source: Annotated[Path, typer.Argument(metavar="DIR", help="results/<preset> from elsewhere, or a .tar.gz of it.")],
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
     dry_run: DryRun = False,
 ) -> None:
     """Bring in records that were trained elsewhere, if they are what would be trained here.
@@ -129,7 +119,7 @@ def import_(
     """
     from fdl.results.transfer import import_records
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     done = import_records(resolved, source, dry_run=dry_run, say=_complain)
     print(f"{'would import: ' if dry_run else ''}{done.as_text()}")
     if done.unchecked:
@@ -141,11 +131,9 @@ def import_(
 
 
 @app.command()
+@takes_settings
 def export(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     output: Annotated[
         Path | None,
         typer.Option(help="The archive, .tar.gz, or a folder for one per net; none: reports/<preset>/records.tar.gz."),
@@ -156,7 +144,7 @@ def export(
     from fdl.core import layout
     from fdl.results.transfer import export_records
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     target = output or layout.report_folder(resolved) / "records.tar.gz"
     done = export_records(resolved, target, force=force)
     missing = f", {done.missing} have no current record" if done.missing else ""
