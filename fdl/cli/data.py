@@ -14,6 +14,7 @@ from fdl.cli.options import (
     takes_settings,
     with_options,
 )
+from fdl.cli.terminal import print_table
 from fdl.core import layout
 from fdl.core.errors import InputError, did_you_mean
 from fdl.core.protocol import DATASETS, images_name
@@ -29,20 +30,16 @@ OfflineOption = Annotated[bool, flag("--offline", "Fetch nothing; FDL_OFFLINE=1 
 @takes_settings
 def list_datasets(load: Load) -> None:
     """Show all datasets: images, state, size on disk or of the download, terms."""
-    from rich.console import Console
-    from rich.table import Table
-
     resolved = load()
     official = resolved.model_copy(update={"source": "official"})
-    table = Table("dataset", "source", "images", "state", "size", "terms", box=None, pad_edge=False)
+    rows = []
     for dataset in [*DATASETS, *_own(resolved)]:
         for settings in [official, resolved] if resolved.source_of(dataset) not in ("official", "own") else [resolved]:
-            table.add_row(dataset, settings.source_of(dataset), *_about(settings, dataset))
+            rows.append((dataset, settings.source_of(dataset), *_about(settings, dataset)))
         for pool in _own_pools(resolved, dataset):
             name = images_name(dataset, pool)
-            table.add_row(name, resolved.source_of(dataset), *_about(resolved, dataset, pool))
-    # Where another program reads it, so wide that nothing is folded or cut.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+            rows.append((name, resolved.source_of(dataset), *_about(resolved, dataset, pool)))
+    print_table(("dataset", "source", "images", "state", "size", "terms"), rows, numbers=False)
 
 
 def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str, str, str, str]:

@@ -13,6 +13,7 @@ from fdl.cli.options import (
     takes_settings,
     with_options,
 )
+from fdl.cli.terminal import print_table
 from fdl.core import files
 
 if TYPE_CHECKING:
@@ -48,27 +49,22 @@ def status(
     if as_json:
         print(files.to_json(states.as_json(resolved, cell_states)).decode(), end="")
     else:
-        _print_table(cell_states)
+        _print_states(cell_states)
     if not all(state.finished for state in cell_states):
         raise typer.Exit(1)
 
 
-def _print_table(cell_states: "list[CellStatus]") -> None:
+def _print_states(cell_states: "list[CellStatus]") -> None:
     """Counts by bundle, and what there is to say of single cells."""
-    from rich.console import Console
-    from rich.table import Table
-
     from fdl.results.state import STATUSES
     from fdl.results.status import by_bundle, counts
 
-    table = Table("bundle", box=None, pad_edge=False)
-    for name in STATUSES:
-        table.add_column(name, justify="right")
-    for bundle, of_bundle in by_bundle(cell_states).items():
-        table.add_row(bundle.key, *(str(count or "·") for count in counts(of_bundle).values()))
-    table.add_row("all", *map(str, counts(cell_states).values()))
-    # Where another program reads it, so wide that nothing is folded or cut.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    rows = [
+        (bundle.key, *(str(count or "·") for count in counts(bundle_states).values()))
+        for bundle, bundle_states in by_bundle(cell_states).items()
+    ]
+    rows.append(("all", *map(str, counts(cell_states).values())))
+    print_table(("bundle", *STATUSES), rows, numbers=True)
     for name in STATUSES:
         notes: dict[str, list[str]] = {}
         for state in cell_states:
