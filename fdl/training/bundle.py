@@ -100,7 +100,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
         _look_for_room(before, inputs, all_wait=True)
         fused = _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
-            training = inputs.training_digest(cell)
+            training = inputs.images.training_digest(cell)
             checkpoint = inputs.checkpoint(cell, training)
             if cell in fused:
                 counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
@@ -110,7 +110,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
             try:
-                _train(cell, inputs.data(cell)[0], inputs, checkpoint, keep=True)
+                _train(cell, inputs.data(cell), inputs, checkpoint, keep=True)
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
@@ -144,7 +144,7 @@ def map_bundle(
                 counts["without weights"] += 1
                 continue
             say(f"{cell.key}: class activation maps")
-            settings, (data, _) = inputs.settings(cell), inputs.data(cell)
+            settings, data = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
             replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap, score=score)
             run["digests"]["scores"] = SCORES_VERSION  # they were made again, too
@@ -159,9 +159,9 @@ def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> 
     """Train those cells that share a program and are not trained; which they are. The loop trains the others."""
     waiting = {}
     for cell, state in states.items():
-        settings, training = inputs.settings(cell), inputs.training_digest(cell)
+        settings, training = inputs.settings(cell), inputs.images.training_digest(cell)
         if is_fused(settings, inputs.device) and _is_due(inputs.params, state):
-            data, _ = inputs.data(cell)
+            data = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, training), training)
     new = [cell for cell, ensemble in waiting.items() if not is_finished(ensemble.checkpoint)]
     inputs.unsaved = train_together(
@@ -174,7 +174,7 @@ def _look_for_room(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *, a
     if is_plenty():
         return
     params = inputs.params
-    due = {cell: inputs.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
+    due = {cell: inputs.images.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
     program = program_size(params, due, inputs.device)
     warn_of_little_room(params, inputs.bundle, due, program=program, all_wait=all_wait, say=inputs.say)
 
@@ -232,8 +232,7 @@ def _run_heads(
         return None
     say(f"{cell.key}: heads: {', '.join(heads.heads) if heads else 'none'}")
     checkpoint = Checkpoint(layout.SCRATCH / run["digests"]["training"], say)
-    data, _ = inputs.data(cell)
-    settings = inputs.settings(cell)
+    settings, data = inputs.settings(cell), inputs.data(cell)
     temporary = records.fresh_folder(folder)
     run["heads"] = replace_heads(
         temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=inputs.progress
@@ -254,11 +253,11 @@ def _say_failed_heads(cell: Cell, run: dict[str, Any], say: Say) -> None:
 def _run_cell(cell: Cell, inputs: BundleInputs, heads: HeadSettings | None, made_by: dict[str, Any]) -> None:
     """Train and score one cell, and publish its record."""
     params, say = inputs.params, inputs.say
-    settings, (data, split) = inputs.settings(cell), inputs.data(cell)
-    training = inputs.training_digest(cell)
+    settings, data = inputs.settings(cell), inputs.data(cell)
+    training = inputs.images.training_digest(cell)
     checkpoint = inputs.checkpoint(cell, training)
     folder = layout.record_folder(params, cell)
-    run = inputs.about(cell, training, heads, data, split)
+    run = inputs.about(cell, training, heads, data)
     start = time.perf_counter()
     try:
         trained = _train(cell, data, inputs, checkpoint, inputs.unsaved.pop(training, None), keep=bool(heads))
