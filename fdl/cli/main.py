@@ -23,7 +23,7 @@ from fdl.cli.options import (
 from fdl.cli.terminal import degrade
 from fdl.core import files, layout
 from fdl.core.console import live_lines, plain
-from fdl.core.errors import InputError, MethodError, fact_about_the_machine
+from fdl.core.errors import InputError, MethodError, fact_about_the_machine, first_lines
 from fdl.core.protocol import images_name
 from fdl.core.provenance import available_cores
 from fdl.core.settings import Bundle, Params
@@ -186,11 +186,12 @@ def collect(
     from fdl.results.collect import collect as gather
 
     resolved = load()
-    left_out = gather(resolved, partial=partial).left_out
-    for state in left_out[:_NAMED]:
-        print(f"left out: {state.cell.key}: {state.status}{f': {state.reason}' if state.reason else ''}")
-    if len(left_out) > _NAMED:
-        print(f"left out: {len(left_out) - _NAMED} more")
+    left_out = [
+        f"{state.cell.key}: {state.status}{f': {state.reason}' if state.reason else ''}"
+        for state in gather(resolved, partial=partial).left_out
+    ]
+    for line in first_lines(left_out, _NAMED):
+        print(f"left out: {line}")
     print(layout.report_folder(resolved) / "runs.csv")
 
 

@@ -15,6 +15,7 @@ from fdl.cli.options import (
 )
 from fdl.cli.terminal import print_table
 from fdl.core import files
+from fdl.core.errors import first_few
 
 if TYPE_CHECKING:
     from fdl.results.state import CellStatus
@@ -70,9 +71,8 @@ def _print_states(cell_states: "list[CellStatus]") -> None:
         for state in cell_states:
             if state.status == name and state.note:
                 notes.setdefault(state.note, []).append(state.cell.key)
-        for note, (first, *more) in list(notes.items())[:_NOTES]:
-            line = f"{name}: {first}{f' and {len(more)} more' if more else ''}: {note}"
-            print(with_options(line, sys.argv[1:]))
+        for note, keys in list(notes.items())[:_NOTES]:
+            print(with_options(f"{name}: {first_few(keys, 1)}: {note}", sys.argv[1:]))
         if len(notes) > _NOTES:
             print(f"{name}: and others; --json names all")
 

@@ -1,7 +1,7 @@
 """The errors a user is meant to read, and what is said of a machine that cannot go on."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
 
@@ -30,6 +30,17 @@ def did_you_mean(name: object, known: Iterable[object], others: str = "") -> str
 def one_line(text: object) -> str:
     """A text without line breaks: tables and messages are made of lines, and one would break theirs."""
     return " ".join(str(text).split())
+
+
+def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first of many names, and how many more there are: "a, b, c and 4 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
+def first_lines(lines: Sequence[str], most: int) -> list[str]:
+    """The first of many lines, and one that says how many more there are."""
+    return [*lines[:most], *([f"{len(lines) - most:,} more"] if len(lines) > most else [])]
 
 
 _SHORT = Repr()

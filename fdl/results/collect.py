@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl.core import files, layout
-from fdl.core.errors import InputError, one_line
+from fdl.core.errors import InputError, first_few, one_line
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import dataset_title
 from fdl.results.measures import read_metrics
@@ -243,10 +243,9 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
     for status in ("missing", "running", "stale", "damaged"):
         states = [state for state in unusable if state.status == status]
         if states:
-            names = ", ".join(state.cell.key for state in states[:_NAMED])
-            more = ", …" if len(states) > _NAMED else ""
+            names = first_few([state.cell.key for state in states], _NAMED)
             why = f": {states[0].note}" if status in ("stale", "damaged") else ""
-            parts.append(f"{len(states)} {status} ({names}{more}){why}")
+            parts.append(f"{len(states)} {status} ({names}){why}")
     scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
