@@ -195,9 +195,8 @@ class Program:
         self._index = torch.zeros(sources, at_once, dtype=torch.int64, device=device)
         self._real = torch.zeros(self.nets.count, at_once, dtype=torch.bool, device=device)
         self._keys = torch.zeros(sources, self.members, dtype=torch.int64, device=device)
-        key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
-        assert isinstance(key, Tensor)
-        self._dropout, self._member = key, torch.arange(self.members, device=device)
+        seeds = torch.tensor([run.settings.seed for run in self.sources], device=device)
+        self._dropout, self._member = derive(seeds[:, None], "dropout"), torch.arange(self.members, device=device)
         # On a CPU no number may depend on how many runs there are.
         self.evaluated = EVALUATION_BATCH
         if device == "cuda":
@@ -253,7 +252,7 @@ class Program:
         real = (index < images).to(self.device)[:, self._source]
         index = index.clamp(max=images - 1).to(self.device)
         steps = torch.arange(len(index), device=self.device)[:, None, None]
-        keys = _absorb(_absorb(_absorb(self._dropout, epoch), steps), self._member)  # (steps, S, M)
+        keys = absorb(absorb(absorb(self._dropout, epoch), steps), self._member)  # (steps, S, M)
         self._sums.zero_()
         self._correct.zero_()
         for step, is_short in enumerate(short):
@@ -425,12 +424,6 @@ def _terms(descriptors: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """
     cosines, gaussians = pair_similarities(descriptors)
     return (cosines * share).sum(dim=-1).sum(dim=0), (gaussians.mean(dim=-1) * share).sum(dim=-1).sum(dim=0)
-
-
-def _absorb(key: Tensor, word: Tensor | int) -> Tensor:
-    result = absorb(key, word)
-    assert isinstance(result, Tensor)
-    return result
 
 
 def _on_cpu(states: dict[str, list[State]]) -> dict[str, list[State]]:
