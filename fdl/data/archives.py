@@ -7,7 +7,6 @@ an archive that unpacks to absurdly much (`Limits`). A folder appears under its 
 
 import gzip
 import lzma
-import os
 import shutil
 import stat
 import subprocess
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
+from fdl.core import files
 from fdl.core.errors import InputError
 from fdl.data.images import one_line
 
@@ -71,14 +71,11 @@ def extract_once(archive: Path, folder: Path, limits: Limits = LIMITS) -> Path:
     if stamp.is_file() and stamp.read_text() == state:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        extract(archive, temporary, limits)
-        (temporary / stamp.name).write_text(state)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with files.replacing(folder) as temporary:
+            extract(archive, temporary, limits)
+            (temporary / stamp.name).write_text(state)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
     return folder

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -76,16 +74,8 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
     """
     located = locate(params, dataset)
     folder = layout.prepared_folder(params, dataset, pool)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    with folder_lock(folder):
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-        temporary.mkdir(parents=True)
-        try:
-            _write(params, dataset, pool, located, temporary, say)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with folder_lock(folder), files.replacing(folder) as temporary:
+        _write(params, dataset, pool, located, temporary, say)
     return folder
 
 
