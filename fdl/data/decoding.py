@@ -13,6 +13,8 @@ from fdl.core.errors import InputError, first_few
 from fdl.data import own_images
 from fdl.data.images import FULL, ImageFiles, open_picture, resized
 
+_SAY_EVERY = 5.0  # seconds
+
 
 @dataclass
 class Seen:
@@ -53,7 +55,6 @@ def decode_all(
     *,
     antialias: bool,
     own: bool,
-    seconds: float = 5.0,
 ) -> Seen:
     """Decode all images into a file, one in memory at a time.
 
@@ -83,7 +84,7 @@ def decode_all(
                 (invisible if picture.transparent else read.constant).append(record.identity)
             read.digests[index] = digests_of(image[None])[0]
             file.write(image.tobytes())
-            if time.monotonic() - said >= seconds:
+            if time.monotonic() - said >= _SAY_EVERY:
                 say(f"{prefix}{index + 1:,} of {count:,} images read")
                 said = time.monotonic()
     if unreadable:

@@ -21,9 +21,7 @@ import numpy as np
 
 from fdl.core.errors import InputError
 from fdl.data import archives, cifar, folders, mini_imagenet, parquet, tex
-from fdl.data.images import POOLS, Content, ImageFiles, Record, decode, stored_size
-
-__all__ = ["LAYOUTS", "POOLS", "Content", "Expected", "ImageFiles", "Record", "decode", "open_images"]
+from fdl.data.images import Content, ImageFiles, stored_size
 
 _DEPTH = 4  # folders in folders, and archives, that are entered
 

@@ -66,11 +66,6 @@ class Picture:
     transparent: bool = False  # parts were transparent and are black now
 
 
-def decode(content: Content, size: int, where: str, *, antialias: bool = False, white: int = FULL) -> NDArray[np.uint8]:
-    """Decode one image: uint8 RGB, (size, size, 3); `open_picture`, then `resized`."""
-    return resized(open_picture(content, where, white=white), size, antialias=antialias)
-
-
 def open_picture(content: Content, where: str, *, white: int = FULL) -> Picture:
     """Decode one image at its own size.
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from fdl.core.errors import InputError, first_few
 from fdl.core.places import Publication
 from fdl.core.protocol import DATASETS
-from fdl.data.formats import Record
+from fdl.data.images import Record
 
 SOURCES: dict[str, Publication] = {name: protocol.source for name, protocol in DATASETS.items()}
 
