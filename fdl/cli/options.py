@@ -13,7 +13,7 @@ import typer
 from fdl.core import settings
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.core.settings_file import lay
+from fdl.core.settings_file import read_layered
 
 Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets; none: all of the settings'.")]
 UriOption = Annotated[str | None, typer.Option(help="MLflow store; none: $MLFLOW_TRACKING_URI, or mlflow.db.")]
@@ -46,9 +46,11 @@ def load(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
     ] = None,
 ) -> Params:
-    """The settings as the options ask for them: the file, what is laid on it, the preset, and single values."""
-    laid = lay(file, configfile or (), assignments or (), "--set")
-    return settings.resolve(laid.raw, preset=preset, overrides=laid.overrides, where=str(file), origins=laid.origins)
+    """The settings as the options ask for them: the file, the overlays on it, the preset, and single values."""
+    layered = read_layered(file, configfile or (), assignments or (), "--set")
+    return settings.resolve(
+        layered.raw, preset=preset, overrides=layered.overrides, where=str(file), origins=layered.origins
+    )
 
 
 def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:

@@ -47,14 +47,14 @@ _SHORT = Repr()
 _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 12, 12, 60
 
 
-def shown(value: object) -> str:
+def abbreviated(value: object) -> str:
     """A value as far as a message has room for it."""
     return one_line(_SHORT.repr(value))
 
 
 def unknown(value: object, known: Iterable[object], what: str = "") -> str:
     """What to say of a name that nothing has."""
-    return f"unknown {what + ' ' if what else ''}{shown(value)}; {did_you_mean(value, known)}"
+    return f"unknown {what + ' ' if what else ''}{abbreviated(value)}; {did_you_mean(value, known)}"
 
 
 _ROOM = "make room (`python -m fdl clean --dry-run` says what can go) and run the same command again"

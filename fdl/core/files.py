@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: named after `path`, not after the temporary file.
     """
-    with naming(path):
+    with named_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in abandoned_files(path.parent, path.name):
             leftover.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def _is_alive(process: int) -> bool:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def named_in_errors(path: Path) -> Iterator[None]:
     """Errors of the system inside the block name this path instead of a temporary file, or of none."""
     try:
         yield

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
-from fdl.core.errors import InputError, shown, unknown
+from fdl.core.errors import InputError, abbreviated, unknown
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -144,7 +144,7 @@ class Params(Strict):
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
                 values = chosen if name == "datasets" else getattr(block, name) or []
                 if len(set(values)) < len(values):
-                    raise ValueError(f"{name}: {shown(values)} names a value twice")
+                    raise ValueError(f"{name}: {abbreviated(values)} names a value twice")
             for method in block.methods or []:
                 self._check_method(method)
             for dataset in chosen:

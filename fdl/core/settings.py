@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fdl.core.errors import InputError, one_line, shown, unknown
+from fdl.core.errors import InputError, abbreviated, one_line, unknown
 from fdl.core.grid import Bundle, Cell, Claims, GridBlock, OwnDataset
 from fdl.core.params import Params, digest
 from fdl.core.protocol import DATASETS
@@ -70,9 +70,9 @@ def resolve(
         raise InputError(
             f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}"
         )
-    laid = {**_mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)), **(overrides or {})}
-    _merge(values, laid)
-    _refuse_hidden(values, laid, origins)
+    overriding = {**_mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)), **(overrides or {})}
+    _merge(values, overriding)
+    _refuse_hidden(values, overriding, origins)
     for key in values:
         if key not in Params.model_fields:
             raise InputError(f"{origins.get(str(key), where)}: {unknown(key, Params.model_fields, what='key')}")
@@ -84,12 +84,12 @@ def resolve(
         raise InputError(f"{origins.get(setting, where)}: {message}") from None
 
 
-def _refuse_hidden(values: Mapping[str, Any], laid: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+def _refuse_hidden(values: Mapping[str, Any], overriding: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     """Refuse an override that a block of the preset's grid would hide."""
     grid = values.get("grid")
-    if "grid" in laid or not isinstance(grid, list):
+    if "grid" in overriding or not isinstance(grid, list):
         return
-    for key in laid:
+    for key in overriding:
         if any(isinstance(block, Mapping) and key in block for block in grid):
             raise InputError(
                 f"{origins.get(key, 'overrides')}: {key}: a block of the grid of preset {values.get('preset')!r} "
@@ -101,7 +101,7 @@ def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {key}: must be a mapping, not {shown(value)}")
+        raise InputError(f"{where}: {key}: must be a mapping, not {abbreviated(value)}")
     return value
 
 
@@ -132,7 +132,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return message
     hint = _hint(key, first["type"], first["input"])
-    return f"{key}: {shown(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+    return f"{key}: {abbreviated(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _hint(key: str, kind: str, value: Any) -> str:

@@ -22,7 +22,7 @@ from typing import IO, Protocol, cast
 
 from fdl.core import files
 from fdl.core.errors import InputError
-from fdl.data.images import one_line
+from fdl.data.images import first_line
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".rar")
 _CHUNK = 1 << 20  # bytes copied at a time
@@ -103,8 +103,10 @@ def extract(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
                 writer.discard(content)  # gzip's check sum is at the end
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{archive}: cannot be extracted ({one_line(error)}); make room or mend rights") from None
-        raise InputError(f"{archive}: not a readable archive ({one_line(error)}); download it again") from None
+            raise InputError(
+                f"{archive}: cannot be extracted ({first_line(error)}); make room or mend rights"
+            ) from None
+        raise InputError(f"{archive}: not a readable archive ({first_line(error)}); download it again") from None
     if not writer.files:
         raise InputError(f"{archive}: holds no files; download it again")
 
@@ -259,7 +261,7 @@ def _output(command: list[str]) -> Iterator[IO[bytes]]:
             yield process.stdout
         except _DAMAGED as error:
             process.kill()
-            raise ValueError(_first_words(messages) or one_line(error)) from None
+            raise ValueError(_first_words(messages) or first_line(error)) from None
         finally:
             process.stdout.close()
             failed = process.wait() != 0

@@ -132,7 +132,7 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
         problem = f"in none of the formats {', '.join(FORMATS)}" if content else "the file is empty"
         raise InputError(f"{where}: not a readable image ({problem}); replace or remove it") from None
     except Exception as error:  # a damaged file can fail in any way, and costs itself alone
-        raise InputError(f"{where}: not a readable image ({one_line(error)}); replace or remove it") from None
+        raise InputError(f"{where}: not a readable image ({first_line(error)}); replace or remove it") from None
 
 
 def _exif_hidden(content: bytes) -> tuple[bytes, bytes | None]:
@@ -261,7 +261,7 @@ def stored_size(content: Content, where: str) -> tuple[int, int]:
         return image.height, image.width
 
 
-def one_line(error: Any) -> str:
+def first_line(error: Any) -> str:
     """The first line of a library's message, with the name of the error where it says nothing else."""
     text = re.sub(r"\s*<[^<>]* object at 0x[0-9a-f]+>", "", str(error))  # such as PIL's own buffer
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]

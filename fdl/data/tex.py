@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.errors import InputError
-from fdl.data.images import ImageFiles, Record, one_line
+from fdl.data.images import ImageFiles, Record, first_line
 
 _SIZES = (64, 32)  # pixels; the authors used 64
 _FILES = ("train", "test")
@@ -118,7 +118,7 @@ def _labels(table: Path, count: int, images: Path) -> list[str]:
                     raise InputError(f"{where}: class {(name or '')[:40]!r} has another number than above; {again}")
                 classes[int(index)] = name
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a readable table ({one_line(error)}); download it again") from None
+        raise InputError(f"{table}: not a readable table ({first_line(error)}); download it again") from None
     if len(set(values.values())) < len(values):
         raise InputError(f"{table}: two of the classes {', '.join(values)} have one number; download it again")
     if "" in classes:
@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({one_line(error)}); download it again") from None
+        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)}); download it again") from None
 
 
 def _own(file: Any, place: str, path: Path) -> Any:

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fdl.core.errors import one_line, shown
+from fdl.core.errors import abbreviated, one_line
 from fdl.evaluation.diversity import DISTANCE, DIVERSITY
 from fdl.evaluation.metrics import METRICS, Metric
 from fdl.evaluation.overlap import OVERLAP
@@ -69,12 +69,12 @@ def _checked(row: Any) -> tuple[str, str, str, str]:
     selection, split, combiner, metric = key
     known = combiner in (*COMBINERS, ENSEMBLE) or _MEMBER.fullmatch(combiner)
     if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not known:
-        raise ValueError(f"no such selection, split or combiner: {shown(key)}")
+        raise ValueError(f"no such selection, split or combiner: {abbreviated(key)}")
     if metric not in measures():
-        raise ValueError(f"no such metric: {shown(key)}")
+        raise ValueError(f"no such metric: {abbreviated(key)}")
     value = row["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{' '.join(key)} is {shown(value)}, not a number")
+        raise ValueError(f"{' '.join(key)} is {abbreviated(value)}, not a number")
     low, high = measures()[metric].limits
     if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         raise ValueError(f"{' '.join(key)} is {value}")

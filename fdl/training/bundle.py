@@ -64,13 +64,13 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
             heads = head_settings(params, cell)
             run = _trained_record(state)
             if run is not None and not state.has_heads:
-                with files.naming(layout.record_folder(params, cell)):
+                with files.named_in_errors(layout.record_folder(params, cell)):
                     run = _run_heads(cell, inputs, run, heads)
             elif run is not None and state.scores_due:
                 rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                with files.naming(layout.record_folder(params, cell)):
+                with files.named_in_errors(layout.record_folder(params, cell)):
                     _run_cell(cell, inputs, heads, made_by)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)

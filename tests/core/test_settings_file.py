@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fdl.core.errors import InputError
 from fdl.core.settings import resolve
-from fdl.core.settings_file import dump, lay, parse, read
+from fdl.core.settings_file import dump, parse, read, read_layered
 
 ROOT = Path(__file__).parents[2]
 # Ten values, ten times as many, and so on: 10^9 on nine lines.
@@ -118,13 +118,13 @@ def test_an_alias_and_a_merged_block_are_no_repetition() -> None:
 
 
 def settings(tmp_path: Path, *assignments: str, overlay: str | None = None) -> dict[str, object]:
-    """The demo's settings with something laid on them."""
+    """The demo's settings with overlays on them."""
     files = []
     if overlay is not None:
         (tmp_path / "mine.yaml").write_text(overlay)
         files.append(tmp_path / "mine.yaml")
-    laid = lay(ROOT / "params.yaml", files, assignments, "--config")
-    return resolve(laid.raw, overrides=laid.overrides, origins=laid.origins).model_dump()
+    layered = read_layered(ROOT / "params.yaml", files, assignments, "--config")
+    return resolve(layered.raw, overrides=layered.overrides, origins=layered.origins).model_dump()
 
 
 def test_single_values_are_what_a_person_means(tmp_path: Path) -> None:
