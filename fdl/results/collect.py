@@ -265,8 +265,9 @@ def _published(params: Params) -> str:
         return ""
     preset = f"--preset {params.preset}"
     return (
-        f"`fdl import {archive} {preset}` brings in the published records in seconds, then `fdl collect {preset}` and "
-        f"`fdl report {preset}` (`fdl run {preset}` would train them)"
+        f"`python -m fdl import {archive} {preset}` brings in the published records in seconds; then run "
+        f"`python -m fdl collect {preset}` and `python -m fdl report {preset}` "
+        f"(`python -m fdl run {preset}` would train them again)"
     )
 
 

@@ -105,7 +105,7 @@ def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
             artifacts = database.parent / "mlartifacts" if database else None
             yield Store(uri, MlflowClient(tracking_uri=uri), artifacts)
     except Timeout:
-        raise InputError(f"{lock}: held by another `fdl track` for {LOCK_SECONDS:.0f} s; try again later") from None
+        raise InputError(f"{lock}: another `track` has held it for {LOCK_SECONDS:.0f} s; try again later") from None
     except PermissionError as error:
         raise Unusable(f"{_not_writable(Path(str(error.filename or lock)))}; {on_failure}") from None
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:

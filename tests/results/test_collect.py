@@ -130,8 +130,8 @@ def test_where_the_published_records_lie_they_are_offered_before_any_training(pr
     archive = layout.report_folder(params) / name
     archive.mkdir(parents=True)
     message = refused(params)
-    assert message.startswith(f"results/demo: no records yet; `fdl import {archive} --preset demo` brings in")
-    with pytest.raises(InputError, match=rf"cells.json: no such file; `fdl import {archive}"):
+    assert message.startswith(f"results/demo: no records yet; `python -m fdl import {archive} --preset demo` brings in")
+    with pytest.raises(InputError, match=rf"cells.json: no such file; `python -m fdl import {archive}"):
         read_collected(params)
     fabricate(params, skip={FIRST})
     assert "1 of 8 records cannot be used: 1 missing" in refused(params)
