@@ -4,9 +4,9 @@
     python -m benchmarks.precision
 
 In a clone, `python -m fdl import reports/<preset>/records.tar.gz --preset <preset>` and
-`python -m fdl collect --partial --preset <preset>`, for both presets, take the place of the training. Reads `reports/lite/runs.csv` and `reports/lite-float32/runs.csv`, writes
-`benchmarks/results/precision.md`. The test is that of docs/claims.md: equivalent if the 90 % interval of the mean
-difference lies inside ± 2 points.
+`python -m fdl collect --partial --preset <preset>`, for both presets, take the place of the training.
+Reads `reports/lite/runs.csv` and `reports/lite-float32/runs.csv`, writes `benchmarks/results/precision.md`. The test
+is that of docs/claims.md: equivalent if the 90 % interval of the mean difference lies inside ± 2 points.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The verbs for what is there already: `python -m fdl {status,clean,import,export,predict,register}`."""
+"""The verbs that work on existing records: `python -m fdl {status,clean,import,export,predict,register}`."""
 
 import sys
 from pathlib import Path
@@ -86,7 +86,7 @@ def clean(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Remove what a preset left behind: half-written records, checkpoints and settings that nobody asks for.
+    """Remove what a preset left behind: half-written records, and checkpoints and settings no longer in use.
 
     Never touches data/, nor what carries the name of another preset.
     """
@@ -98,7 +98,7 @@ def clean(
         remove(resolved, leftovers)
     for line in as_text(leftovers):
         print(line)
-    megabytes = sum(one.size for one in leftovers) / 2**20
+    megabytes = sum(leftover.size for leftover in leftovers) / 2**20
     print(f"{len(leftovers)} files and folders, {megabytes:.1f} MB{' would be' if dry_run else ''} removed")
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that neither a kill nor a reader meets half of one; their hashes and sizes; JSON."""
+"""Files: written so that neither a kill nor a reader ever meets half of one; their hashes and sizes; JSON."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from typing import Any
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file by rename, so that no reader and no kill ever meets half of it.
 
-    What a writer that was killed left beside it goes. The file gets the permissions that the umask allows.
+    Files that a killed writer left beside it are deleted. The file gets the permissions that the umask allows.
 
     Raises:
         OSError: named after `path`, not after the temporary file.
@@ -80,7 +80,7 @@ def _is_alive(process: int) -> bool:
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Errors of the system inside the block name this path instead of a temporary file, or of none."""
+    """System errors inside the block name this path where they would name a temporary file, or no file at all."""
     try:
         yield
     except OSError as error:

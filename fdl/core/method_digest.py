@@ -1,7 +1,7 @@
 """Digest of a method: of its function and of all that it uses in its module, in `fdl`, and in the project folder.
 
 Nothing is imported or run: a module is read as a syntax tree. Prose does not count (comments, docstrings), nor do
-installed packages, whose versions stand in a record's provenance. What a module looks up by a name that is made
+installed packages, whose versions are in a record's provenance. What a module looks up by a name that is made
 at run time (`importlib.import_module(name)`, `getattr`) cannot be seen.
 """
 
@@ -20,7 +20,7 @@ from fdl.core.errors import InputError, one_line
 _PACKAGE = Path(__file__).parents[1]
 # Records of the registered methods that use the distance loss were written when the digest covered the method's
 # own module alone. Their loss is the one that has this digest: as long as it has, the method keeps the digest that
-# the records name. An edited loss has another digest, which stands for itself.
+# the records name. An edited loss has another digest, which is used as it is.
 _AS_RECORDED = {
     "cbe67ef4793acb6a": "f88aa08321b88543",  # fdl
     "0efb2499e6db9543": "e1270a4d1dcac794",  # fdl-cosine

@@ -45,7 +45,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
-# More are a slip of the hand, and would take minutes to be listed.
+# A larger grid is a slip of the hand, and would take minutes to list.
 CELLS_AT_MOST = 100_000
 
 
@@ -213,8 +213,8 @@ class Params(Strict):
     def protocol(self, dataset: str) -> DatasetProtocol:
         """How a dataset is trained on: the authors' constants, or for the user's own images those of its `like`.
 
-        The classes of the user's own images are the names of its folders: here there are none, they stand in
-        the prepared dataset. Its training images are always drawn at random.
+        The classes of the user's own images are the names of their folders, which only the prepared dataset knows:
+        here there are none. Their training images are always drawn at random.
         """
         own = self.own(dataset)
         if own is None:
@@ -251,7 +251,7 @@ class Params(Strict):
         return authors and not alone and distance_terms(cell.method) is not None
 
     def fuses_on_cpu(self, cell: Cell) -> bool:
-        """Whether a CPU trains it so, with the other methods of its seed: narrow nets, which one by one are slow."""
+        """Whether a CPU trains it in one program with its seed's other methods: narrow nets are slow one by one."""
         return self.width_of(cell) <= NARROW and self.fuses(cell)
 
     def weights_of(self, cell: Cell) -> str | None:

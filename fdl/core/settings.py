@@ -1,7 +1,7 @@
 """Settings: one `params.yaml`, validated and typed.
 
 The values are the file's defaults, then the block of `presets:` that `preset:` names, then
-`overrides:`. Every key must stand in the file: it is the one place where defaults are written.
+`overrides:`. Every key must be in the file: it is the one place where defaults are written.
 """
 
 import re
@@ -115,7 +115,7 @@ def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
 def _explain(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: key, value, what is allowed."""
     first = error.errors()[0]
-    # Branches of a union ('int', 'dict[...]') stand in the location too; only keys and positions help a reader.
+    # Branches of a union ('int', 'dict[...]') are part of the location too; only keys and positions help a reader.
     loc = [str(part) for part in first["loc"]]
     models = (Params, GridBlock, Claims, OwnDataset)
     names = {*(name for model in models for name in model.model_fields), *DATASETS}

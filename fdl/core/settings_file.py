@@ -3,7 +3,7 @@
 YAML 1.1, which PyYAML reads, takes `1e-3` for text, `010` for 8, `1_000` for 1000, `1:30` for 90 and `no` for
 false; readers of YAML 1.2 take some of these otherwise. Here only decimal numbers, `true`, `false` and `null` are
 more than text. So `010` is refused where a number is expected, and kept as it is written where text is expected,
-as in `data_dir: 007`. A key that stands twice is refused.
+as in `data_dir: 007`. A key that appears twice is refused.
 """
 
 import re
@@ -16,9 +16,9 @@ import yaml
 
 from fdl.core.errors import InputError, one_line
 
-# Values of one file, where an alias counts as what it stands for: ten aliases of ten aliases of … fit on ten lines.
+# Values of one file, with its aliases written out: ten aliases of ten aliases of … fit on ten lines.
 VALUES_AT_MOST = 100_000
-# What says where settings stand and is no setting itself.
+# Keys that say where settings are found, and are not settings themselves.
 STRUCTURE = ("preset", "presets", "overrides")
 
 _TAG = "tag:yaml.org,2002:"
@@ -59,7 +59,7 @@ for _tag, (_, _starts) in _PLAIN.items():
 
 
 def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """Number of values of a node, its aliases written out; what cannot be settings is refused.
+    """Count the values of a node, with its aliases written out, and refuse what cannot be settings.
 
     Args:
         node: a parsed document, or a part of it.
@@ -74,14 +74,14 @@ def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
     size = 1
     if isinstance(node, yaml.ScalarNode):
         if node.tag in _PATTERNS and not _PATTERNS[node.tag].match(node.value):
-            raise InputError(f"line {line}: {node.value!r} is no plain {node.tag.removeprefix(_TAG)}")
+            raise InputError(f"line {line}: {node.value!r} is not a plain {node.tag.removeprefix(_TAG)}")
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 here = key.start_mark.line + 1
                 if key.value in lines:
-                    raise InputError(f"{key.value!r} stands twice, in lines {lines[key.value]} and {here}; keep one")
+                    raise InputError(f"{key.value!r} appears twice, on lines {lines[key.value]} and {here}; keep one")
                 lines[key.value] = here
             size += _check(key, sizes) + _check(value, sizes)
     else:

@@ -104,7 +104,7 @@ def extract(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
-                f"{archive}: cannot be extracted ({first_line(error)}); make room or mend rights"
+                f"{archive}: cannot be extracted ({first_line(error)}); free disk space, or check its permissions"
             ) from None
         raise InputError(f"{archive}: not a readable archive ({first_line(error)}); download it again") from None
     if not writer.files:
@@ -147,7 +147,7 @@ class _Writer:
     def discard(self, content: _Readable) -> None:
         """Read what is behind the last member."""
         while chunk := content.read(_CHUNK):
-            self._take(len(chunk), "what stands behind its files")
+            self._take(len(chunk), "the data after its files")
 
     def _take(self, size: int, what: str) -> None:
         # The sizes that an archive declares are not believed: what comes out is counted.

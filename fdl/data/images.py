@@ -41,7 +41,7 @@ Content = bytes | NDArray[np.uint8]
 class Record:
     """One image of a source, before it is decoded."""
 
-    pool: str  # the file it stands in: "train", "validation", "test", or "all" where there is only one
+    pool: str  # of the file it comes from: "train", "validation", "test", or "all" where there is only one
     label: int  # index into the classes of the files
     identity: str  # the name that the source gives it
     where: str  # for messages: file and row
@@ -116,7 +116,7 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
     """The image that a file's bytes hold; whatever is wrong with them is one line."""
     try:
         with warnings.catch_warnings():
-            # PIL warns of odd tags, which nobody asked for, and of images of 89 to 178 million pixels: photographs.
+            # PIL warns of odd tags, which are not read, and of images of 89 to 178 million pixels: photographs.
             warnings.simplefilter("ignore")
             shown, exif = _exif_hidden(content)
             with Image.open(BytesIO(shown), formats=FORMATS) as image:

@@ -210,7 +210,7 @@ def _set_items(reader: Any) -> None:
 def _set(reader: Any, items: list[Any]) -> None:
     """Puts keys and values into the dictionary on top of the stack.
 
-    Keys are names or numbers: to hash a tuple of tuples of … may take for ever.
+    Keys are names or numbers: hashing a tuple of tuples of … may never end.
     """
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | bytes | int) or type(reader.stack[-1]) is not dict:

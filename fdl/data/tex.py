@@ -22,7 +22,7 @@ _SIZES = (64, 32)  # pixels; the authors used 64
 _FILES = ("train", "test")
 _BATCH = 256  # images in memory at a time
 _STORED_CHUNK = 256 << 20  # bytes that HDF5 may have to unpack to give one image
-_MAX_SIDE, _MAX_IMAGES = 1024, 1_000_000  # beyond, a file is no set of such patches
+_MAX_SIDE, _MAX_IMAGES = 1024, 1_000_000  # a larger file does not hold such patches
 _COLUMNS = ("index", "indication_type", "indication_value")
 
 
@@ -132,7 +132,7 @@ def _read_groups(path: Path) -> list[_Part]:
         for name in file:
             group = _own(file, name, path)
             if not hasattr(group, "keys"):
-                raise InputError(f"{path}: {name!r} is no group of angles; download it again")
+                raise InputError(f"{path}: {name!r} is not a group of angles; download it again")
             for angle in sorted(group, key=lambda key: (int(key) if key.isdecimal() else -1, key)):
                 place = f"{name}/{angle}"
                 entry = _own(file, place, path)
@@ -175,7 +175,7 @@ def _images(file: Any, place: str, path: Path) -> Any:
     shape = getattr(images, "shape", None)
     kind = getattr(images, "dtype", np.dtype(object))
     if not shape or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)) or not all(shape):
-        raise InputError(f"{path}: {place!r} is no array of grey images (N, H, W, 1); download it again")
+        raise InputError(f"{path}: {place!r} is not an array of grey images (N, H, W, 1); download it again")
     if kind.kind != "f" and kind != np.uint8:
         raise InputError(f"{path}: {place!r} holds {kind}, not floats or bytes; download it again")
     if images.is_virtual or images.external:

@@ -91,7 +91,7 @@ def _partial(params: Params) -> Iterator[Leftover]:
 
 
 def _scratch(params: Params) -> Iterator[Leftover]:
-    """Checkpoints of trainings with this preset that nobody asks for today."""
+    """Checkpoints of trainings with this preset that no cell of today's settings needs."""
     asked = {cell: params.settings_digest(cell) for cell in params.cells()}
     images = PreparedImages(params)
     for begun in unfinished(params.preset):

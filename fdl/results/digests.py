@@ -15,7 +15,7 @@ class PreparedImages:
 
     Args:
         params: the settings.
-        verified: `hashes` checks the files that it reads them from; without it they are taken as they stand there.
+        verified: `hashes` checks the files that state them; without it they are believed.
     """
 
     def __init__(self, params: Params, *, verified: bool = True) -> None:

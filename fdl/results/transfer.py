@@ -37,7 +37,7 @@ from fdl.results.state import CellStatus, Judge
 
 PACKED = ("history.parquet", "heads.parquet", "metrics.json", "correct.npz", "cam.npz")
 _LINES = 10  # about records that are left out
-# What reading an array file of anybody's may raise.
+# What reading an array file from elsewhere may raise.
 _UNREADABLE = (InputError, ValueError, KeyError, IndexError, TypeError, EOFError, BadZipFile, zlib.error)
 
 

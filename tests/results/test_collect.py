@@ -165,7 +165,7 @@ def test_damaged_records_are_named(project: Path, harm: str) -> None:
     [
         ({"value": 1.25}, "accuracy is 1.25"),
         ({"value": float("nan")}, "accuracy is nan"),
-        ({}, "accuracy stands there twice"),
+        ({}, "accuracy appears twice"),
     ],
 )
 def test_values_that_cannot_be_are_no_results(project: Path, change: dict[str, float], message: str) -> None:
