@@ -67,7 +67,7 @@ def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str
     about = layout.prepared_folder(settings, dataset, pool) / "dataset.json"
     if about.exists():
         counts = json.loads(about.read_bytes())["counts"]
-        images, state = f"{sum(sum(pool.values()) for pool in counts.values()):,}", "prepared"
+        images, state = f"{sum(sum(by_class.values()) for by_class in counts.values()):,}", "prepared"
     return images, state, size, terms
 
 

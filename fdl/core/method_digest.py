@@ -128,6 +128,9 @@ def _imports(statements: Iterable[ast.stmt], package: str) -> tuple[dict[str, tu
     return names, stars
 
 
+_DIGESTS: dict[tuple[object, ...], tuple[dict[Path, Stamp], str]] = {}
+
+
 def method_digest(file: Path, module: str, function: str) -> str:
     """Digest of a method.
 
@@ -138,15 +141,8 @@ def method_digest(file: Path, module: str, function: str) -> str:
     Raises:
         InputError: a module that it uses cannot be read.
     """
-    return _cached_digest(file, module, function, os.getcwd(), tuple(sys.path))
-
-
-_DIGESTS: dict[tuple[object, ...], tuple[dict[Path, Stamp], str]] = {}
-
-
-def _cached_digest(file: Path, module: str, function: str, *place: object) -> str:
-    """The digest that was made of the same files: the settings of a large grid ask thousands of times."""
-    key = (file, module, function, *place)
+    # Kept until one of the files changes: the settings of a large grid ask thousands of times.
+    key = (file, module, function, os.getcwd(), tuple(sys.path))
     stamps, digest = _DIGESTS.get(key, ({}, ""))
     if not stamps or any(stamp_of(read) != stamp for read, stamp in stamps.items()):
         reader = _Reader()

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
 from fdl.core.errors import InputError, abbreviated, unknown
+from fdl.core.files import write_atomically
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -36,6 +37,7 @@ from fdl.core.grid import (
 from fdl.core.method_parameters import method_params
 from fdl.core.method_sources import method_source
 from fdl.core.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
+from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
 from fdl.core.settings_file import dump
 
 Source = Literal["synthetic", "local", "official"]
@@ -334,8 +336,6 @@ class Params(Strict):
         The settings digest is taken over these; keys that decide nothing (device, threads,
         keep_weights) stay out, so that changing them retrains nothing.
         """
-        from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
-
         own = self.own(cell.dataset)
         protocol = self.backbone_protocol(cell)
         control, weights = self.control(cell), self.weights_of(cell)
@@ -383,8 +383,6 @@ class Params(Strict):
 
     def write(self, folder: Path) -> Path:
         """Write the resolved settings into `<folder>/<preset>/params/`, unless they are there; return the file."""
-        from fdl.core.files import write_atomically
-
         path = folder / self.preset / "params" / f"{self.hash()}.yaml"
         if not path.exists():
             write_atomically(path, dump(self.model_dump(mode="json")).encode())
