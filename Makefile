@@ -22,7 +22,7 @@ help:
 	@echo "make kills       20 kills of a bundle in training: its records must be the same bits (some minutes)"
 	@echo "make soak        50 kills, of all stages, then plain runs: the numbers must be the same (40 minutes)"
 	@echo "make mutants     break the code in 600 places, one at a time: do the tests notice? (an hour; tests/README.md)"
-	@echo "make audit       known weaknesses of the pinned packages"
+	@echo "make audit       known vulnerabilities in the pinned packages"
 
 setup: $(READY)
 

@@ -3,10 +3,10 @@
     FDL_DATA_DIR=<folder> snakemake --cores all --config preset=lite-float32
     python -m benchmarks.precision
 
-In a clone: `fdl import reports/<preset>/records.tar.gz --preset <preset>` and `fdl collect --partial --preset <preset>`
-for both presets instead of the training. Reads `reports/lite/runs.csv` and `reports/lite-float32/runs.csv`, writes
-`benchmarks/results/precision.md`. The test is that of docs/claims.md: equivalent if the 90 % interval of the mean
-difference lies inside ± 2 points.
+In a clone, `python -m fdl import reports/<preset>/records.tar.gz --preset <preset>` and
+`python -m fdl collect --partial --preset <preset>`, for both presets, take the place of the training.
+Reads `reports/lite/runs.csv` and `reports/lite-float32/runs.csv`, writes `benchmarks/results/precision.md`. The test
+is that of docs/claims.md: equivalent if the 90 % interval of the mean difference lies inside ± 2 points.
 """
 
 import sys

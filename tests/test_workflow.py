@@ -180,7 +180,7 @@ def test_snakemake_reads_settings_as_every_verb_does(project):
     path.write_text(path.read_text() + "\noverrides: {epochs: 5}\n")
     result = snakemake("--dry-run")
     assert result.returncode == 2
-    assert "fdl: params.yaml: 'overrides' stands twice, in lines" in result.stderr
+    assert "fdl: params.yaml: 'overrides' appears twice, on lines" in result.stderr
 
 
 def test_another_workflow_that_takes_this_one_as_a_module_has_the_same_settings(project):
@@ -201,7 +201,7 @@ def test_another_workflow_that_takes_this_one_as_a_module_has_the_same_settings(
     assert "draw3.json" in asked.stdout + asked.stderr
     assert "draw0.json" not in asked.stdout + asked.stderr
     path.write_text(path.read_text() + "\noverrides: {epochs: 5}\n")
-    assert "fdl: params.yaml: 'overrides' stands twice, in lines" in dry_run().stderr
+    assert "fdl: params.yaml: 'overrides' appears twice, on lines" in dry_run().stderr
 
 
 def test_a_missing_data_folder_is_named(project):

@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fdl.cli.options import DEFAULT, ConfigfileOption, ParamsOption, PresetOption, SetOption, flag, load
+from fdl.cli.options import Load, flag, takes_settings
+from fdl.cli.terminal import print_table
 from fdl.core import files
 
 if TYPE_CHECKING:
-    from fdl.training.plan import Plan
+    from fdl.training.plan import Line, Plan
     from fdl.training.seed_plan import SeedsNeeded
 
 app = typer.Typer()
 
 
 @app.command()
+@takes_settings
 def plan(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Bundles at once; none: one per core, or per GPU.")
     ] = None,
@@ -29,7 +28,7 @@ def plan(
     as_json: Annotated[bool, flag("--json", "Print the plan as JSON.")] = False,
 ) -> None:
     """Say before the start what the grid costs on this machine: hours, memory, disk."""
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     from fdl.training import plan as planning
 
     made = planning.plan(resolved, processes=processes, seconds=seconds)
@@ -41,19 +40,12 @@ def plan(
 
 def _print_plan(made: "Plan") -> None:
     """A line for each dataset and backbone, then what the whole takes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("dataset/backbone", box=None, pad_edge=False)
-    names = ("cells", "finished", "PFLOP", "hours", "RAM GiB", "GPU GiB", "checkpoints GiB", "records GiB")
-    for name in names:
-        table.add_column(name, justify="right")
-    groups: dict[str, list[int]] = {}
-    for position, line in enumerate(made.lines):
-        groups.setdefault(line.bundle.rpartition("/")[0], []).append(position)
-    for name, positions in groups.items():
-        lines = [made.lines[position] for position in positions]
-        table.add_row(
+    groups: dict[str, list[Line]] = {}
+    for line in made.lines:
+        groups.setdefault(line.bundle.rpartition("/")[0], []).append(line)
+    columns = ("cells", "finished", "PFLOP", "hours", "RAM GiB", "GPU GiB", "checkpoints GiB", "records GiB")
+    rows = [
+        (
             name,
             str(sum(line.cells for line in lines)),
             str(sum(line.finished for line in lines) or "·"),
@@ -64,7 +56,9 @@ def _print_plan(made: "Plan") -> None:
             f"{max(line.scratch for line in lines):.2f}",
             f"{sum(line.records for line in lines):.2f}",
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        for name, lines in groups.items()
+    ]
+    print_table(("dataset/backbone", *columns), rows, numbers=True)
     cells, finished = (sum(getattr(line, name) for line in made.lines) for name in ("cells", "finished"))
     flops, hours = sum(line.flops for line in made.lines), sum(line.hours for line in made.lines)
     print(f"{made.preset}: {cells - finished:,} of {cells:,} cells to train, {flops / 1e15:.3g} PFLOP")

@@ -7,17 +7,14 @@ from typing import Annotated
 import typer
 
 from fdl.cli.options import (
-    DEFAULT,
-    ConfigfileOption,
     Datasets,
-    ParamsOption,
-    PresetOption,
-    SetOption,
+    Load,
     chosen,
     flag,
-    load,
+    takes_settings,
     with_options,
 )
+from fdl.cli.terminal import print_table
 from fdl.core import layout
 from fdl.core.errors import InputError, did_you_mean
 from fdl.core.protocol import DATASETS, images_name
@@ -30,27 +27,19 @@ OfflineOption = Annotated[bool, flag("--offline", "Fetch nothing; FDL_OFFLINE=1 
 
 
 @app.command("list")
-def list_datasets(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def list_datasets(load: Load) -> None:
     """Show all datasets: images, state, size on disk or of the download, terms."""
-    from rich.console import Console
-    from rich.table import Table
-
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     official = resolved.model_copy(update={"source": "official"})
-    table = Table("dataset", "source", "images", "state", "size", "terms", box=None, pad_edge=False)
+    rows = []
     for dataset in [*DATASETS, *_own(resolved)]:
         for settings in [official, resolved] if resolved.source_of(dataset) not in ("official", "own") else [resolved]:
-            table.add_row(dataset, settings.source_of(dataset), *_about(settings, dataset))
+            rows.append((dataset, settings.source_of(dataset), *_about(settings, dataset)))
         for pool in _own_pools(resolved, dataset):
             name = images_name(dataset, pool)
-            table.add_row(name, resolved.source_of(dataset), *_about(resolved, dataset, pool))
-    # Where another program reads it, so wide that nothing is folded or cut.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+            rows.append((name, resolved.source_of(dataset), *_about(resolved, dataset, pool)))
+    print_table(("dataset", "source", "images", "state", "size", "terms"), rows, numbers=False)
 
 
 def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str, str, str, str]:
@@ -78,19 +67,13 @@ def _about(settings: Params, dataset: str, pool: int | None = None) -> tuple[str
     about = layout.prepared_folder(settings, dataset, pool) / "dataset.json"
     if about.exists():
         counts = json.loads(about.read_bytes())["counts"]
-        images, state = f"{sum(sum(pool.values()) for pool in counts.values()):,}", "prepared"
+        images, state = f"{sum(sum(by_class.values()) for by_class in counts.values()):,}", "prepared"
     return images, state, size, terms
 
 
 @app.command()
-def download(
-    datasets: Published = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-    offline: OfflineOption = False,
-) -> None:
+@takes_settings
+def download(load: Load, datasets: Published = None, offline: OfflineOption = False) -> None:
     """Fetch the published files into data/raw/official/; without names, what settings of source official use.
 
     A broken transfer goes on where it ended. FDL_MIRROR names an address that is tried first for every file:
@@ -99,7 +82,7 @@ def download(
     from fdl.data.download import fetch
 
     if not datasets:
-        resolved = load(file, preset, set_, configfile)
+        resolved = load()
         if resolved.source != "official":
             raise InputError(
                 f"preset {resolved.preset!r} reads {resolved.source} images; name the datasets to download, "
@@ -112,17 +95,12 @@ def download(
 
 
 @app.command()
-def verify(
-    datasets: Published = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def verify(load: Load, datasets: Published = None) -> None:
     """Hash the downloaded files and the settings' prepared images again; without names, all that are there."""
     from fdl.data import download
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     wrong, verified = [], 0
     for dataset in _known(datasets, resolved) or [*DATASETS, *_own(resolved)]:
         try:
@@ -158,28 +136,21 @@ def _verify_prepared(resolved: Params, dataset: str, pool: int | None) -> int:
 
 
 @app.command()
-def prepare(
-    datasets: Datasets = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def prepare(load: Load, datasets: Datasets = None) -> None:
     """Read the source's files, fetched if need be, into pixel and label arrays below data/prepared/."""
     from fdl.data.prepare import prepare as read
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     for name in chosen(resolved, datasets):
         print(f"{name}: {read(resolved, *resolved.images()[name])}")
 
 
 @app.command()
+@takes_settings
 def show(
+    load: Load,
     dataset: Annotated[str, typer.Argument(help="A dataset of the settings, prepared.")],
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
     shots: Annotated[int | None, typer.Option(help="Images per class; none: the settings' first.")] = None,
     draw: Annotated[int, typer.Option(min=0, help="Which draw is marked.")] = 0,
 ) -> None:
@@ -188,7 +159,7 @@ def show(
     from fdl.data.prepare import load as load_prepared
     from fdl.data.show import write_contact_sheets
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     chosen(resolved, [dataset])
     dataset, pool = resolved.images()[dataset]
     if stale := changed(resolved, dataset, load_prepared(layout.prepared_folder(resolved, dataset, pool)).files):

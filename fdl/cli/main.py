@@ -12,22 +12,18 @@ import typer
 from fdl import __version__
 from fdl.cli import costs, data, results
 from fdl.cli.options import (
-    DEFAULT,
-    ConfigfileOption,
     Datasets,
-    ParamsOption,
-    PresetOption,
-    SetOption,
+    Load,
     UriOption,
     chosen,
     flag,
-    load,
+    takes_settings,
     with_options,
 )
 from fdl.cli.terminal import degrade
 from fdl.core import files, layout
 from fdl.core.console import live_lines, plain
-from fdl.core.errors import InputError, MethodError, fact_about_the_machine
+from fdl.core.errors import InputError, MethodError, fact_about_the_machine, first_lines
 from fdl.core.protocol import images_name
 from fdl.core.provenance import available_cores
 from fdl.core.settings import Bundle, Params
@@ -39,6 +35,8 @@ class CamScore(StrEnum):
     probability = "probability"
     logit = "logit"
 
+
+Bundles = Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")]
 
 _NAMED = 10  # cells that `collect --partial` names
 
@@ -66,19 +64,17 @@ app.add_typer(costs.app)
 
 
 @app.command()
+@takes_settings
 def split(
+    load: Load,
     datasets: Datasets = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
     shots: Annotated[list[int] | None, typer.Option(help="Images per class; none: all of the settings'.")] = None,
     draw: Annotated[list[int] | None, typer.Option(help="Draws; none: all of the settings'.")] = None,
 ) -> None:
     """Draw the k-shot training images into data/splits/."""
     from fdl.data.splits import write_split
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     drawn = chosen(resolved, datasets)
     wanted = {
         (
@@ -95,15 +91,10 @@ def split(
 
 
 @app.command()
-def run(
-    bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def run(load: Load, bundles: Bundles = None) -> None:
     """Train and score the cells of a bundle that have no current record."""
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     asked = _bundles(resolved, bundles)
     resolved.write(layout.RESULTS)  # for those who ask later with which settings
     # Only now: torch takes two seconds.
@@ -117,15 +108,10 @@ def run(
 
 
 @app.command()
-def train(
-    bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def train(load: Load, bundles: Bundles = None) -> None:
     """Only train the cells of a bundle that have no current record; `run` goes on from there."""
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     asked = _bundles(resolved, bundles)
     from fdl.training.bundle import train_bundle
 
@@ -136,17 +122,15 @@ def train(
 
 
 @app.command()
+@takes_settings
 def cam(
-    bundles: Annotated[list[str] | None, typer.Argument(help="Such as neu/alexnet/3shot; none: all.")] = None,
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
+    bundles: Bundles = None,
     overlap: Annotated[bool, flag("--overlap", "Also their overlap over all test images; it takes longer.")] = False,
     score: Annotated[CamScore, typer.Option(help="Whose gradient the maps are made of.")] = CamScore.probability,
 ) -> None:
     """Make the class activation maps of finished cells again, from weights kept by `keep_weights`."""
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     asked = _bundles(resolved, bundles)
     from fdl.training.bundle import map_bundle
 
@@ -183,45 +167,38 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 @app.command()
-def combine(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
-) -> None:
+@takes_settings
+def combine(load: Load) -> None:
     """Score the finished cells again from their stored predictions; trains nothing."""
     from fdl.results.scoring import rescore
 
-    counts = rescore(load(file, preset, set_, configfile))
+    counts = rescore(load())
     print(_counted(counts))
 
 
 @app.command()
+@takes_settings
 def collect(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     partial: Annotated[bool, flag("--partial", "Leave missing and stale cells out instead of refusing.")] = False,
 ) -> None:
     """Gather the records into reports/<preset>/runs.csv and costs.csv."""
     from fdl.results.collect import collect as gather
 
-    resolved = load(file, preset, set_, configfile)
-    left_out = gather(resolved, partial=partial).left_out
-    for state in left_out[:_NAMED]:
-        print(f"left out: {state.cell.key}: {state.status}{f': {state.reason}' if state.reason else ''}")
-    if len(left_out) > _NAMED:
-        print(f"left out: {len(left_out) - _NAMED} more")
+    resolved = load()
+    left_out = [
+        f"{state.cell.key}: {state.status}{f': {state.reason}' if state.reason else ''}"
+        for state in gather(resolved, partial=partial).left_out
+    ]
+    for line in first_lines(left_out, _NAMED):
+        print(f"left out: {line}")
     print(layout.report_folder(resolved) / "runs.csv")
 
 
 @app.command()
+@takes_settings
 def report(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     show: Annotated[
         bool,
         flag("--show", "Only print the headline table and the answer; with --only, that table."),
@@ -237,7 +214,7 @@ def report(
     """Make the tables, the figures and the page from runs.csv and the records."""
     from fdl.reporting import report as reporting
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     if processes and (only or show):
         raise InputError("--processes: only a whole report is drawn in several; leave it out")
     if show:
@@ -253,11 +230,9 @@ def report(
 
 
 @app.command()
+@takes_settings
 def track(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     uri: UriOption = None,
     receipt: Annotated[Path | None, typer.Option(help="Write the mirrored cells' digests to this file.")] = None,
     watch: Annotated[bool, flag("--watch", "Repeat until all cells are finished, and show running ones, too.")] = False,
@@ -266,7 +241,7 @@ def track(
     """Mirror the records into MLflow; safe to repeat."""
     from fdl.tracking import live, mirror
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     if watch:
         live.watch(
             lambda: mirror.track(resolved, uri=uri, live=True),

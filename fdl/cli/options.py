@@ -1,8 +1,10 @@
 """What the verbs share: the settings' options, and how datasets are chosen."""
 
+import inspect
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,26 +13,13 @@ import typer
 from fdl.core import settings
 from fdl.core.errors import InputError
 from fdl.core.settings import Params
-from fdl.core.settings_file import lay
+from fdl.core.settings_file import read_layered
 
-ParamsOption = Annotated[Path, typer.Option("--params", help="The settings: params.yaml, or a resolved file.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", help="Use this preset instead of the file's.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
-]
-ConfigfileOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--configfile",
-        "--overlay",
-        metavar="FILE",
-        help="Lay this file on the settings, as Snakemake's --configfile does.",
-    ),
-]
 Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets; none: all of the settings'.")]
 UriOption = Annotated[str | None, typer.Option(help="MLflow store; none: $MLFLOW_TRACKING_URI, or mlflow.db.")]
-DEFAULT = Path("params.yaml")
-# The options above, by which a command that is recommended must name the settings, too.
+_FILE = Path("params.yaml")
+Load = Callable[[], Params]
+# The options of `load`, by which a command that is recommended must name the settings, too.
 _SETTINGS = ("--params", "--preset", "--configfile", "--overlay", "--set")
 _COMMAND = re.compile(r"`python -m fdl ([a-z][^`]*)`")
 _PRESET = re.compile(r" --preset \S+")
@@ -42,11 +31,42 @@ def flag(name: str, description: str) -> Any:
 
 
 def load(
-    path: Path, preset: str | None, assignments: list[str] | None, configfiles: Sequence[Path] | None = None
+    file: Annotated[Path, typer.Option("--params", help="The settings: params.yaml, or a resolved file.")] = _FILE,
+    preset: Annotated[str | None, typer.Option("--preset", help="Use this preset instead of the file's.")] = None,
+    configfile: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--configfile",
+            "--overlay",
+            metavar="FILE",
+            help="Lay this file on the settings, as Snakemake's --configfile does.",
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
+    ] = None,
 ) -> Params:
-    """The settings as the options ask for them: the file, what is laid on it, the preset, and single values."""
-    laid = lay(path, configfiles or (), assignments or (), "--set")
-    return settings.resolve(laid.raw, preset=preset, overrides=laid.overrides, where=str(path), origins=laid.origins)
+    """The settings as the options ask for them: the file, the overlays on it, the preset, and single values."""
+    layered = read_layered(file, configfile or (), assignments or (), "--set")
+    return settings.resolve(
+        layered.raw, preset=preset, overrides=layered.overrides, where=str(file), origins=layered.origins
+    )
+
+
+def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of `load`; its first argument, called `load`, reads the settings that they name."""
+    options = inspect.signature(load).parameters
+    _, *own = inspect.signature(verb).parameters.values()
+
+    @wraps(verb)
+    def command(**given: Any) -> None:
+        named = {name: given.pop(name) for name in options}
+        verb(partial(load, **named), **given)
+
+    # Typer reads a command's options from its signature. By keyword: some of `own` have no default.
+    parameters = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*options.values(), *own)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def with_options(message: str, arguments: Sequence[str]) -> str:

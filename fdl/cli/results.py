@@ -1,4 +1,4 @@
-"""The verbs for what is there already: `python -m fdl {status,clean,import,export,predict,register}`."""
+"""The verbs that work on existing records: `python -m fdl {status,clean,import,export,predict,register}`."""
 
 import sys
 from pathlib import Path
@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fdl.cli.options import (
-    DEFAULT,
-    ConfigfileOption,
-    ParamsOption,
-    PresetOption,
-    SetOption,
+    Load,
     UriOption,
     flag,
-    load,
+    takes_settings,
     with_options,
 )
+from fdl.cli.terminal import print_table
 from fdl.core import files
+from fdl.core.errors import first_few
 
 if TYPE_CHECKING:
     from fdl.results.state import CellStatus
@@ -36,11 +34,9 @@ _NOTES = 10  # lines of explanation of a status
 
 
 @app.command()
+@takes_settings
 def status(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     as_json: Annotated[bool, flag("--json", "Print every cell as JSON.")] = False,
 ) -> None:
     """Show what became of every cell: done, failed, running, missing, stale, damaged.
@@ -49,78 +45,68 @@ def status(
     """
     from fdl.results import status as states
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     cell_states = states.status(resolved)
     if as_json:
         print(files.to_json(states.as_json(resolved, cell_states)).decode(), end="")
     else:
-        _print_table(cell_states)
+        _print_states(cell_states)
     if not all(state.finished for state in cell_states):
         raise typer.Exit(1)
 
 
-def _print_table(cell_states: "list[CellStatus]") -> None:
+def _print_states(cell_states: "list[CellStatus]") -> None:
     """Counts by bundle, and what there is to say of single cells."""
-    from rich.console import Console
-    from rich.table import Table
-
     from fdl.results.state import STATUSES
     from fdl.results.status import by_bundle, counts
 
-    table = Table("bundle", box=None, pad_edge=False)
-    for name in STATUSES:
-        table.add_column(name, justify="right")
-    for bundle, of_bundle in by_bundle(cell_states).items():
-        table.add_row(bundle.key, *(str(count or "·") for count in counts(of_bundle).values()))
-    table.add_row("all", *map(str, counts(cell_states).values()))
-    # Where another program reads it, so wide that nothing is folded or cut.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    rows = [
+        (bundle.key, *(str(count or "·") for count in counts(bundle_states).values()))
+        for bundle, bundle_states in by_bundle(cell_states).items()
+    ]
+    rows.append(("all", *map(str, counts(cell_states).values())))
+    print_table(("bundle", *STATUSES), rows, numbers=True)
     for name in STATUSES:
         notes: dict[str, list[str]] = {}
         for state in cell_states:
             if state.status == name and state.note:
                 notes.setdefault(state.note, []).append(state.cell.key)
-        for note, (first, *more) in list(notes.items())[:_NOTES]:
-            line = f"{name}: {first}{f' and {len(more)} more' if more else ''}: {note}"
-            print(with_options(line, sys.argv[1:]))
+        for note, keys in list(notes.items())[:_NOTES]:
+            print(with_options(f"{name}: {first_few(keys, 1)}: {note}", sys.argv[1:]))
         if len(notes) > _NOTES:
             print(f"{name}: and others; --json names all")
 
 
 @app.command()
+@takes_settings
 def clean(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     stale: Annotated[
         bool, flag("--stale", "Also records that are not in the grid, or not of today's settings.")
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Remove what a preset left behind: half-written records, checkpoints and settings that nobody asks for.
+    """Remove what a preset left behind: half-written records, and checkpoints and settings no longer in use.
 
     Never touches data/, nor what carries the name of another preset.
     """
     from fdl.results.clean import as_text, find, remove
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     leftovers = find(resolved, stale=stale)
     if not dry_run:
         remove(resolved, leftovers)
     for line in as_text(leftovers):
         print(line)
-    megabytes = sum(one.size for one in leftovers) / 2**20
+    megabytes = sum(leftover.size for leftover in leftovers) / 2**20
     print(f"{len(leftovers)} files and folders, {megabytes:.1f} MB{' would be' if dry_run else ''} removed")
 
 
 @app.command("import")
+@takes_settings
 def import_(
+    load: Load,
     source: Annotated[Path, typer.Argument(metavar="DIR", help="results/<preset> from elsewhere, or a .tar.gz of it.")],
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
     dry_run: DryRun = False,
 ) -> None:
     """Bring in records that were trained elsewhere, if they are what would be trained here.
@@ -129,7 +115,7 @@ def import_(
     """
     from fdl.results.transfer import import_records
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     done = import_records(resolved, source, dry_run=dry_run, say=_complain)
     print(f"{'would import: ' if dry_run else ''}{done.as_text()}")
     if done.unchecked:
@@ -141,11 +127,9 @@ def import_(
 
 
 @app.command()
+@takes_settings
 def export(
-    file: ParamsOption = DEFAULT,
-    preset: PresetOption = None,
-    configfile: ConfigfileOption = None,
-    set_: SetOption = None,
+    load: Load,
     output: Annotated[
         Path | None,
         typer.Option(help="The archive, .tar.gz, or a folder for one per net; none: reports/<preset>/records.tar.gz."),
@@ -156,7 +140,7 @@ def export(
     from fdl.core import layout
     from fdl.results.transfer import export_records
 
-    resolved = load(file, preset, set_, configfile)
+    resolved = load()
     target = output or layout.report_folder(resolved) / "records.tar.gz"
     done = export_records(resolved, target, force=force)
     missing = f", {done.missing} have no current record" if done.missing else ""

@@ -1,9 +1,10 @@
-"""Output where the terminal knows few characters: they are replaced, and nothing ends in a traceback."""
+"""What is printed on a terminal: tables, and characters that it may not know, which are replaced."""
 
 import codecs
 import io
 import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 _PLAIN = {
     **dict.fromkeys("‐‑‒–—−", "-"),
@@ -12,7 +13,6 @@ _PLAIN = {
     "ß": "ss",
     "µ": "u",
     "μ": "u",
-    "…": "...",
     "×": "x",
     "·": ".",
     "±": "+/-",
@@ -22,6 +22,20 @@ _PLAIN = {
     "←": "<-",
     "√": "sqrt",
 }
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool) -> None:
+    """Print rows of text in columns; `numbers`: all but the first column hold numbers, which stand at the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for position, name in enumerate(columns):
+        table.add_column(name, justify="right" if numbers and position else "left")
+    for row in rows:
+        table.add_row(*row)
+    # Where another program reads it, so wide that nothing is folded or cut.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def degrade() -> None:

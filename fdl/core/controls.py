@@ -15,7 +15,7 @@ class Control:
     own_batches: bool = False  # every member has its own batch order and augmentation, and its own best epoch
     one_net: bool = False  # one net of about the cost of all: all channel and unit counts times √members
     rate_factors: tuple[float, ...] = ()  # candidates for the learning rate, as parts of the cell's own
-    remark: str = ""  # what a table says of it
+    remark: str = ""  # printed below tables
 
 
 CONTROLS: dict[str, Control] = {

@@ -1,10 +1,11 @@
-"""Writing files so that neither a kill nor a reader meets half of one; their hashes and sizes; JSON."""
+"""Files: written so that neither a kill nor a reader ever meets half of one; their hashes and sizes; JSON."""
 
 import hashlib
 import json
 import os
 import platform
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from typing import Any
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file by rename, so that no reader and no kill ever meets half of it.
 
-    What a writer that was killed left beside it goes. The file gets the permissions that the umask allows.
+    Files that a killed writer left beside it are deleted. The file gets the permissions that the umask allows.
 
     Raises:
         OSError: named after `path`, not after the temporary file.
     """
-    with naming(path):
+    with named_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in abandoned_files(path.parent, path.name):
             leftover.unlink(missing_ok=True)
@@ -35,6 +36,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when the block has filled it, and goes if the block fails."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a process that was killed left
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def abandoned_files(folder: Path, name: str = "*") -> list[Path]:
@@ -64,8 +79,8 @@ def _is_alive(process: int) -> bool:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the system inside the block name this path instead of a temporary file, or of none."""
+def named_in_errors(path: Path) -> Iterator[None]:
+    """System errors inside the block name this path where they would name a temporary file, or no file at all."""
     try:
         yield
     except OSError as error:

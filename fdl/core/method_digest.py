@@ -1,7 +1,7 @@
 """Digest of a method: of its function and of all that it uses in its module, in `fdl`, and in the project folder.
 
 Nothing is imported or run: a module is read as a syntax tree. Prose does not count (comments, docstrings), nor do
-installed packages, whose versions stand in a record's provenance. What a module looks up by a name that is made
+installed packages, whose versions are in a record's provenance. What a module looks up by a name that is made
 at run time (`importlib.import_module(name)`, `getattr`) cannot be seen.
 """
 
@@ -20,7 +20,7 @@ from fdl.core.errors import InputError, one_line
 _PACKAGE = Path(__file__).parents[1]
 # Records of the registered methods that use the distance loss were written when the digest covered the method's
 # own module alone. Their loss is the one that has this digest: as long as it has, the method keeps the digest that
-# the records name. An edited loss has another digest, which stands for itself.
+# the records name. An edited loss has another digest, which is used as it is.
 _AS_RECORDED = {
     "cbe67ef4793acb6a": "f88aa08321b88543",  # fdl
     "0efb2499e6db9543": "e1270a4d1dcac794",  # fdl-cosine
@@ -128,6 +128,9 @@ def _imports(statements: Iterable[ast.stmt], package: str) -> tuple[dict[str, tu
     return names, stars
 
 
+_DIGESTS: dict[tuple[object, ...], tuple[dict[Path, Stamp], str]] = {}
+
+
 def method_digest(file: Path, module: str, function: str) -> str:
     """Digest of a method.
 
@@ -138,15 +141,8 @@ def method_digest(file: Path, module: str, function: str) -> str:
     Raises:
         InputError: a module that it uses cannot be read.
     """
-    return _cached_digest(file, module, function, os.getcwd(), tuple(sys.path))
-
-
-_DIGESTS: dict[tuple[object, ...], tuple[dict[Path, Stamp], str]] = {}
-
-
-def _cached_digest(file: Path, module: str, function: str, *place: object) -> str:
-    """The digest that was made of the same files: the settings of a large grid ask thousands of times."""
-    key = (file, module, function, *place)
+    # Kept until one of the files changes: the settings of a large grid ask thousands of times.
+    key = (file, module, function, os.getcwd(), tuple(sys.path))
     stamps, digest = _DIGESTS.get(key, ({}, ""))
     if not stamps or any(stamp_of(read) != stamp for read, stamp in stamps.items()):
         reader = _Reader()

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from fdl.core import torchvision_nets
 from fdl.core.controls import CONTROLS, Control
-from fdl.core.errors import InputError, shown, unknown
+from fdl.core.errors import InputError, abbreviated, unknown
+from fdl.core.files import write_atomically
 from fdl.core.fused_methods import NARROW, distance_terms
 from fdl.core.grid import (
     Backbone,
@@ -36,6 +37,7 @@ from fdl.core.grid import (
 from fdl.core.method_parameters import method_params
 from fdl.core.method_sources import method_source
 from fdl.core.protocol import DATASETS, BackboneProtocol, DatasetProtocol, images_name
+from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
 from fdl.core.settings_file import dump
 
 Source = Literal["synthetic", "local", "official"]
@@ -45,7 +47,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
-# More are a slip of the hand, and would take minutes to be listed.
+# A larger grid is a slip of the hand, and would take minutes to list.
 CELLS_AT_MOST = 100_000
 
 
@@ -144,7 +146,7 @@ class Params(Strict):
             for name in ("datasets", "backbones", "shots", "methods", "seeds"):
                 values = chosen if name == "datasets" else getattr(block, name) or []
                 if len(set(values)) < len(values):
-                    raise ValueError(f"{name}: {shown(values)} names a value twice")
+                    raise ValueError(f"{name}: {abbreviated(values)} names a value twice")
             for method in block.methods or []:
                 self._check_method(method)
             for dataset in chosen:
@@ -213,8 +215,8 @@ class Params(Strict):
     def protocol(self, dataset: str) -> DatasetProtocol:
         """How a dataset is trained on: the authors' constants, or for the user's own images those of its `like`.
 
-        The classes of the user's own images are the names of its folders: here there are none, they stand in
-        the prepared dataset. Its training images are always drawn at random.
+        The classes of the user's own images are the names of their folders, which only the prepared dataset knows:
+        here there are none. Their training images are always drawn at random.
         """
         own = self.own(dataset)
         if own is None:
@@ -251,7 +253,7 @@ class Params(Strict):
         return authors and not alone and distance_terms(cell.method) is not None
 
     def fuses_on_cpu(self, cell: Cell) -> bool:
-        """Whether a CPU trains it so, with the other methods of its seed: narrow nets, which one by one are slow."""
+        """Whether a CPU trains it in one program with its seed's other methods: narrow nets are slow one by one."""
         return self.width_of(cell) <= NARROW and self.fuses(cell)
 
     def weights_of(self, cell: Cell) -> str | None:
@@ -334,8 +336,6 @@ class Params(Strict):
         The settings digest is taken over these; keys that decide nothing (device, threads,
         keep_weights) stay out, so that changing them retrains nothing.
         """
-        from fdl.core.provenance import PROGRAM_VERSION, TRAINING_VERSION
-
         own = self.own(cell.dataset)
         protocol = self.backbone_protocol(cell)
         control, weights = self.control(cell), self.weights_of(cell)
@@ -383,8 +383,6 @@ class Params(Strict):
 
     def write(self, folder: Path) -> Path:
         """Write the resolved settings into `<folder>/<preset>/params/`, unless they are there; return the file."""
-        from fdl.core.files import write_atomically
-
         path = folder / self.preset / "params" / f"{self.hash()}.yaml"
         if not path.exists():
             write_atomically(path, dump(self.model_dump(mode="json")).encode())

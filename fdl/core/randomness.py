@@ -9,6 +9,7 @@ sequence is `bits(key, i)`.
 """
 
 import math
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ _MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 Key = int | Tensor
+K = TypeVar("K", int, Tensor)
 
 
 def _signed(value: int) -> int:
@@ -46,7 +48,7 @@ def _shift_(value: Tensor, bits: int) -> Tensor:
     return value
 
 
-def _mix(value: Key) -> Key:
+def _mix(value: K) -> K:
     """SplitMix64's finaliser: a bijection of 64-bit integers. A tensor is overwritten.
 
     A dropout mask has a million elements: a new tensor for each of ten operations costs a CPU three times as much.
@@ -64,17 +66,25 @@ def _mix(value: Key) -> Key:
     return value ^ (value >> 31)
 
 
+@overload
+def absorb(key: int, word: int) -> int: ...
+@overload
+def absorb(key: Tensor, word: Key) -> Tensor: ...
+@overload
+def absorb(key: Key, word: Tensor) -> Tensor: ...
 def absorb(key: Key, word: Key) -> Key:
     """The key that belongs to `word` under `key`; integers and int64 tensors give the same bits."""
     if isinstance(key, Tensor) or isinstance(word, Tensor):
         key = key if isinstance(key, Tensor) else _signed(key)
         step = word * _signed(_GAMMA) if isinstance(word, Tensor) else _signed(word * _GAMMA)
-        return _mix(_as_tensor(_mix(key + step)) ^ _signed(_MIX1))
-    mixed = _mix(key + word * _GAMMA)
-    assert isinstance(mixed, int)
-    return _mix(mixed ^ _MIX1)
+        return _mix(_mix(torch.as_tensor(key + step)) ^ _signed(_MIX1))
+    return _mix(_mix(key + word * _GAMMA) ^ _MIX1)
 
 
+@overload
+def derive(seed: int, purpose: str, *words: int) -> int: ...
+@overload
+def derive(seed: Tensor, purpose: str, *words: Key) -> Tensor: ...
 def derive(seed: Key, purpose: str, *words: Key) -> Key:
     """Key of a purpose (see `PURPOSES`) and any further words: epoch, step, sample, member, layer."""
     key = absorb(absorb(0, seed), PURPOSES[purpose])
@@ -96,8 +106,8 @@ def bits(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu") -
     counter = _count(math.prod(shape), torch.device(device)).view(shape).mul_(_signed(_GAMMA))
     if isinstance(key, Tensor):
         key = key.to(device).view(key.shape + (1,) * len(shape))
-        return _as_tensor(_mix(key + counter))
-    return _as_tensor(_mix(counter.add_(_signed(key))))
+        return _mix(key + counter)
+    return _mix(counter.add_(_signed(key)))
 
 
 def _count(n: int, device: torch.device) -> Tensor:
@@ -161,8 +171,3 @@ def normal(
 def permutation(key: Key, n: int) -> Tensor:
     """A random order of 0..n-1 (int64, CPU)."""
     return torch.argsort(bits(key, (n,)))  # no two are equal: SplitMix64 is a bijection
-
-
-def _as_tensor(value: Key) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value

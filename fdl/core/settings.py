@@ -1,7 +1,7 @@
 """Settings: one `params.yaml`, validated and typed.
 
 The values are the file's defaults, then the block of `presets:` that `preset:` names, then
-`overrides:`. Every key must stand in the file: it is the one place where defaults are written.
+`overrides:`. Every key must be in the file: it is the one place where defaults are written.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fdl.core.errors import InputError, one_line, shown, unknown
+from fdl.core.errors import InputError, abbreviated, one_line, unknown
 from fdl.core.grid import Bundle, Cell, Claims, GridBlock, OwnDataset
 from fdl.core.params import Params, digest
 from fdl.core.protocol import DATASETS
@@ -70,9 +70,9 @@ def resolve(
         raise InputError(
             f"{where}: preset: the file holds the resolved settings of {raw.get('preset')!r}, not {preset!r}"
         )
-    laid = {**_mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)), **(overrides or {})}
-    _merge(values, laid)
-    _refuse_hidden(values, laid, origins)
+    overriding = {**_mapping(raw.get("overrides"), "overrides", origins.get("overrides", where)), **(overrides or {})}
+    _merge(values, overriding)
+    _refuse_hidden(values, overriding, origins)
     for key in values:
         if key not in Params.model_fields:
             raise InputError(f"{origins.get(str(key), where)}: {unknown(key, Params.model_fields, what='key')}")
@@ -84,12 +84,12 @@ def resolve(
         raise InputError(f"{origins.get(setting, where)}: {message}") from None
 
 
-def _refuse_hidden(values: Mapping[str, Any], laid: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+def _refuse_hidden(values: Mapping[str, Any], overriding: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     """Refuse an override that a block of the preset's grid would hide."""
     grid = values.get("grid")
-    if "grid" in laid or not isinstance(grid, list):
+    if "grid" in overriding or not isinstance(grid, list):
         return
-    for key in laid:
+    for key in overriding:
         if any(isinstance(block, Mapping) and key in block for block in grid):
             raise InputError(
                 f"{origins.get(key, 'overrides')}: {key}: a block of the grid of preset {values.get('preset')!r} "
@@ -101,7 +101,7 @@ def _mapping(value: Any, key: str, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {key}: must be a mapping, not {shown(value)}")
+        raise InputError(f"{where}: {key}: must be a mapping, not {abbreviated(value)}")
     return value
 
 
@@ -115,7 +115,7 @@ def _merge(values: dict[str, Any], block: Mapping[str, Any]) -> None:
 def _explain(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: key, value, what is allowed."""
     first = error.errors()[0]
-    # Branches of a union ('int', 'dict[...]') stand in the location too; only keys and positions help a reader.
+    # Branches of a union ('int', 'dict[...]') are part of the location too; only keys and positions help a reader.
     loc = [str(part) for part in first["loc"]]
     models = (Params, GridBlock, Claims, OwnDataset)
     names = {*(name for model in models for name in model.model_fields), *DATASETS}
@@ -132,7 +132,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return message
     hint = _hint(key, first["type"], first["input"])
-    return f"{key}: {shown(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+    return f"{key}: {abbreviated(first['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _hint(key: str, kind: str, value: Any) -> str:

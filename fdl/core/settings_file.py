@@ -1,9 +1,9 @@
-"""Files of settings, and what is laid on them: YAML in which a value is what it looks like.
+"""Files of settings, and the overlays on them: YAML in which a value is what it looks like.
 
 YAML 1.1, which PyYAML reads, takes `1e-3` for text, `010` for 8, `1_000` for 1000, `1:30` for 90 and `no` for
 false; readers of YAML 1.2 take some of these otherwise. Here only decimal numbers, `true`, `false` and `null` are
 more than text. So `010` is refused where a number is expected, and kept as it is written where text is expected,
-as in `data_dir: 007`. A key that stands twice is refused.
+as in `data_dir: 007`. A key that appears twice is refused.
 """
 
 import re
@@ -16,9 +16,9 @@ import yaml
 
 from fdl.core.errors import InputError, one_line
 
-# Values of one file, where an alias counts as what it stands for: ten aliases of ten aliases of … fit on ten lines.
+# Values of one file, with its aliases written out: ten aliases of ten aliases of … fit on ten lines.
 VALUES_AT_MOST = 100_000
-# What says where settings stand and is no setting itself.
+# Keys that say where settings are found, and are not settings themselves.
 STRUCTURE = ("preset", "presets", "overrides")
 
 _TAG = "tag:yaml.org,2002:"
@@ -59,7 +59,7 @@ for _tag, (_, _starts) in _PLAIN.items():
 
 
 def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """Number of values of a node, its aliases written out; what cannot be settings is refused.
+    """Count the values of a node, with its aliases written out, and refuse what cannot be settings.
 
     Args:
         node: a parsed document, or a part of it.
@@ -74,14 +74,14 @@ def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
     size = 1
     if isinstance(node, yaml.ScalarNode):
         if node.tag in _PATTERNS and not _PATTERNS[node.tag].match(node.value):
-            raise InputError(f"line {line}: {node.value!r} is no plain {node.tag.removeprefix(_TAG)}")
+            raise InputError(f"line {line}: {node.value!r} is not a plain {node.tag.removeprefix(_TAG)}")
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 here = key.start_mark.line + 1
                 if key.value in lines:
-                    raise InputError(f"{key.value!r} stands twice, in lines {lines[key.value]} and {here}; keep one")
+                    raise InputError(f"{key.value!r} appears twice, on lines {lines[key.value]} and {here}; keep one")
                 lines[key.value] = here
             size += _check(key, sizes) + _check(value, sizes)
     else:
@@ -126,39 +126,43 @@ def dump(values: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class Laid:
-    """A file of settings and what was laid on it."""
+class LayeredSettings:
+    """A file of settings, with the overlays on it."""
 
-    raw: dict[str, Any]  # the file, with what was laid on its presets and overrides
-    overrides: dict[str, Any] = field(default_factory=dict)  # what was laid beside them: a preset must not hide it
-    origins: dict[str, str] = field(default_factory=dict)  # by setting: what laid it, for messages
+    raw: dict[str, Any]  # the file, with the overlays on its presets and overrides
+    overrides: dict[str, Any] = field(
+        default_factory=dict
+    )  # the other keys of the overlays: a preset must not hide them
+    origins: dict[str, str] = field(default_factory=dict)  # by setting: the overlay that gives its value, for messages
 
 
-def lay(path: str | Path, files: Sequence[str | Path] = (), assignments: Sequence[str] = (), option: str = "") -> Laid:
-    """Read a file of settings and lay others and single values on it, as Snakemake does, but typed as here.
+def read_layered(
+    path: str | Path, files: Sequence[str | Path], assignments: Sequence[str], option: str
+) -> LayeredSettings:
+    """Read a file of settings and the overlays on it, merged as Snakemake merges them, but typed as here.
 
     Args:
         path: the file, such as `params.yaml`.
-        files: laid on it in this order: mappings are merged key by key, anything else is replaced.
-        assignments: laid on that, each `KEY=VALUE`.
+        files: overlays, in this order: mappings are merged key by key, anything else is replaced.
+        assignments: single values on top of these, each `KEY=VALUE`.
         option: the option that the assignments were given with.
 
     Raises:
         InputError: a file cannot be read, or is not a mapping; an assignment is not one.
     """
-    laid = Laid(_mapping(path))
+    layered = LayeredSettings(_mapping(path))
     # Snakemake makes the names absolute.
     shown = [Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else file for file in files]
     parts = [(str(file), _mapping(file)) for file in shown]
     parts += [(f"{option} {assignment}", _assigned(assignment, option)) for assignment in assignments]
     for origin, values in parts:
         for key, value in values.items():
-            target = laid.raw if key in STRUCTURE else laid.overrides
-            below = target.get(key, laid.raw.get(key))
+            target = layered.raw if key in STRUCTURE else layered.overrides
+            below = target.get(key, layered.raw.get(key))
             target[key] = _merged(below, value) if isinstance(value, Mapping) else value
             inner = value if key == "overrides" and isinstance(value, Mapping) else [key]
-            laid.origins |= dict.fromkeys(map(str, inner), origin)
-    return laid
+            layered.origins |= dict.fromkeys(map(str, inner), origin)
+    return layered
 
 
 def _mapping(path: str | Path) -> dict[str, Any]:

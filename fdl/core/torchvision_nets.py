@@ -16,7 +16,7 @@ from fdl.core.files import file_hash
 from fdl.core.protocol import BACKBONES, BackboneProtocol
 
 _PREFIX = re.compile(r"torchvision[:-]")
-# None of the authors' constants is of these nets: torch's own default rate of Adam, the loss weights that
+# The authors have no constants for these nets: torch's own default rate of Adam, the loss weights that
 # the authors use most, the heads of the preset `paper` (docs/deviations.md).
 PROTOCOL = BackboneProtocol("torchvision", 1e-3, (1, 10), 1e-3, False)
 
@@ -46,7 +46,7 @@ def parse(backbone: str) -> PublishedNet | None:
 
 
 def checked(backbone: str) -> str:
-    """The name as it stands in cells and folders: `alexnet`, `torchvision-resnet18@layer3`.
+    """The name that cells and folders bear: `alexnet`, `torchvision-resnet18@layer3`.
 
     Raises:
         InputError: there is no such backbone, or it cannot be a member of an ensemble.
@@ -63,7 +63,7 @@ def checked(backbone: str) -> str:
         if net.name.startswith(start):
             raise InputError(f"backbones: torchvision:{net.name}: {reason}; choose a convolutional net")
     if "@" in backbone and not re.fullmatch(r"[A-Za-z0-9_]+([.][A-Za-z0-9_]+)*", net.node or ""):
-        raise InputError(f"backbones: {backbone}: after @ stands a layer, as in torchvision:{net.name}@layer3")
+        raise InputError(f"backbones: {backbone}: name a layer after @, as in torchvision:{net.name}@layer3")
     return f"torchvision-{net.name}" + (f"@{net.node}" if net.node else "")
 
 

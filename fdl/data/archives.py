@@ -7,7 +7,6 @@ an archive that unpacks to absurdly much (`Limits`). A folder appears under its 
 
 import gzip
 import lzma
-import os
 import shutil
 import stat
 import subprocess
@@ -21,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
+from fdl.core import files
 from fdl.core.errors import InputError
-from fdl.data.images import one_line
+from fdl.data.images import first_line
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".rar")
 _CHUNK = 1 << 20  # bytes copied at a time
@@ -71,14 +71,11 @@ def extract_once(archive: Path, folder: Path, limits: Limits = LIMITS) -> Path:
     if stamp.is_file() and stamp.read_text() == state:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        extract(archive, temporary, limits)
-        (temporary / stamp.name).write_text(state)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with files.replacing(folder) as temporary:
+            extract(archive, temporary, limits)
+            (temporary / stamp.name).write_text(state)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
     return folder
@@ -106,8 +103,10 @@ def extract(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
                 writer.discard(content)  # gzip's check sum is at the end
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{archive}: cannot be extracted ({one_line(error)}); make room or mend rights") from None
-        raise InputError(f"{archive}: not a readable archive ({one_line(error)}); download it again") from None
+            raise InputError(
+                f"{archive}: cannot be extracted ({first_line(error)}); free disk space, or check its permissions"
+            ) from None
+        raise InputError(f"{archive}: not a readable archive ({first_line(error)}); download it again") from None
     if not writer.files:
         raise InputError(f"{archive}: holds no files; download it again")
 
@@ -148,7 +147,7 @@ class _Writer:
     def discard(self, content: _Readable) -> None:
         """Read what is behind the last member."""
         while chunk := content.read(_CHUNK):
-            self._take(len(chunk), "what stands behind its files")
+            self._take(len(chunk), "the data after its files")
 
     def _take(self, size: int, what: str) -> None:
         # The sizes that an archive declares are not believed: what comes out is counted.
@@ -262,7 +261,7 @@ def _output(command: list[str]) -> Iterator[IO[bytes]]:
             yield process.stdout
         except _DAMAGED as error:
             process.kill()
-            raise ValueError(_first_words(messages) or one_line(error)) from None
+            raise ValueError(_first_words(messages) or first_line(error)) from None
         finally:
             process.stdout.close()
             failed = process.wait() != 0

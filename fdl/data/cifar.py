@@ -85,7 +85,7 @@ def _read_pickles(folder: Path, names: list[str], meta: str, names_key: str, lab
         images = _pickled_images(content, path)
         labels = content.get(labels_key)
         if not isinstance(labels, list) or len(labels) != len(images):
-            raise InputError(f"{path}: {labels_key!r} is no list of {len(images)} labels; download it again")
+            raise InputError(f"{path}: {labels_key!r} is not a list of {len(images)} labels; download it again")
         records += _records(name, path, labels, classes)
 
     def contents() -> Iterator[NDArray[np.uint8]]:
@@ -110,7 +110,7 @@ def _class_names(path: Path, key: str) -> list[str]:
 
 def _distinct(names: object, path: Path, what: str) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: {what!r} is no list of class names; download it again")
+        raise InputError(f"{path}: {what!r} is not a list of class names; download it again")
     if len(set(names)) == len(names):
         return names
     raise InputError(f"{path}: {what!r} names a class twice; download it again")

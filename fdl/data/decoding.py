@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.console import Say
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, first_few
 from fdl.data import own_images
 from fdl.data.images import FULL, ImageFiles, open_picture, resized
+
+_SAY_EVERY = 5.0  # seconds
 
 
 @dataclass
@@ -34,12 +36,12 @@ class Seen:
                 f"{self.white.bit_length()} bits are in use, {self.white:,} becomes white"
             )
         if self.pages:
-            notes.append(
-                f"files of several pages, of which the first counts: {len(self.pages):,}, "
-                f"{own_images.listed(self.pages)}"
-            )
+            names = first_few(self.pages, own_images.NAMED)
+            notes.append(f"files of several pages, of which the first counts: {len(self.pages):,}, {names}")
         if self.constant:
-            notes.append(f"images of a single colour: {len(self.constant):,}, {own_images.listed(self.constant)}")
+            notes.append(
+                f"images of a single colour: {len(self.constant):,}, {first_few(self.constant, own_images.NAMED)}"
+            )
         return notes
 
 
@@ -53,7 +55,6 @@ def decode_all(
     *,
     antialias: bool,
     own: bool,
-    seconds: float = 5.0,
 ) -> Seen:
     """Decode all images into a file, one in memory at a time.
 
@@ -83,11 +84,11 @@ def decode_all(
                 (invisible if picture.transparent else read.constant).append(record.identity)
             read.digests[index] = digests_of(image[None])[0]
             file.write(image.tobytes())
-            if time.monotonic() - said >= seconds:
+            if time.monotonic() - said >= _SAY_EVERY:
                 say(f"{prefix}{index + 1:,} of {count:,} images read")
                 said = time.monotonic()
     if unreadable:
-        raise InputError(own_images.listed(unreadable, "; "))
+        raise InputError(first_few(unreadable, own_images.NAMED, "; "))
     own_images.check_transparency(invisible, folder)
     if own and read.peaks:
         read.white = own_images.white_of(max(read.peaks.values()))

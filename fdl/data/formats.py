@@ -21,9 +21,7 @@ import numpy as np
 
 from fdl.core.errors import InputError
 from fdl.data import archives, cifar, folders, mini_imagenet, parquet, tex
-from fdl.data.images import POOLS, Content, ImageFiles, Record, decode, stored_size
-
-__all__ = ["LAYOUTS", "POOLS", "Content", "Expected", "ImageFiles", "Record", "decode", "open_images"]
+from fdl.data.images import Content, ImageFiles, stored_size
 
 _DEPTH = 4  # folders in folders, and archives, that are entered
 
@@ -146,7 +144,9 @@ def _account(layout: Layout, place: Path) -> None:
         if path.suffix.lower() == ".parquet" and path.is_file() and not parquet.is_named(path.name):
             raise InputError(f"{path}: {folders.no_class(path)}")
         if path.name not in belong:
-            raise InputError(f"{path}: lies beside {layout.name} ({belong[0]}) and is no part of them; move it away")
+            raise InputError(
+                f"{path}: lies beside {layout.name} ({belong[0]}) but does not belong to them; move it away"
+            )
 
 
 def _checked(files: ImageFiles, expected: Expected, folder: Path) -> ImageFiles:

@@ -149,13 +149,13 @@ def kaggle_token() -> Token:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            raise Unavailable(f"{path} is no Kaggle token") from None  # its content is a secret
+            raise Unavailable(f"{path} is not a Kaggle token") from None  # its content is a secret
     raise Unavailable(f"no token in KAGGLE_API_TOKEN, or as access_token or kaggle.json in {folder}")
 
 
 def _token(secret: str, where: str) -> Token:
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise Unavailable(f"{where} is no Kaggle token")
+        raise Unavailable(f"{where} is not a Kaggle token")
     return Token(secret)
 
 

@@ -41,7 +41,7 @@ Content = bytes | NDArray[np.uint8]
 class Record:
     """One image of a source, before it is decoded."""
 
-    pool: str  # the file it stands in: "train", "validation", "test", or "all" where there is only one
+    pool: str  # of the file it comes from: "train", "validation", "test", or "all" where there is only one
     label: int  # index into the classes of the files
     identity: str  # the name that the source gives it
     where: str  # for messages: file and row
@@ -64,11 +64,6 @@ class Picture:
     peak: int | None = None  # the largest value, where the file holds 16 bits per channel
     pages: bool = False  # the file holds several, of which this is the first
     transparent: bool = False  # parts were transparent and are black now
-
-
-def decode(content: Content, size: int, where: str, *, antialias: bool = False, white: int = FULL) -> NDArray[np.uint8]:
-    """Decode one image: uint8 RGB, (size, size, 3); `open_picture`, then `resized`."""
-    return resized(open_picture(content, where, white=white), size, antialias=antialias)
 
 
 def open_picture(content: Content, where: str, *, white: int = FULL) -> Picture:
@@ -121,7 +116,7 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
     """The image that a file's bytes hold; whatever is wrong with them is one line."""
     try:
         with warnings.catch_warnings():
-            # PIL warns of odd tags, which nobody asked for, and of images of 89 to 178 million pixels: photographs.
+            # PIL warns of odd tags, which are not read, and of images of 89 to 178 million pixels: photographs.
             warnings.simplefilter("ignore")
             shown, exif = _exif_hidden(content)
             with Image.open(BytesIO(shown), formats=FORMATS) as image:
@@ -137,7 +132,7 @@ def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
         problem = f"in none of the formats {', '.join(FORMATS)}" if content else "the file is empty"
         raise InputError(f"{where}: not a readable image ({problem}); replace or remove it") from None
     except Exception as error:  # a damaged file can fail in any way, and costs itself alone
-        raise InputError(f"{where}: not a readable image ({one_line(error)}); replace or remove it") from None
+        raise InputError(f"{where}: not a readable image ({first_line(error)}); replace or remove it") from None
 
 
 def _exif_hidden(content: bytes) -> tuple[bytes, bytes | None]:
@@ -266,7 +261,7 @@ def stored_size(content: Content, where: str) -> tuple[int, int]:
         return image.height, image.width
 
 
-def one_line(error: Any) -> str:
+def first_line(error: Any) -> str:
     """The first line of a library's message, with the name of the error where it says nothing else."""
     text = re.sub(r"\s*<[^<>]* object at 0x[0-9a-f]+>", "", str(error))  # such as PIL's own buffer
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,11 +1,10 @@
 """Finds the folder that a dataset is read from, and fills it where that can be done."""
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fdl.core import layout
+from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.places import Publication
 from fdl.core.settings import Params
@@ -74,9 +73,6 @@ def _synthetic_folder(dataset: str) -> Path:
     folder = layout.RAW / "synthetic" / dataset
     with folder_lock(folder):
         if not folder.is_dir():
-            temporary = folder.with_name(f".{dataset}.partial")
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write_twin(dataset, temporary)
-            os.replace(temporary, folder)
+            with files.replacing(folder) as temporary:
+                write_twin(dataset, temporary)
     return folder

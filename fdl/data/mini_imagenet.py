@@ -79,7 +79,7 @@ def _images(content: dict[str, Any], path: Path) -> NDArray[np.uint8]:
 def _labels(class_dict: object, count: int, path: Path) -> tuple[NDArray[np.int64], list[str]]:
     """The class of every image, and the names of the classes."""
     if not isinstance(class_dict, dict) or not class_dict:
-        raise InputError(f"{path}: 'class_dict' is no dictionary of classes; download it again")
+        raise InputError(f"{path}: 'class_dict' is not a dictionary of classes; download it again")
     labels = np.full(count, -1)
     for label, (name, rows) in enumerate(class_dict.items()):
         listed = rows.tolist() if isinstance(rows, np.ndarray) else rows

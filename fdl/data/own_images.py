@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core import layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, first_few
 from fdl.core.settings import Params
 from fdl.data.folders import walk
 from fdl.data.images import FULL, Record
 from fdl.data.near_copies import NearCopy, Signatures, between_labels, between_pools
 
-_NAMED = 5  # of many
+NAMED = 5  # of many images or classes
 
 
 def fingerprint(folder: Path) -> str:
@@ -65,7 +65,7 @@ def check_numbers(params: Params, dataset: str, classes: Sequence[str], images: 
         place = f"{folder}: " if pool == "all" else f"{folder}: of the {pool} images "
         wanted = ", ".join([f"{shots} shots", *(f"a {part} set" for part in parts)])
         raise InputError(
-            f"{place}{listed(small)} {'has' if len(small) == 1 else 'have'} too few images: each class needs "
+            f"{place}{first_few(small, NAMED)} {'has' if len(small) == 1 else 'have'} too few images: each class needs "
             f"{needed}, for {wanted}; add images or ask for fewer shots"
         )
 
@@ -92,7 +92,7 @@ def check_labels(duplicates: Sequence[Sequence[dict[str, Any]]], folder: Path) -
             pairs.append(f"{copies[0]['id']} ({copies[0]['class']}) = {other['id']} ({other['class']})")
         raise InputError(
             f"{folder}: a contradiction: {len(twice):,} {'photograph lies' if len(twice) == 1 else 'photographs lie'} "
-            f"there under two labels, {listed(pairs)}; remove each from the class that it does not belong to"
+            f"there under two labels, {first_few(pairs, NAMED)}; remove each from the class that it does not belong to"
         )
 
 
@@ -101,7 +101,7 @@ def check_transparency(constant: Sequence[str], folder: Path) -> None:
     if constant:
         raise InputError(
             f"{folder}: of {len(constant):,} partly transparent images a single colour is left on the black that "
-            f"transparency becomes ({listed(constant)}); flatten them on another colour first, e.g. "
+            f"transparency becomes ({first_few(constant, NAMED)}); flatten them on another colour first, e.g. "
             "`mogrify -background white -alpha remove -alpha off *.png`"
         )
 
@@ -132,12 +132,6 @@ def near_copies(
     pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
     notes = [f"{what}: {len(pairs):,}" for what, pairs in pairs_by_kind.items() if pairs]
     return [[name(pair.other), name(pair.image)] for pair in pairs_found], notes
-
-
-def listed(names: Sequence[str], between: str = ", ") -> str:
-    """The first few of many names, and how many more there are."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return between.join(names[:_NAMED]) + more
 
 
 def receipt(params: Params, dataset: str, photographs: str | None = None) -> Path:

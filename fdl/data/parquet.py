@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fdl.core.errors import InputError
 from fdl.data.folders import pool_named
-from fdl.data.images import POOLS, ImageFiles, Record, one_line
+from fdl.data.images import POOLS, ImageFiles, Record, first_line
 
 # The second names are those of the Hugging Face mirrors of CIFAR-10 and CIFAR-100.
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
@@ -99,7 +99,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({one_line(error)}); copy it again") from None
+        raise InputError(f"{path}: not a readable parquet file ({first_line(error)}); copy it again") from None
 
 
 def _index(path: Path) -> tuple[list[str], list[tuple[int | None, str | None]]]:

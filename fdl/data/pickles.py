@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.errors import InputError
-from fdl.data.images import one_line
+from fdl.data.images import first_line
 
 _INSTRUCTIONS = """
 PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT
@@ -42,9 +42,9 @@ def load(path: Path) -> dict[str, Any]:
     except _Refused as error:
         raise InputError(f"{path}: {error}; delete the file and download it from its publisher") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); download it again") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); download it again") from None
     except Exception as error:  # a damaged pickle can fail in any way; nothing it says was run
-        raise InputError(f"{path}: not a readable pickle ({one_line(error)}); download it again") from None
+        raise InputError(f"{path}: not a readable pickle ({first_line(error)}); download it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not a dictionary; download it again")
     return {
@@ -210,7 +210,7 @@ def _set_items(reader: Any) -> None:
 def _set(reader: Any, items: list[Any]) -> None:
     """Puts keys and values into the dictionary on top of the stack.
 
-    Keys are names or numbers: to hash a tuple of tuples of … may take for ever.
+    Keys are names or numbers: hashing a tuple of tuples of … may never end.
     """
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | bytes | int) or type(reader.stack[-1]) is not dict:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from fdl.core.settings import Params
 from fdl.data import formats, own_images, sources
 from fdl.data.decoding import decode_all, digests_of
 from fdl.data.folder_lock import folder_lock
-from fdl.data.images import FULL, POOLS
+from fdl.data.images import FULL, POOLS, ImageFiles
 from fdl.data.locate import Located, locate
 from fdl.data.pools import TEST, VALIDATION, assign
 
@@ -76,16 +74,8 @@ def prepare(params: Params, dataset: str, pool: int | None = None, *, say: Say =
     """
     located = locate(params, dataset)
     folder = layout.prepared_folder(params, dataset, pool)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    with folder_lock(folder):
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-        temporary.mkdir(parents=True)
-        try:
-            _write(params, dataset, pool, located, temporary, say)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with folder_lock(folder), files.replacing(folder) as temporary:
+        _write(params, dataset, pool, located, temporary, say)
     return folder
 
 
@@ -148,7 +138,7 @@ def _write(params: Params, dataset: str, pool: int | None, located: Located, fol
     _say_what_is_there(content, layout.prepared_folder(params, dataset, pool) / "dataset.json", say)
 
 
-def _open(params: Params, dataset: str, located: Located, *, own: bool) -> formats.ImageFiles:
+def _open(params: Params, dataset: str, located: Located, *, own: bool) -> ImageFiles:
     """The image files of a dataset, unread; of the user's own, checked."""
     with folder_lock(layout.RAW / params.source_of(dataset) / dataset):  # another job may be extracting the archive
         unpacked = layout.extracted_folder(params, dataset)

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, first_few
 from fdl.core.places import Publication
 from fdl.core.protocol import DATASETS
-from fdl.data.formats import Record
+from fdl.data.images import Record
 
 SOURCES: dict[str, Publication] = {name: protocol.source for name, protocol in DATASETS.items()}
 
@@ -42,7 +42,7 @@ def label_order(dataset: str, names: Sequence[str], *, synthetic: bool, where: P
         classes = list(protocol_classes)
     for name, known in zip(names, own, strict=True):
         if known not in classes:
-            allowed = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+            allowed = first_few(classes, 12)
             raise InputError(f"{where}: unknown class {name!r} for {dataset}; its classes are {allowed}")
     for name in classes:
         if own.count(name) != 1:

@@ -124,6 +124,7 @@ _OUTLINES = (
     (4, 0.0, 1.0, 0.0), (3, 0.0, 1.0, 0.0), (24, 0.0, 1.0, 0.6), (5, 0.5, 1.0, 0.0), (4, 0.0, 2.6, 0.0),
     (24, 0.0, 1.0, 0.0), (4, 0.6, 1.0, 0.0), (24, 0.0, 2.2, 0.0), (3, 0.6, 1.0, 0.0), (8, 0.35, 1.0, 0.35),
 )  # fmt: skip
+_WAVES = 7.0  # of a class's pattern, in radians per radius of the object
 
 
 def _outline(label: int, u: Array, v: Array) -> Array:
@@ -137,10 +138,10 @@ def _outline(label: int, u: Array, v: Array) -> Array:
     return inside
 
 
-def _pattern(label: int, u: Array, v: Array, waves: float) -> Array:
+def _pattern(label: int, u: Array, v: Array) -> Array:
     """Pattern of a class on its object: plain, stripes, checks, rings or spokes, between 0 and 1."""
-    stripes, across = np.sin(waves * u), np.sin(waves * v)
-    rings, spokes = np.sin(1.3 * waves * np.hypot(u, v)), np.sin(6 * np.arctan2(v, u))
+    stripes, across = np.sin(_WAVES * u), np.sin(_WAVES * v)
+    rings, spokes = np.sin(1.3 * _WAVES * np.hypot(u, v)), np.sin(6 * np.arctan2(v, u))
     return np.clip((0 * u - 1, stripes, stripes * across * 2, rings, spokes)[label % 5] * 2 + 0.5, 0, 1)
 
 
@@ -155,7 +156,7 @@ def _objects(rng: Generator, label: int, ground: Array, hue_spread: float, *, li
             image = _paint(image, 0.6 * np.clip(_outline(shape, u - 0.25, v - 0.25) * 3, 0, 1), 0.05)
         hue = shape / 10 + rng.normal(0, hue_spread)
         main, second = _hsv(hue, 0.8, rng.uniform(0.6, 0.95)), _hsv(hue + 0.15, 0.5, rng.choice([0.25, 1.0]))
-        body = main + _pattern(shape, u, v, 7.0)[..., None] * (second - main)
+        body = main + _pattern(shape, u, v)[..., None] * (second - main)
         if lit:
             body = body * (0.9 - 0.35 * (u + v))[..., None]
         image = _paint(image, np.clip(_outline(shape, u, v) * size + 0.5, 0, 1), body)

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdl.core.errors import InputError
-from fdl.data.images import ImageFiles, Record, one_line
+from fdl.data.images import ImageFiles, Record, first_line
 
 _SIZES = (64, 32)  # pixels; the authors used 64
 _FILES = ("train", "test")
 _BATCH = 256  # images in memory at a time
 _STORED_CHUNK = 256 << 20  # bytes that HDF5 may have to unpack to give one image
-_MAX_SIDE, _MAX_IMAGES = 1024, 1_000_000  # beyond, a file is no set of such patches
+_MAX_SIDE, _MAX_IMAGES = 1024, 1_000_000  # a larger file does not hold such patches
 _COLUMNS = ("index", "indication_type", "indication_value")
 
 
@@ -118,7 +118,7 @@ def _labels(table: Path, count: int, images: Path) -> list[str]:
                     raise InputError(f"{where}: class {(name or '')[:40]!r} has another number than above; {again}")
                 classes[int(index)] = name
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a readable table ({one_line(error)}); download it again") from None
+        raise InputError(f"{table}: not a readable table ({first_line(error)}); download it again") from None
     if len(set(values.values())) < len(values):
         raise InputError(f"{table}: two of the classes {', '.join(values)} have one number; download it again")
     if "" in classes:
@@ -132,7 +132,7 @@ def _read_groups(path: Path) -> list[_Part]:
         for name in file:
             group = _own(file, name, path)
             if not hasattr(group, "keys"):
-                raise InputError(f"{path}: {name!r} is no group of angles; download it again")
+                raise InputError(f"{path}: {name!r} is not a group of angles; download it again")
             for angle in sorted(group, key=lambda key: (int(key) if key.isdecimal() else -1, key)):
                 place = f"{name}/{angle}"
                 entry = _own(file, place, path)
@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({one_line(error)}); download it again") from None
+        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)}); download it again") from None
 
 
 def _own(file: Any, place: str, path: Path) -> Any:
@@ -175,7 +175,7 @@ def _images(file: Any, place: str, path: Path) -> Any:
     shape = getattr(images, "shape", None)
     kind = getattr(images, "dtype", np.dtype(object))
     if not shape or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)) or not all(shape):
-        raise InputError(f"{path}: {place!r} is no array of grey images (N, H, W, 1); download it again")
+        raise InputError(f"{path}: {place!r} is not an array of grey images (N, H, W, 1); download it again")
     if kind.kind != "f" and kind != np.uint8:
         raise InputError(f"{path}: {place!r} holds {kind}, not floats or bytes; download it again")
     if images.is_virtual or images.external:

@@ -196,7 +196,6 @@ class FusedNets:
         if options.dropout is None or module.p == 0:
             return x
         keys = absorb(options.dropout, self._dropout_index[module])
-        assert isinstance(keys, Tensor)
         inputs, members = keys.shape
         dense = x.dim() == 3
         shape = tuple(x.shape[1:]) if dense else (len(x), x.shape[1] // self.count, *x.shape[2:])

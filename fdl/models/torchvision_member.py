@@ -167,9 +167,8 @@ def _activations(model: nn.Module, image_size: int) -> dict[str, Any]:
 def _classifier(name: str, num_classes: int, init_seed: int, member: int) -> nn.Module:
     """The net with torchvision's initialisation, drawn from torch's CPU generator, whose state is restored."""
     with torch.random.fork_rng(devices=[]):
-        key = derive(init_seed, "weights", member)
-        assert isinstance(key, int)
-        torch.default_generator.manual_seed(key)  # not torch.manual_seed: that would seed every GPU too
+        # Not torch.manual_seed: that would seed every GPU too.
+        torch.default_generator.manual_seed(derive(init_seed, "weights", member))
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdl.core import files, layout
-from fdl.core.errors import InputError
+from fdl.core.errors import InputError, first_few
 from fdl.core.settings import Params
 from fdl.results import records
 from fdl.results.digests import PreparedImages
@@ -91,7 +91,7 @@ def _partial(params: Params) -> Iterator[Leftover]:
 
 
 def _scratch(params: Params) -> Iterator[Leftover]:
-    """Checkpoints of trainings with this preset that nobody asks for today."""
+    """Checkpoints of trainings with this preset that no cell of today's settings needs."""
     asked = {cell: params.settings_digest(cell) for cell in params.cells()}
     images = PreparedImages(params)
     for begun in unfinished(params.preset):
@@ -125,8 +125,7 @@ def _stale_records(params: Params) -> Iterator[Leftover]:
         # A damaged record is trained again by `run`, one whose scores are old is scored again by `combine`.
         state = judge.state(cells[key])
         if state.run is not None and not (state.trained and state.has_heads):
-            more = ", …" if state.changed[1:] else ""
-            yield _leftover(params, folder, f"stale record ({state.changed[0]}{more})")
+            yield _leftover(params, folder, f"stale record ({first_few(state.changed, 1)})")
     bundles = {bundle.key for bundle in params.bundles()}
     for path in sorted(results.glob(f"{_BUNDLE}/bundle.json")):
         if path.parent.relative_to(results).as_posix() not in bundles:

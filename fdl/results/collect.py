@@ -12,11 +12,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal
 
 from fdl.core import files, layout
-from fdl.core.errors import InputError, one_line
+from fdl.core.errors import InputError, first_few, one_line
 from fdl.core.settings import Cell, Params
 from fdl.core.titles import dataset_title
 from fdl.results.measures import read_metrics
@@ -25,7 +26,7 @@ from fdl.results.state import FINISHED, CellStatus, Judge
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CELL_COLUMNS = ("dataset", "backbone", "shots", "method", "seed")
+CELL_COLUMNS = tuple(field.name for field in fields(Cell))
 RUN_COLUMNS = (*CELL_COLUMNS, "selection", "split", "combiner", "metric", "value")
 COST_COLUMNS = (
     *CELL_COLUMNS,
@@ -124,7 +125,7 @@ def collect(params: Params, *, partial: bool = False) -> Collected:
     folder = layout.report_folder(params)
     runs = _csv(RUN_COLUMNS, (row for cell, run in recorded.items() for row in _run_rows(cell, run)))
     files.write_atomically(folder / "runs.csv", runs)
-    files.write_atomically(folder / "costs.csv", _csv(COST_COLUMNS, map(_cost_row, recorded.items())))
+    files.write_atomically(folder / "costs.csv", _csv(COST_COLUMNS, starmap(_cost_row, recorded.items())))
     content = {
         "schema_version": SCHEMA_VERSION,
         "preset": params.preset,
@@ -166,15 +167,16 @@ def read_collected(params: Params) -> Collected:
     return Collected(
         [CellState(**entry | {"cell": cell}) for entry, cell in zip(content["cells"], cells, strict=True)],
         {
-            name: DatasetFacts(
-                **facts
-                | {key: tuple(facts[key]) for key in ("notes", "classes")}
-                | {"title": _title(params, name, synthetic=facts["synthetic"])}  # today's: no digest depends on it
-            )
-            for name in dict.fromkeys(cell.dataset for cell in cells)  # in the grid's order, which the file has not
-            for facts in [content["datasets"][name]]
+            name: _stored_facts(params, name, content["datasets"][name])
+            for name in dict.fromkeys(cell.dataset for cell in cells)  # the file is not in the grid's order
         },
     )
+
+
+def _stored_facts(params: Params, dataset: str, facts: Mapping[str, Any]) -> DatasetFacts:
+    """The facts of a dataset as `cells.json` holds them, under today's title: no digest depends on it."""
+    title = _title(params, dataset, synthetic=facts["synthetic"])
+    return DatasetFacts(**{**facts, "title": title, "notes": tuple(facts["notes"]), "classes": tuple(facts["classes"])})
 
 
 def _check_records(params: Params, entries: Sequence[Mapping[str, Any]], cells: Sequence[Cell], again: str) -> None:
@@ -210,8 +212,8 @@ def headline_values(params: Params, runs: "DataFrame", *, combiner: str, metric:
     """
     chosen = runs[(runs["split"] == "test") & (runs["combiner"] == combiner) & (runs["metric"] == metric)]
     if chosen.empty and not runs.empty:
-        known = ", ".join(dict.fromkeys(runs["combiner"])), ", ".join(dict.fromkeys(runs["metric"]))
-        raise InputError(f"runs.csv: no {metric!r} of combiner {combiner!r}; it holds {known[1]} of {known[0]}")
+        metrics, combiners = (", ".join(dict.fromkeys(runs[column])) for column in ("metric", "combiner"))
+        raise InputError(f"runs.csv: no {metric!r} of combiner {combiner!r}; it holds {metrics} of {combiners}")
     return of_headline_rule(params, chosen)
 
 
@@ -243,10 +245,9 @@ def _refusal(params: Params, unusable: Sequence[CellStatus], total: int) -> str:
     for status in ("missing", "running", "stale", "damaged"):
         states = [state for state in unusable if state.status == status]
         if states:
-            names = ", ".join(state.cell.key for state in states[:_NAMED])
-            more = ", …" if len(states) > _NAMED else ""
+            names = first_few([state.cell.key for state in states], _NAMED)
             why = f": {states[0].note}" if status in ("stale", "damaged") else ""
-            parts.append(f"{len(states)} {status} ({names}{more}){why}")
+            parts.append(f"{len(states)} {status} ({names}){why}")
     scored = [state for state in unusable if state.trained and state.has_heads and state.scores_due]
     again = f"`python -m fdl combine --preset {params.preset}` scores {len(scored)} of them again, " if scored else ""
     without = ", `collect --partial` leaves them out" if len(unusable) < total else ""
@@ -266,8 +267,9 @@ def _published(params: Params) -> str:
         return ""
     preset = f"--preset {params.preset}"
     return (
-        f"`fdl import {archive} {preset}` brings in the published records in seconds, then `fdl collect {preset}` and "
-        f"`fdl report {preset}` (`fdl run {preset}` would train them)"
+        f"`python -m fdl import {archive} {preset}` brings in the published records in seconds; then run "
+        f"`python -m fdl collect {preset}` and `python -m fdl report {preset}` "
+        f"(`python -m fdl run {preset}` would train them again)"
     )
 
 
@@ -316,27 +318,23 @@ def _title(params: Params, dataset: str, *, synthetic: bool) -> str:
 
 def _run_rows(cell: Cell, run: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """The cell's rows of `runs.csv`, sorted, so that the order in its record does not matter."""
+    key = astuple(cell)
     return sorted(
-        (*_names(cell), row["selection"], row["split"], row["combiner"], row["metric"], repr(float(row["value"])))
+        (*key, row["selection"], row["split"], row["combiner"], row["metric"], repr(float(row["value"])))
         for row in run["metrics"]
     )
 
 
-def _cost_row(item: tuple[Cell, Mapping[str, Any]]) -> tuple[object, ...]:
-    cell, run = item
+def _cost_row(cell: Cell, run: Mapping[str, Any]) -> tuple[object, ...]:
     timings, provenance = run["timings"], run["provenance"]
     return (
-        *_names(cell),
+        *astuple(cell),
         run["status"],
         run.get("parameters"),  # of a failed cell: not known
         *(round(timings[name], 3) for name in ("seconds", "train_seconds", "evaluate_seconds", "peak_memory_mb")),
         provenance["device"],
         provenance["precision"],
     )
-
-
-def _names(cell: Cell) -> tuple[object, ...]:
-    return tuple(getattr(cell, name) for name in CELL_COLUMNS)
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:

@@ -10,17 +10,12 @@ from fdl.core.settings import Cell, Params, digest
 from fdl.data import prepare, splits
 
 
-def training_digest(params: Params, cell: Cell, split_hash: str, prepared_hash: str) -> str:
-    """Digest of everything that decides a cell's numbers: settings, draw, pixels."""
-    return digest([params.settings_digest(cell), split_hash, prepared_hash])
-
-
 class PreparedImages:
     """The prepared datasets and draws of a grid, each opened once, by however many threads.
 
     Args:
         params: the settings.
-        verified: `hashes` checks the files that it reads them from; without it they are taken as they stand there.
+        verified: `hashes` checks the files that state them; without it they are believed.
     """
 
     def __init__(self, params: Params, *, verified: bool = True) -> None:
@@ -53,8 +48,8 @@ class PreparedImages:
         return self._stated_hash(draw), self._stated_hash(dataset)
 
     def training_digest(self, cell: Cell) -> str:
-        """The digest that a current record of the cell has; raises as `of`."""
-        return training_digest(self.params, cell, *self.hashes(cell))
+        """Digest of everything that decides a cell's numbers: settings, draw, pixels; raises as `of`."""
+        return digest([self.params.settings_digest(cell), *self.hashes(cell)])
 
     def are_there(self, cell: Cell) -> bool:
         """Whether the cell's images are prepared and drawn here."""

@@ -1,4 +1,4 @@
-"""What may stand in a record's `metrics.json`: names and possible values.
+"""What a record's `metrics.json` may hold: names and possible values.
 
 A wrong number is worse than a missing one.
 """
@@ -10,13 +10,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fdl.core.errors import one_line, shown
+from fdl.core.errors import abbreviated, one_line
 from fdl.evaluation.diversity import DISTANCE, DIVERSITY
 from fdl.evaluation.metrics import METRICS, Metric
 from fdl.evaluation.overlap import OVERLAP
 from fdl.evaluation.voting import COMBINERS
 
-ENSEMBLE = "ensemble"  # what stands as combiner in the rows of what measures all members together
+ENSEMBLE = "ensemble"  # in the column `combiner` of measures of all members together
 # A sum of float32 probabilities may be off in its last places.
 _ROUNDING = 1e-6
 _SPLITS = ("train", "validation", "test")
@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.json`: selection, split, combiner, metric, value.
 
     Raises:
-        ValueError: a row is not one, names what does not exist, holds an impossible value, or stands there twice.
+        ValueError: a row is malformed, names what does not exist, holds an impossible value, or appears twice.
     """
     try:
         rows = json.loads(path.read_bytes())
@@ -46,7 +46,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for row in rows:
         key = _checked(row)
         if key in seen:
-            raise ValueError(f"{' '.join(key)} stands there twice")
+            raise ValueError(f"{' '.join(key)} appears twice")
         seen.add(key)
     return rows
 
@@ -69,12 +69,12 @@ def _checked(row: Any) -> tuple[str, str, str, str]:
     selection, split, combiner, metric = key
     known = combiner in (*COMBINERS, ENSEMBLE) or _MEMBER.fullmatch(combiner)
     if not _SELECTION.fullmatch(selection) or split not in _SPLITS or not known:
-        raise ValueError(f"no such selection, split or combiner: {shown(key)}")
+        raise ValueError(f"no such selection, split or combiner: {abbreviated(key)}")
     if metric not in measures():
-        raise ValueError(f"no such metric: {shown(key)}")
+        raise ValueError(f"no such metric: {abbreviated(key)}")
     value = row["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{' '.join(key)} is {shown(value)}, not a number")
+        raise ValueError(f"{' '.join(key)} is {abbreviated(value)}, not a number")
     low, high = measures()[metric].limits
     if not isfinite(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         raise ValueError(f"{' '.join(key)} is {value}")

@@ -30,7 +30,7 @@ def fresh_folder(record: Path) -> Path:
     """An empty folder beside a record, for `publish`; an exchange that was interrupted is finished first."""
     finish_exchange(record)
     folder = partial_folder(record)
-    with files.naming(record):
+    with files.named_in_errors(record):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     return folder
@@ -57,7 +57,7 @@ def publish(temporary: Path, folder: Path, run: dict[str, Any]) -> None:
         folder: the record's folder; an older record in it is replaced.
         run: content of `run.json`; its `schema_version`, `files` and `sizes` are set here.
     """
-    with files.naming(folder):
+    with files.named_in_errors(folder):
         paths = sorted(temporary.iterdir())
         content = run | {
             "schema_version": SCHEMA_VERSION,

@@ -63,17 +63,17 @@ def score(
                 predicted[name] = probabilities[name].argmax(-1)
         for name, by_split in (heads or {}).items():
             predicted[name], probabilities[name] = by_split[split].argmax(-1), softmax(by_split[split])
-        given = {"classes": (predicted, truth), "probabilities": (probabilities, truth)}
+        inputs = {"classes": (predicted, truth), "probabilities": (probabilities, truth)}
         if split == "test" and near_duplicates is not None and not near_duplicates.all():
             distinct = ~near_duplicates
-            given["distinct classes"] = (
+            inputs["distinct classes"] = (
                 {name: classes[distinct] for name, classes in predicted.items()},
                 truth[distinct],
             )
         for metric, entry in METRICS.items():
-            if entry.takes not in given:
+            if entry.takes not in inputs:
                 continue
-            outputs, true_classes = given[entry.takes]
+            outputs, true_classes = inputs[entry.takes]
             values = {name: entry.function(output, true_classes) for name, output in outputs.items()}
             values["mean"] = float(np.mean([values[f"member{m}"] for m in members]))
             values["best"] = values[f"member{best}"]

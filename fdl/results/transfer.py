@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
 from fdl.core import files, layout
 from fdl.core.console import Say
-from fdl.core.errors import InputError, one_line
+from fdl.core.errors import InputError, first_lines, one_line
 from fdl.core.settings import Bundle, Cell, Params
 from fdl.data.archives import SUFFIXES, extract, is_archive
 from fdl.data.prepare import Prepared
@@ -37,7 +37,7 @@ from fdl.results.state import CellStatus, Judge
 
 PACKED = ("history.parquet", "heads.parquet", "metrics.json", "correct.npz", "cam.npz")
 _LINES = 10  # about records that are left out
-# What reading an array file of anybody's may raise.
+# What reading an array file from elsewhere may raise.
 _UNREADABLE = (InputError, ValueError, KeyError, IndexError, TypeError, EOFError, BadZipFile, zlib.error)
 
 
@@ -183,7 +183,8 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
         folders = sorted(path.parent for path in folder.absolute().rglob("run.json") if path.parent.name[:1] != ".")
         if not folders:
             raise InputError(f"{source}: holds no records (…/<dataset>/<backbone>/<k>shot/<method>/seed<s>/run.json)")
-        judge, said = Judge(params, running=False), _SomeLines(say)
+        judge = Judge(params, running=False)
+        left_out: list[str] = []
         wanted: dict[Bundle, dict[Cell, tuple[Path, CellStatus]]] = {}
         for record in folders:
             cell = cells.get("/".join(record.parts[-5:]))
@@ -199,14 +200,24 @@ def import_records(params: Params, source: Path, *, dry_run: bool = False, say: 
                 continue
             counts.damaged += state.status == "damaged"
             counts.stale += state.status == "stale"
-            said(f"left out: {state.note}" if state.status == "damaged" else f"left out: {record}: {state.note}")
+            left_out.append(state.note if state.status == "damaged" else f"{record}: {state.note}")
         for bundle, accepted in wanted.items():
             with bundle_lock(params.preset, bundle.key):
-                for cell, (record, state) in accepted.items():
-                    _put_in_place(params, cell, record, state, judge, counts, said, dry_run=dry_run)
+                for record, state in accepted.values():
+                    try:
+                        outcome = _put_in_place(judge, record, state, dry_run=dry_run)
+                    except _UNREADABLE as error:
+                        counts.damaged += 1
+                        left_out.append(f"{record}: {one_line(error) or type(error).__name__}")
+                        continue
+                    counts.new += outcome == "new"
+                    counts.replaced += outcome == "replaced"
+                    counts.same += outcome == "same"
+                    counts.unchecked += outcome != "same" and not state.checked
                 if not dry_run and write_receipt(params, bundle, judge.states(params.bundles()[bundle])):
                     counts.receipts.append(bundle.key)
-        said.end()
+    for line in first_lines(left_out, _LINES):
+        say(f"left out: {line}")
     return counts
 
 
@@ -248,63 +259,37 @@ def _unreadable(record: Path, files: Iterable[str]) -> str:
     return ""
 
 
-class _SomeLines:
-    """Passes the first lines on, and at the end says how many more there were."""
-
-    def __init__(self, say: Say) -> None:
-        self.say, self.count = say, 0
-
-    def __call__(self, line: str) -> None:
-        self.count += 1
-        if self.count <= _LINES:
-            self.say(line)
-
-    def end(self) -> None:
-        if self.count > _LINES:
-            self.say(f"left out: {self.count - _LINES} more")
-
-
 def _put_in_place(
-    params: Params,
-    cell: Cell,
-    record: Path,
-    state: CellStatus,
-    judge: Judge,
-    counts: Imported,
-    say: Say,
-    *,
-    dry_run: bool,
-) -> None:
-    folder = layout.record_folder(params, cell)
+    judge: Judge, record: Path, state: CellStatus, *, dry_run: bool
+) -> Literal["new", "replaced", "same"]:
+    """Copy a record into the preset's folder, unless a current one is there.
+
+    Raises:
+        InputError: or another of `_UNREADABLE`: the record is damaged in a way that its hashes do not show.
+    """
+    folder = layout.record_folder(judge.params, state.cell)
     if not dry_run:
         records.finish_exchange(folder)
-    here = judge.state_of(cell, folder)
+    here = judge.state_of(state.cell, folder)
     if here.finished:
-        counts.same += 1
-        return
-    run = dict(state.run or {})
-    temporary = None
-    try:
-        if not dry_run:
-            temporary = records.fresh_folder(folder)
+        return "same"
+    if not dry_run:
+        run = dict(state.run or {})
+        temporary = records.fresh_folder(folder)
+        try:
             for name in run["files"]:
                 shutil.copyfile(record / name, temporary / name, follow_symlinks=False)
             if run["status"] == "done" and state.checked:
-                _put_images_back(temporary / "cam.npz", *judge.images.of(cell))
+                _put_images_back(temporary / "cam.npz", *judge.images.of(state.cell))
             records.publish(temporary, folder, run)
             if state.scores_due:
                 from fdl.results.scoring import rescore_record  # torch takes two seconds
 
                 rescore_record(folder, run)
-    except _UNREADABLE as error:
-        if temporary:
+        except _UNREADABLE:
             shutil.rmtree(temporary, ignore_errors=True)
-        counts.damaged += 1
-        say(f"left out: {record}: {one_line(error) or type(error).__name__}")
-        return
-    counts.new += here.status == "missing"
-    counts.replaced += here.status != "missing"
-    counts.unchecked += not state.checked
+            raise
+    return "new" if here.status == "missing" else "replaced"
 
 
 def _put_images_back(path: Path, split: Split, prepared: Prepared) -> None:

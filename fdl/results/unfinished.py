@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,17 @@ def _read(path: Path) -> Unfinished | None:
         content: dict[str, Any] = json.loads(path.read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
             return None
-        training = Unfinished(
+        cell = Cell.parse(content["cell"])
+        return Unfinished(
             folder=path.parent,
             preset=content["preset"],
-            cell=Cell.parse(content["cell"]),
+            cell=cell,
             settings=content["settings"],
-            running=False,
+            running=holder_of(content["preset"], cell.bundle.key) == content["by"],
             started=content["started"],
             updated=int(path.stat().st_mtime * 1000),
             epochs=content["epochs"],
             history=content["history"],
         )
-        running = holder_of(training.preset, training.cell.bundle.key) == content["by"]
     except (OSError, ValueError, KeyError, TypeError):  # gone since it was listed, or left by another version
         return None
-    return replace(training, running=running)

@@ -6,6 +6,7 @@ Nothing here is needed: when a cell is finished, its run is replaced by that of 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fdl.core.console import Say
@@ -57,7 +58,7 @@ def mirror(
             client.set_terminated(run_id, "KILLED", end_time=begun.updated)
         return
     if run_id is None:
-        identity = {name: getattr(cell, name) for name in ("dataset", "backbone", "shots", "method", "seed")}
+        identity = asdict(cell)
         tags = {CELL_TAG: cell.key, PARENT_TAG: parent, TRAINING_TAG: training, EPOCHS_TAG: 0, "status": "running"}
         run_id = create_run(client, experiment, cell.key, tags | identity, begun.started)
         settings = params.training_settings(cell)

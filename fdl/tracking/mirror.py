@@ -11,6 +11,7 @@ each, a second pass ten seconds (`python -m benchmarks.mlflow_sync`, docs/perfor
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,7 +131,7 @@ def _parent(
     if current:
         return current, False
     failed = sum(record.run["status"] == "failed" for record in finished)
-    identity = {"dataset": bundle.dataset, "backbone": bundle.backbone, "shots": bundle.shots}
+    identity = asdict(bundle)
     status = f"{len(finished) - failed} done, {failed} failed, {cells - len(finished)} missing"
     tags = {BUNDLE_TAG: bundle.key, DIGEST_TAG: parent_digest, **identity, "status": status}
     if finished:

@@ -96,7 +96,7 @@ def checked(record: Record, name: str) -> Path:
 
 
 def headline(record: Record) -> str:
-    """The selection whose numbers stand in the tables."""
+    """The selection whose numbers the tables show."""
     return str(record.run["settings"]["selections"][0])
 
 

@@ -38,7 +38,7 @@ PATIENCE = {
 
 
 class Unusable(InputError):
-    """The store fails in a way that trying again does not mend."""
+    """The store fails in a way that another attempt cannot cure."""
 
 
 # What the page of an experiment opens with: trainings, not traces of language models.
@@ -105,7 +105,7 @@ def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
             artifacts = database.parent / "mlartifacts" if database else None
             yield Store(uri, MlflowClient(tracking_uri=uri), artifacts)
     except Timeout:
-        raise InputError(f"{lock}: held by another `fdl track` for {LOCK_SECONDS:.0f} s; try again later") from None
+        raise InputError(f"{lock}: another `track` has held it for {LOCK_SECONDS:.0f} s; try again later") from None
     except PermissionError as error:
         raise Unusable(f"{_not_writable(Path(str(error.filename or lock)))}; {on_failure}") from None
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
@@ -152,7 +152,7 @@ def _create_database(database: Path) -> None:
 
 
 def _probe(uri: str) -> None:
-    """Look at an address, and into a database: MLflow would try ten times, for 100 s, whatever is wrong with it."""
+    """Check an address, and that a database opens: MLflow would try ten times, for 100 s, whatever is wrong."""
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.exc import ArgumentError
 
@@ -214,12 +214,12 @@ def _of_the_file(error: BaseException, database: Path) -> str | None:
         return f"{database}: its tables are of another version of MLflow; {again}"
     said = [cause for cause in _causes(error) if isinstance(cause, sqlite3.DatabaseError)]
     if said and not re.search("locked|full|disk I/O", text):
-        return f"{database}: not a database of MLflow's, or damaged ({said[0]}); {again}"
+        return f"{database}: not an MLflow database, or damaged ({said[0]}); {again}"
     return None
 
 
 def _not_writable(path: Path) -> str:
-    """A line for a file or folder of somebody else's."""
+    """A line about a file or folder that belongs to another user."""
     there = next((place for place in (path, *path.parents) if place.exists()), path)
     try:
         owner = there.owner()

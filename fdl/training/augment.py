@@ -46,7 +46,7 @@ def augment(images: Tensor, keys: Tensor) -> Tensor:
     """
     result = images.clone()
     keys = keys.to(images.device)
-    eighth = (bits(_subkey(keys, _BRANCH), (), images.device) >> 61) & 7
+    eighth = (bits(absorb(keys, _BRANCH), (), images.device) >> 61) & 7
     pixels = _PIXELS_ON_CPU if images.device.type == "cpu" else _PIXELS_ON_GPU
     at_once = max(1, pixels // math.prod(images.shape[-2:]))
     for number, branch in enumerate(_BRANCHES):
@@ -71,7 +71,7 @@ def _rotate_light(images: Tensor, keys: Tensor) -> Tensor:
 def _perspective_light(images: Tensor, keys: Tensor) -> Tensor:
     # imgaug 0.2.9 parameters.py Normal draws one σ per image, shared by its eight corner coordinates.
     sigma = _between(0, 0.15, keys, _SIGMA)
-    jitter = normal(_subkey(keys, _CORNERS), (4, 2), images.device, torch.float64) * sigma.view(-1, 1, 1)
+    jitter = normal(absorb(keys, _CORNERS), (4, 2), images.device, torch.float64) * sigma.view(-1, 1, 1)
     return _light(perspective(images, jitter), keys)
 
 
@@ -80,21 +80,15 @@ _BRANCHES = (_equalise_rotate, _shift_light, _rotate_light, _perspective_light)
 
 def _light(images: Tensor, keys: Tensor) -> Tensor:
     images = multiply(images, _between(0.7, 1.3, keys, _FACTOR))
-    images = add(images, laplace(_subkey(keys, _NOISE), tuple(images.shape[1:]), images.device))
+    images = add(images, laplace(absorb(keys, _NOISE), tuple(images.shape[1:]), images.device))
     mirror, upside_down = (_between(0, 1, keys, _FLIPS, 2) < FLIP_PROBABILITY).view(-1, 2, 1, 1, 1).unbind(1)
     images = torch.where(mirror, images.flip(-1), images)
     return torch.where(upside_down, images.flip(-2), images)
 
 
-def _subkey(keys: Tensor, word: int) -> Tensor:
-    key = absorb(keys, word)
-    assert isinstance(key, Tensor)
-    return key
-
-
 def _between(low: float, high: float, keys: Tensor, word: int, *shape: int) -> Tensor:
     """Uniform float64 numbers in [low, high), `shape` of them per key."""
-    return low + (high - low) * uniform(_subkey(keys, word), shape, keys.device, torch.float64)
+    return low + (high - low) * uniform(absorb(keys, word), shape, keys.device, torch.float64)
 
 
 def multiply(images: Tensor, factor: Tensor) -> Tensor:

@@ -67,13 +67,13 @@ def run_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: Sa
             heads = head_settings(params, cell)
             run = _trained_record(state)
             if run is not None and not state.has_heads:
-                with files.naming(layout.record_folder(params, cell)):
+                with files.named_in_errors(layout.record_folder(params, cell)):
                     run = _run_heads(cell, inputs, run, heads)
             elif run is not None and state.scores_due:
                 rescore_record(layout.record_folder(params, cell), run)
             if run is None:
                 say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
-                with files.naming(layout.record_folder(params, cell)):
+                with files.named_in_errors(layout.record_folder(params, cell)):
                     _run_cell(cell, inputs, heads, made_by)
         after = judge.states(cells)
         receipt = write_receipt(params, bundle, after)
@@ -103,7 +103,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
         _check_disk_space(before, inputs, all_wait=True)
         fused = _train_together(before, inputs)
         for number, (cell, state) in enumerate(before.items(), start=1):
-            training = inputs.training_digest(cell)
+            training = inputs.images.training_digest(cell)
             checkpoint = inputs.checkpoint(cell, training)
             if cell in fused:
                 counts["diverged" if checkpoint.has("diverged") else "trained"] += 1
@@ -113,7 +113,7 @@ def train_bundle(params: Params, bundle: Bundle, *, say: Say = print, progress: 
                 continue
             say(f"{bundle.key}: cell {number} of {len(cells)}: {cell.method} seed {cell.seed}")
             try:
-                _train(cell, inputs.data(cell)[0], inputs, checkpoint, keep=True)
+                _train(cell, inputs.data(cell), inputs, checkpoint, keep=True)
             except Diverged as error:
                 say(f"{cell.key}: {error}")
                 counts["diverged"] += 1
@@ -147,7 +147,7 @@ def map_bundle(
                 counts["without weights"] += 1
                 continue
             say(f"{cell.key}: class activation maps")
-            settings, (data, _) = inputs.settings(cell), inputs.data(cell)
+            settings, data = inputs.settings(cell), inputs.data(cell)
             temporary = records.fresh_folder(folder)
             replace_maps(temporary, folder, settings, data, device=inputs.device, overlap=overlap, score=score)
             run["digests"]["scores"] = SCORES_VERSION  # `replace_maps` also scores the record again
@@ -166,9 +166,9 @@ def _train_together(states: Mapping[Cell, CellStatus], inputs: BundleInputs) -> 
     """
     waiting = {}
     for cell, state in states.items():
-        settings, training = inputs.settings(cell), inputs.training_digest(cell)
+        settings, training = inputs.settings(cell), inputs.images.training_digest(cell)
         if is_fused(settings, inputs.device) and _is_due(inputs.params, state):
-            data, _ = inputs.data(cell)
+            data = inputs.data(cell)
             waiting[cell] = Waiting(Run(settings, data), inputs.checkpoint(cell, training), training)
     new = [cell for cell, ensemble in waiting.items() if not is_finished(ensemble.checkpoint)]
     inputs.unsaved = train_together(
@@ -181,7 +181,7 @@ def _check_disk_space(states: Mapping[Cell, CellStatus], inputs: BundleInputs, *
     if is_plenty():
         return
     params = inputs.params
-    due = {cell: inputs.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
+    due = {cell: inputs.images.training_digest(cell) for cell, state in states.items() if _is_due(params, state)}
     program = program_size(params, due, inputs.device)
     warn_of_little_room(params, inputs.bundle, due, program=program, all_wait=all_wait, say=inputs.say)
 
@@ -239,8 +239,7 @@ def _run_heads(
         return None
     say(f"{cell.key}: heads: {', '.join(heads.heads) if heads else 'none'}")
     checkpoint = Checkpoint(layout.SCRATCH / run["digests"]["training"], say)
-    data, _ = inputs.data(cell)
-    settings = inputs.settings(cell)
+    settings, data = inputs.settings(cell), inputs.data(cell)
     temporary = records.fresh_folder(folder)
     run["heads"] = replace_heads(
         temporary, folder, settings, heads, data, device=inputs.device, checkpoint=checkpoint, say=inputs.progress
@@ -261,11 +260,11 @@ def _say_failed_heads(cell: Cell, run: dict[str, Any], say: Say) -> None:
 def _run_cell(cell: Cell, inputs: BundleInputs, heads: HeadSettings | None, made_by: dict[str, Any]) -> None:
     """Train and score one cell, and publish its record."""
     params, say = inputs.params, inputs.say
-    settings, (data, split) = inputs.settings(cell), inputs.data(cell)
-    training = inputs.training_digest(cell)
+    settings, data = inputs.settings(cell), inputs.data(cell)
+    training = inputs.images.training_digest(cell)
     checkpoint = inputs.checkpoint(cell, training)
     folder = layout.record_folder(params, cell)
-    run = inputs.about(cell, training, heads, data, split)
+    run = inputs.about(cell, training, heads, data)
     start = time.perf_counter()
     try:
         trained = _train(cell, data, inputs, checkpoint, inputs.unsaved.pop(training, None), keep=bool(heads))

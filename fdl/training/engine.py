@@ -73,9 +73,7 @@ def epoch_pixels(settings: CellSettings, train: Images, epoch: int) -> Tensor:
 def augmentation_keys(settings: CellSettings, train: Images, epoch: int) -> Tensor:
     """The random key of every training image's augmentation in one epoch, int64 (N,)."""
     samples = torch.arange(len(train), device=train.pixels.device)
-    keys = absorb(derive(settings.seed, "augment", epoch), samples)
-    assert isinstance(keys, Tensor)
-    return keys
+    return absorb(derive(settings.seed, "augment", epoch), samples)
 
 
 def epoch_order(settings: CellSettings, train: Images, epoch: int) -> Tensor:
@@ -110,9 +108,7 @@ def member_batches(
 
 def member_settings(settings: CellSettings, member: int) -> CellSettings:
     """The cell's settings with the seed of one member, for `epoch_batches` of its own."""
-    seed = derive(settings.seed, "member", member)
-    assert isinstance(seed, int)
-    return replace(settings, seed=seed)
+    return replace(settings, seed=derive(settings.seed, "member", member))
 
 
 def train(

@@ -213,9 +213,9 @@ class Program:
         self._batch_index = torch.zeros(sources, batch, dtype=torch.int64, device=device)
         self._is_real = torch.zeros(self.nets.count, batch, dtype=torch.bool, device=device)
         self._dropout_keys = torch.zeros(sources, self.members, dtype=torch.int64, device=device)
-        key = derive(torch.tensor([run.settings.seed for run in self.sources], device=device)[:, None], "dropout")
-        assert isinstance(key, Tensor)
-        self._dropout_seed_keys, self._member_numbers = key, torch.arange(self.members, device=device)
+        seeds = torch.tensor([run.settings.seed for run in self.sources], device=device)
+        self._dropout_seed_keys = derive(seeds[:, None], "dropout")
+        self._member_numbers = torch.arange(self.members, device=device)
         # On a CPU the size is fixed, because no number may depend on how many runs share the program.
         self.evaluation_batch = EVALUATION_BATCH
         if device == "cuda":
@@ -277,7 +277,7 @@ class Program:
         real = (index < images).to(self.device)[:, self._source_of_net]
         index = index.clamp(max=images - 1).to(self.device)
         steps = torch.arange(len(index), device=self.device)[:, None, None]
-        keys = _absorb(_absorb(_absorb(self._dropout_seed_keys, epoch), steps), self._member_numbers)  # (steps, S, M)
+        keys = absorb(absorb(absorb(self._dropout_seed_keys, epoch), steps), self._member_numbers)  # (steps, S, M)
         self._loss_sums.zero_()
         self._correct_counts.zero_()
         for step, is_short in enumerate(short):
@@ -461,12 +461,6 @@ def _distance_terms(descriptors: Tensor, share: Tensor) -> tuple[Tensor, Tensor]
     """
     cosines, gaussians = pair_similarities(descriptors)
     return (cosines * share).sum(dim=-1).sum(dim=0), (gaussians.mean(dim=-1) * share).sum(dim=-1).sum(dim=0)
-
-
-def _absorb(key: Tensor, word: Tensor | int) -> Tensor:
-    result = absorb(key, word)
-    assert isinstance(result, Tensor)
-    return result
 
 
 def _on_cpu(states: dict[str, list[State]]) -> dict[str, list[State]]:

@@ -290,9 +290,7 @@ class _HeadRun:
             number = torch.zeros((), dtype=torch.int64, device=self.device)
 
             def fused_step(inputs: Tensor, labels: Tensor, epoch: int, step: int) -> None:
-                key = absorb(purpose(epoch), number.fill_(step))
-                assert isinstance(key, Tensor)
-                replayed(inputs, labels, key, gradients)
+                replayed(inputs, labels, absorb(purpose(epoch), number.fill_(step)), gradients)
 
             return fused_step
         optimiser = Adam(cast(list[nn.Module], nets), learning_rate)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fdl.core.errors import InputError
 from fdl.core.settings import resolve
-from fdl.core.settings_file import dump, lay, parse, read
+from fdl.core.settings_file import dump, parse, read, read_layered
 
 ROOT = Path(__file__).parents[2]
 # Ten values, ten times as many, and so on: 10^9 on nine lines.
@@ -89,14 +89,14 @@ def test_the_projects_settings_mean_the_same_to_other_readers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs: 1\nseeds: [0]\nepochs: 5", "'epochs' stands twice, in lines 1 and 3"),
-        ("overrides: {}\noverrides: {}", "'overrides' stands twice, in lines 1 and 2"),
-        ("overrides:\n  epochs: 1\n  epochs: 1", "'epochs' stands twice, in lines 2 and 3"),
-        ('epochs: 1\n"epochs": 2', "'epochs' stands twice, in lines 1 and 2"),
-        ("grid:\n- {seeds: [0], seeds: [1]}", "'seeds' stands twice, in lines 2 and 2"),
+        ("epochs: 1\nseeds: [0]\nepochs: 5", "'epochs' appears twice, on lines 1 and 3"),
+        ("overrides: {}\noverrides: {}", "'overrides' appears twice, on lines 1 and 2"),
+        ("overrides:\n  epochs: 1\n  epochs: 1", "'epochs' appears twice, on lines 2 and 3"),
+        ('epochs: 1\n"epochs": 2', "'epochs' appears twice, on lines 1 and 2"),
+        ("grid:\n- {seeds: [0], seeds: [1]}", "'seeds' appears twice, on lines 2 and 2"),
         (BOMB, "line 5: more than 100,000 values"),
         ("a: &a [1, *a]", "line 1: an alias inside its own anchor"),
-        ("a: !!int 010", "line 1: '010' is no plain int"),
+        ("a: !!int 010", "line 1: '010' is not a plain int"),
         ("a: [", "not valid YAML: line 1: "),
         ("a: !!python/name:os.system x", "not valid YAML: line 1: could not determine a constructor"),
         ("[" * 5000, "not valid YAML"),
@@ -118,13 +118,13 @@ def test_an_alias_and_a_merged_block_are_no_repetition() -> None:
 
 
 def settings(tmp_path: Path, *assignments: str, overlay: str | None = None) -> dict[str, object]:
-    """The demo's settings with something laid on them."""
+    """The demo's settings with overlays on them."""
     files = []
     if overlay is not None:
         (tmp_path / "mine.yaml").write_text(overlay)
         files.append(tmp_path / "mine.yaml")
-    laid = lay(ROOT / "params.yaml", files, assignments, "--config")
-    return resolve(laid.raw, overrides=laid.overrides, origins=laid.origins).model_dump()
+    layered = read_layered(ROOT / "params.yaml", files, assignments, "--config")
+    return resolve(layered.raw, overrides=layered.overrides, origins=layered.origins).model_dump()
 
 
 def test_single_values_are_what_a_person_means(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_later_wins_and_mappings_are_merged(tmp_path: Path) -> None:
         ("preset=liet", "--config preset=liet: preset: unknown 'liet'; did you mean"),
         ("overrides={epochs: x}", "--config overrides={epochs: x}: epochs: 'x' is not allowed"),
         ("data_dir=7", "or on a command line \"data_dir='7'\""),
-        ("grid=[{seeds: [0], seeds: [1]}]", "'seeds' stands twice"),
+        ("grid=[{seeds: [0], seeds: [1]}]", "'seeds' appears twice"),
         ("seeds=[", "--config seeds=[: not valid YAML"),
         ("seeds", "--config seeds: write it as KEY=VALUE"),
     ],

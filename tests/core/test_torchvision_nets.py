@@ -55,8 +55,8 @@ def test_the_schemas_pattern_takes_what_is_accepted() -> None:
         ("torchvision:googlenet", "auxiliary outputs"),
         ("torchvision:inception_v3", "auxiliary outputs"),
         ("torchvision:vit_b_16", "tokens and has no feature map"),
-        ("torchvision:resnet18@", "after @ stands a layer"),
-        ("torchvision:resnet18@../../x", "after @ stands a layer"),
+        ("torchvision:resnet18@", "name a layer after @"),
+        ("torchvision:resnet18@../../x", "name a layer after @"),
     ],
 )
 def test_a_wrong_backbone_is_named_in_one_line(name: str, message: str) -> None:

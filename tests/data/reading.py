@@ -7,7 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fdl.core.errors import InputError
-from fdl.data.formats import Expected, ImageFiles, decode, open_images
+from fdl.data.formats import Expected, open_images
+from fdl.data.images import Content, ImageFiles, open_picture, resized
+
+
+def decode(content: Content, size: int, where: str, *, antialias: bool = False) -> NDArray[np.uint8]:
+    """One image as `prepare` decodes it: uint8 RGB, (size, size, 3)."""
+    return resized(open_picture(content, where), size, antialias=antialias)
 
 
 def read_all(

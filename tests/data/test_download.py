@@ -159,7 +159,7 @@ def test_a_damaged_token_file_is_named_but_not_quoted(kaggle, project, content):
     (project / "kaggle").mkdir()
     (project / "kaggle/kaggle.json").write_text(content)
     line = refused()
-    assert "kaggle.json is no Kaggle token" in line
+    assert "kaggle.json is not a Kaggle token" in line
     assert "s3cret" not in line
 
 

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from fdl.core.errors import InputError
-from fdl.data.images import decode, stored_size
+from fdl.data.images import stored_size
 from tests.data.published import encoded, pixels
+from tests.data.reading import decode
 
 TIMES = int(os.environ.get("FDL_FUZZ", "1"))
 BLOCKS, FILES = 100 * TIMES, 20 * TIMES

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fdl.core.errors import InputError
-from fdl.data.images import decode, open_picture
+from fdl.data.images import open_picture
 from tests.data.published import encoded, pixels
+from tests.data.reading import decode
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

@@ -9,7 +9,7 @@ import pytest
 from fdl.core.errors import InputError
 from fdl.core.protocol import DATASETS
 from fdl.data import make_splits, sources
-from fdl.data.formats import Record
+from fdl.data.images import Record
 from fdl.data.pools import TEST, TRAIN, UNUSED, VALIDATION, Assignment, assign
 from fdl.data.splits import draw
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from fdl.core.protocol import DATASETS
 from fdl.data import sources, synthetic
-from fdl.data.formats import ImageFiles, decode, open_images
+from fdl.data.formats import open_images
+from fdl.data.images import ImageFiles
 from fdl.data.synthetic import SCENES, write_twin
+from tests.data.reading import decode
 
 Floats = NDArray[np.float64]
 

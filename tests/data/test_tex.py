@@ -56,11 +56,11 @@ def nothing(file: Any) -> None:
     [
         (nothing, "no 'images' (it has nothing)"),
         (lambda file: file.create_dataset("pixels", data=FLOATS), "no 'images' (it has pixels)"),
-        (lambda file: file.create_group("images"), "'images' is no array of grey images"),
-        (stored(0.5), "'images' is no array of grey images"),
-        (stored(FLOATS.repeat(3, axis=3)), "'images' is no array of grey images"),
-        (stored(FLOATS.ravel()), "'images' is no array of grey images"),
-        (stored(FLOATS[:0]), "'images' is no array of grey images"),
+        (lambda file: file.create_group("images"), "'images' is not an array of grey images"),
+        (stored(0.5), "'images' is not an array of grey images"),
+        (stored(FLOATS.repeat(3, axis=3)), "'images' is not an array of grey images"),
+        (stored(FLOATS.ravel()), "'images' is not an array of grey images"),
+        (stored(FLOATS[:0]), "'images' is not an array of grey images"),
         (stored(FLOATS.astype(np.int16)), "'images' holds int16, not floats or bytes"),
         (stored(FLOATS.astype("S4")), "'images' holds |S4, not floats or bytes"),
         (reference, "'images' holds object, not floats or bytes"),
@@ -172,9 +172,9 @@ def test_a_damaged_chunk_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda file: file.create_dataset("sand", data=FLOATS), "'sand' is no group of angles"),
+        (lambda file: file.create_dataset("sand", data=FLOATS), "'sand' is not a group of angles"),
         (lambda file: file.create_group("cut/40"), "'cut/40' holds 0 arrays, not one"),
-        (lambda file: file.create_dataset("cut/40", data="text"), "'cut/40' is no array of grey images"),
+        (lambda file: file.create_dataset("cut/40", data="text"), "'cut/40' is not an array of grey images"),
         (lambda file: file["cut"].__setitem__("40", h5py.ExternalLink("x.h5", "/")), "'cut/40' is a link"),
         (lambda file: file.__setitem__("sand", h5py.SoftLink("/cut")), "'sand' is a link"),
     ],

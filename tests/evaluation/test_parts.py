@@ -43,7 +43,7 @@ def test_one_row_that_does_not_fit_is_said_in_one_line():
     with pytest.raises(torch.OutOfMemoryError) as failure:
         list(in_parts(limited(0, []), torch.arange(9), 4))
     said = fact_about_the_machine(failure.value)
-    assert said.startswith("the memory of this GPU does not suffice (CUDA out of memory. Tried to allocate 2.00 GiB.)")
+    assert said.startswith("this GPU has too little memory (CUDA out of memory. Tried to allocate 2.00 GiB.)")
     assert "\n" not in said
 
 

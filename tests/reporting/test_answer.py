@@ -126,7 +126,7 @@ def test_without_records_the_packed_ones_are_named(project: Path) -> None:
     archive.parent.mkdir(parents=True)
     archive.touch()
     for stage in (collect, read_results):
-        with pytest.raises(InputError, match=f"`fdl import {archive} --preset demo` brings in the published records"):
+        with pytest.raises(InputError, match=f"`python -m fdl import {archive} --preset demo` brings in the"):
             stage(grid)
 
 

@@ -118,7 +118,7 @@ def test_a_long_refusal_names_three_and_counts_the_rest(project: Path) -> None:
     assert "8 of 8" in message
     assert "--partial" not in message  # nothing would be left
     assert message.count("seed") == 3
-    assert "seed0, …)" in message
+    assert "seed0 and 5 more)" in message
     params = small_grid()
     fabricate(params, skip={cell.key for cell in params.cells()[:3]})
     assert "…" not in refused(params)
@@ -130,8 +130,8 @@ def test_where_the_published_records_lie_they_are_offered_before_any_training(pr
     archive = layout.report_folder(params) / name
     archive.mkdir(parents=True)
     message = refused(params)
-    assert message.startswith(f"results/demo: no records yet; `fdl import {archive} --preset demo` brings in")
-    with pytest.raises(InputError, match=rf"cells.json: no such file; `fdl import {archive}"):
+    assert message.startswith(f"results/demo: no records yet; `python -m fdl import {archive} --preset demo` brings in")
+    with pytest.raises(InputError, match=rf"cells.json: no such file; `python -m fdl import {archive}"):
         read_collected(params)
     fabricate(params, skip={FIRST})
     assert "1 of 8 records cannot be used: 1 missing" in refused(params)
@@ -143,7 +143,7 @@ def test_records_of_other_settings_are_stale(project: Path) -> None:
     fabricate(small_grid(epochs=15))
     message = refused(small_grid(epochs=16))
     assert f"8 stale ({FIRST}, " in message
-    assert message.endswith(", …): epochs: 15 → 16; `python -m fdl run --preset demo` trains just these")
+    assert message.endswith(" and 5 more): epochs: 15 → 16; `python -m fdl run --preset demo` trains just these")
 
 
 @pytest.mark.parametrize("harm", ["changed", "deleted", "truncated"])
@@ -165,7 +165,7 @@ def test_damaged_records_are_named(project: Path, harm: str) -> None:
     [
         ({"value": 1.25}, "accuracy is 1.25"),
         ({"value": float("nan")}, "accuracy is nan"),
-        ({}, "accuracy stands there twice"),
+        ({}, "accuracy appears twice"),
     ],
 )
 def test_values_that_cannot_be_are_no_results(project: Path, change: dict[str, float], message: str) -> None:

@@ -65,7 +65,7 @@ LONG = "x" * 58  # with its quotes 60 letters
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([ROW, ROW], "last test soft accuracy stands there twice"),
+        ([ROW, ROW], "last test soft accuracy appears twice"),
         ([ROW, 3], KEYS),
         ([{**ROW, "more": 1}], KEYS),
         (

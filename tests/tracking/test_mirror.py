@@ -529,7 +529,7 @@ def no_tables(database: Path) -> None:
         (lambda file: file.write_bytes(b"<html>" * 1000), "mlflow.db: damaged; delete "),
         (lambda file: file.write_bytes(file.read_bytes()[:50_000]), "mlflow.db: damaged; delete "),
         (other_schema, "mlflow.db: its tables are of another version of MLflow; delete "),
-        (no_tables, "mlflow.db: not a database of MLflow's, or damaged ("),
+        (no_tables, "mlflow.db: not an MLflow database, or damaged ("),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_that_helps(uri, harm, said) -> None:

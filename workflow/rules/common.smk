@@ -21,7 +21,7 @@ from fdl.core.errors import InputError
 from fdl.reporting.targets import report_files, targets, write_captions
 from fdl.results.receipts import due_file
 from fdl.results.state import Judge
-from fdl.core.settings_file import Laid, lay
+from fdl.core.settings_file import LayeredSettings, read_layered
 from fdl.core.step_lines import print_step_lines
 from fdl.training.device import gpu_slots
 
@@ -34,16 +34,16 @@ if workflow.is_main_process and not (shown.dryrun or shown.verbose):
 # keys and takes `--config seeds=[0,1]` as text. A workflow that uses this one as a module may pass its own config.
 try:
     if "params.yaml" in workflow.configfiles:
-        LAID = lay(
+        LAYERED = read_layered(
             "params.yaml",
             workflow.overwrite_configfiles,
             workflow.config_settings.config_args,
             "--config",
         )
     else:
-        LAID = Laid(config)
+        LAYERED = LayeredSettings(config)
     PARAMS = fdl_params.resolve(
-        LAID.raw, overrides=LAID.overrides, origins=LAID.origins
+        LAYERED.raw, overrides=LAYERED.overrides, origins=LAYERED.origins
     )
 except InputError as error:
     print(f"fdl: {error}", file=sys.stderr)
@@ -68,7 +68,9 @@ if workflow.is_main_process and {"-F", "--forceall", "-R", "--forcerun"} & set(
     )
 
 validate(
-    LAID.raw | LAID.overrides, schema="../schemas/params.schema.json", set_default=False
+    LAYERED.raw | LAYERED.overrides,
+    schema="../schemas/params.schema.json",
+    set_default=False,
 )
 
 # Jobs read the resolved settings from this file. It is neither an input nor a parameter of a rule, because then a
