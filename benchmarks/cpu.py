@@ -97,7 +97,8 @@ def report(content: dict[str, Any]) -> str:
         "",
         *table(content["cases"]),
     ]
-    return "\n".join([*lines, "", "Folded evaluations round differently; only the validations of a program on a GPU use them.", ""])
+    where = "Folded evaluations round differently; only the validations of a program on a GPU use them."
+    return "\n".join([*lines, "", where, ""])
 
 
 def main() -> None:
