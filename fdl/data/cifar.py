@@ -15,7 +15,6 @@ from fdl.data.images import ImageFiles, Record
 
 SIZE = 32  # pixels
 _VALUES = 3 * SIZE * SIZE
-_TEST = {"test_batch": "test", "test": "test"}  # every other file holds training images
 
 
 def holds_cifar10_pickles(folder: Path) -> bool:
@@ -130,13 +129,14 @@ def _images(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _records(name: str, path: Path, labels: list[object], classes: list[str]) -> list[Record]:
+    pool = "test" if name in ("test", "test_batch") else "train"
     records = []
     for row, label in enumerate(labels):
         where = f"{path} row {row}"
         if type(label) is not int or not 0 <= label < len(classes):
             shown = label if type(label) is int else f"of type {type(label).__name__}"
             raise InputError(f"{where}: label {shown} is not one of 0 to {len(classes) - 1}; download it again")
-        records.append(Record(_TEST.get(name, "train"), label, f"{name}#{row}", where))
+        records.append(Record(pool, label, f"{name}#{row}", where))
     return records
 
 

@@ -70,8 +70,8 @@ class Signatures:
         image, other = self.small[pair.image], np.asarray(self.small[pair.other], np.float64).ravel()
         if np.ptp(other) == 0 or image.getextrema()[0] == image.getextrema()[1]:
             return 0.0  # of a single grey: like every other such image, and no copy of it
-        shown = (image if turn is None else image.transpose(turn) for turn in turns)
-        return max(float(np.corrcoef(np.asarray(one, np.float64).ravel(), other)[0, 1]) for one in shown)
+        turned = (image if turn is None else image.transpose(turn) for turn in turns)
+        return max(float(np.corrcoef(np.asarray(copy, np.float64).ravel(), other)[0, 1]) for copy in turned)
 
 
 def _small(image: NDArray[np.uint8]) -> Image.Image:

@@ -115,13 +115,12 @@ def near_copies(
     images: NDArray[np.uint8],
     labels: NDArray[np.int16],
     pools: NDArray[np.int8],
-    name: Any,
+    entries: Sequence[dict[str, Any]],
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Near-copies in the form of the exact ones, and what is to be said of them.
 
     Args:
-        images, labels, pools: of the images that are kept.
-        name: gives the entry of an image in the list, by its row.
+        images, labels, pools, entries: of the images that are kept; an entry is what the list says of an image.
     """
     signatures = Signatures(images)
     pairs_by_kind = {
@@ -129,9 +128,9 @@ def near_copies(
         "earlier pool": between_pools(signatures, pools),
         "images that look like a copy of one under another label": between_labels(signatures, labels),
     }
-    pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
+    all_pairs: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
     notes = [f"{what}: {len(pairs):,}" for what, pairs in pairs_by_kind.items() if pairs]
-    return [[name(pair.other), name(pair.image)] for pair in pairs_found], notes
+    return [[entries[pair.other], entries[pair.image]] for pair in all_pairs], notes
 
 
 def receipt(params: Params, dataset: str, photographs: str | None = None) -> Path:
