@@ -1,4 +1,4 @@
-"""What a user's own images must be besides readable: unlike published ones, nobody has looked through them."""
+"""Checks of a user's own images: unlike published ones, nobody has looked through them before."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,11 +32,6 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-def shots_of(params: Params, dataset: str) -> int:
-    """The most training images per class that the grid asks of a dataset."""
-    return max((bundle.shots for bundle in params.bundles() if bundle.dataset == dataset), default=1)
-
-
 def check_classes(classes: Sequence[str], folder: Path) -> None:
     """Refuse images of a single class."""
     if len(classes) < 2:
@@ -52,7 +47,7 @@ def check_numbers(params: Params, dataset: str, classes: Sequence[str], images: 
     Raises:
         InputError: with how many images each of these classes needs.
     """
-    shots = shots_of(params, dataset)
+    shots = max((bundle.shots for bundle in params.bundles() if bundle.dataset == dataset), default=1)
     pools = {image.pool for image in images}
     pool = "all" if "all" in pools else "train"
     if pool not in pools or (pool == "train" and "test" not in pools):

@@ -191,7 +191,7 @@ def _check_records(params: Params, entries: Sequence[Mapping[str, Any]], cells: 
         state = judge.state(cell)
         other = state.run is not None and state.run["digests"]["training"] != entry["training"]
         if state.status in ("stale", "damaged") or other:
-            why = f"{state.status}: {state.note}" if not state.finished else "another than the one collected"
+            why = f"{state.status}: {state.note}" if not state.finished else "not the record that was collected"
             raise InputError(f"{layout.record_folder(params, cell)}: {why}; {again}")
 
 
