@@ -26,7 +26,7 @@ from fdl.results.state import FINISHED, CellStatus, Judge
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CELL_COLUMNS = tuple(field.name for field in fields(Cell))
+CELL_COLUMNS = tuple(field.name for field in fields(Cell))  # dataset, backbone, shots, method, seed
 RUN_COLUMNS = (*CELL_COLUMNS, "selection", "split", "combiner", "metric", "value")
 COST_COLUMNS = (
     *CELL_COLUMNS,
