@@ -14,6 +14,8 @@ BACKBONES = {  # with their printed names
     "vgg": "VGG",
     "resnet": "ResNet",
 }
+MEMBERS = 5
+BATCH_SIZE = 10
 HEAD_EPOCHS, TUNING_EPOCHS, TUNING_LEARNING_RATE = 50, 20, 1e-5
 
 
