@@ -64,7 +64,7 @@ def _print_plan(made: "Plan") -> None:
     print(f"{made.preset}: {cells - finished:,} of {cells:,} cells to train, {flops / 1e15:.3g} PFLOP")
     print(f"on this machine ({made.device}): {hours:.2f} hours of one process, {made.hours:.2f} with {made.processes}")
     print(f"memory {made.memory:.1f} GiB, checkpoints up to {made.scratch:.2f} GiB, records {made.records:.2f} GiB")
-    print("hours are of an otherwise idle machine; data, heads' own layers, scores and the report come on top")
+    print("hours assume an otherwise idle machine; data, heads' own layers, scores and the report come on top")
     if made.seeds:
         print(_seeds_text(made.seeds))
     for note in made.notes:

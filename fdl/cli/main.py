@@ -152,7 +152,7 @@ def _bundles(resolved: Params, keys: list[str] | None) -> list[Bundle]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """A training that was told to stop has saved its state: one line, and the status that shells give a signal."""
+    """Say in one line that a training was stopped, its state saved; exit with the status shells give the signal."""
     from fdl.training.checkpoint import Interrupted
 
     try:

@@ -63,7 +63,7 @@ def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
         named = {name: given.pop(name) for name in options}
         verb(partial(load, **named), **given)
 
-    # Typer reads a command's options from its signature. By keyword: some of `own` have no default.
+    # Typer reads the options from the signature. They are keywords, because some of `own` have no default.
     parameters = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*options.values(), *own)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command

@@ -25,7 +25,7 @@ _PLAIN = {
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool) -> None:
-    """Print rows of text in columns; `numbers`: all but the first column hold numbers, which stand at the right."""
+    """Print rows of text in columns; `numbers`: all columns but the first hold numbers, aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 

@@ -35,7 +35,7 @@ class HeadSettings:
 def head_settings(params: Params, cell: Cell) -> HeadSettings | None:
     """The heads that the settings ask for in this cell; None for none.
 
-    What is null in the settings is the authors' (docs/reference.md 6.1, 6.2): fusion everywhere and
+    Settings that are null take the authors' values (docs/reference.md 6.1, 6.2): fusion everywhere and
     stacking on CIFAR-10 only, a rate and augmentation of its own for every dataset and backbone. A
     single net has no heads: there is nothing to combine.
     """

@@ -87,7 +87,7 @@ class Publication:
     class_names: dict[str, str] = field(default_factory=dict)  # what files call a class: what the protocol calls it
     sorted_names: bool = False  # labels are the files' own class names in sorted order
     numbered: bool = False  # the number in a file's name decides its pool and its place
-    parted_by_class: bool = False  # the files hold other classes each: their images are pooled
+    parted_by_class: bool = False  # each file holds different classes: their images are pooled
     validation_in_test: bool = False  # the authors cut validation from the first images of the test file
     rotated_copies: bool = False  # "name_.png" is a rotated copy of "name.png"
     note: str = ""  # always said

@@ -3,7 +3,7 @@
 Both hold 32×32 images as red, green and blue planes of bytes (docs/datasets.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from fdl.data.images import ImageFiles, Record
 
 SIZE = 32  # pixels
 _VALUES = 3 * SIZE * SIZE
-_TEST = {"test_batch": "test", "test": "test"}  # every other file holds training images
+# The names of the files without their suffix.
+_CIFAR10 = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+_CIFAR100 = ("train", "test")
 
 
 def holds_cifar10_pickles(folder: Path) -> bool:
@@ -44,8 +46,7 @@ def read_cifar10_pickles(folder: Path) -> ImageFiles:
     Raises:
         InputError: a file is missing, damaged, or holds other arrays than CIFAR's.
     """
-    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    return _read_pickles(folder, names, "batches.meta", "label_names", "labels")
+    return _read_pickles(folder, _CIFAR10, "batches.meta", "label_names", "labels")
 
 
 def read_cifar100_pickles(folder: Path) -> ImageFiles:
@@ -54,7 +55,7 @@ def read_cifar100_pickles(folder: Path) -> ImageFiles:
     Raises:
         InputError: a file is missing, damaged, or holds other arrays than CIFAR's.
     """
-    return _read_pickles(folder, ["train", "test"], "meta", "fine_label_names", "fine_labels")
+    return _read_pickles(folder, _CIFAR100, "meta", "fine_label_names", "fine_labels")
 
 
 def read_cifar10_binary(folder: Path) -> ImageFiles:
@@ -63,8 +64,7 @@ def read_cifar10_binary(folder: Path) -> ImageFiles:
     Raises:
         InputError: a file is missing, cut short, or holds an unknown label.
     """
-    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    return _read_binary(folder, names, "batches.meta.txt", labels=1)
+    return _read_binary(folder, _CIFAR10, "batches.meta.txt", labels=1)
 
 
 def read_cifar100_binary(folder: Path) -> ImageFiles:
@@ -73,10 +73,10 @@ def read_cifar100_binary(folder: Path) -> ImageFiles:
     Raises:
         InputError: a file is missing, cut short, or holds an unknown label.
     """
-    return _read_binary(folder, ["train", "test"], "fine_label_names.txt", labels=2)
+    return _read_binary(folder, _CIFAR100, "fine_label_names.txt", labels=2)
 
 
-def _read_pickles(folder: Path, names: list[str], meta: str, names_key: str, labels_key: str) -> ImageFiles:
+def _read_pickles(folder: Path, names: Sequence[str], meta: str, names_key: str, labels_key: str) -> ImageFiles:
     classes = _class_names(folder / meta, names_key)
     paths = {name: _present(folder / name) for name in names}
     records: list[Record] = []
@@ -130,17 +130,18 @@ def _images(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _records(name: str, path: Path, labels: list[object], classes: list[str]) -> list[Record]:
+    pool = "test" if name in ("test", "test_batch") else "train"
     records = []
     for row, label in enumerate(labels):
         where = f"{path} row {row}"
         if type(label) is not int or not 0 <= label < len(classes):
             shown = label if type(label) is int else f"of type {type(label).__name__}"
             raise InputError(f"{where}: label {shown} is not one of 0 to {len(classes) - 1}; download it again")
-        records.append(Record(_TEST.get(name, "train"), label, f"{name}#{row}", where))
+        records.append(Record(pool, label, f"{name}#{row}", where))
     return records
 
 
-def _read_binary(folder: Path, names: list[str], meta: str, labels: int) -> ImageFiles:
+def _read_binary(folder: Path, names: Sequence[str], meta: str, labels: int) -> ImageFiles:
     """Each image is `labels` bytes, the last of which counts, and the planes."""
     names_file = _present(folder / meta)
     try:

@@ -49,7 +49,7 @@ def decode_all(
     files: ImageFiles,
     path: Path,
     size: int,
-    prefix: str,
+    dataset: str,
     say: Say,
     folder: Path,
     *,
@@ -85,7 +85,7 @@ def decode_all(
             read.digests[index] = digests_of(image[None])[0]
             file.write(image.tobytes())
             if time.monotonic() - said >= _SAY_EVERY:
-                say(f"{prefix}{index + 1:,} of {count:,} images read")
+                say(f"{dataset}: {index + 1:,} of {count:,} images read")
                 said = time.monotonic()
     if unreadable:
         raise InputError(first_few(unreadable, own_images.NAMED, "; "))

@@ -113,7 +113,7 @@ def resized(picture: Picture, size: int, *, antialias: bool = False) -> NDArray[
 
 @contextmanager
 def _opened(content: bytes, where: str) -> Iterator[Image.Image]:
-    """The image that a file's bytes hold; whatever is wrong with them is one line."""
+    """The image that a file's bytes hold; whatever is wrong with them becomes one line."""
     try:
         with warnings.catch_warnings():
             # PIL warns of odd tags, which are not read, and of images of 89 to 178 million pixels: photographs.

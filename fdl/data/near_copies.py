@@ -6,9 +6,8 @@ pixels. Of the first 200 images of NEU (JPG copy, 64 pixels), all copies are fou
 a near-copy in an earlier pool, among 10,000 images of CIFAR-10 13. 10,000 images take 8 seconds of a processor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ class Signatures:
     def __init__(self, images: NDArray[np.uint8]) -> None:
         """Take images (N, H, W, 3); they may lie on disk."""
         self.small = [_small(image) for image in images]
-        self.hashes = np.array([_hash(small) for small in self.small], np.uint64)
+        self.hashes = _hashes(self.small)
 
     def nearest(self, rows: NDArray[np.int64], others: NDArray[np.int64], *, turned: bool) -> list[NearCopy]:
         """For each of some images its nearest among others, where that looks like a copy of it.
@@ -52,7 +51,9 @@ class Signatures:
             least = np.full(len(chunk), 65, np.uint8)
             place = np.zeros(len(chunk), np.int64)
             for turn in turns:
-                hashes = self.hashes[chunk] if turn is None else np.array([self._turned(row, turn) for row in chunk])
+                hashes = (
+                    self.hashes[chunk] if turn is None else _hashes(self.small[row].transpose(turn) for row in chunk)
+                )
                 bits = np.bitwise_count(hashes[:, None] ^ self.hashes[None, others])
                 nearest = bits.argmin(axis=1)
                 bits_there = bits[np.arange(len(chunk)), nearest]
@@ -63,26 +64,23 @@ class Signatures:
             copies += [pair for pair in pairs if self._correlation(pair, turns) >= _CORRELATION]
         return copies
 
-    def _turned(self, row: int, turn: Image.Transpose) -> np.uint64:
-        return np.uint64(_hash(self.small[row].transpose(turn)))
-
     def _correlation(self, pair: NearCopy, turns: Sequence[Image.Transpose | None]) -> float:
         image, other = self.small[pair.image], np.asarray(self.small[pair.other], np.float64).ravel()
         if np.ptp(other) == 0 or image.getextrema()[0] == image.getextrema()[1]:
             return 0.0  # of a single grey: like every other such image, and no copy of it
-        shown = (image if turn is None else image.transpose(turn) for turn in turns)
-        return max(float(np.corrcoef(np.asarray(one, np.float64).ravel(), other)[0, 1]) for one in shown)
+        turned = (image if turn is None else image.transpose(turn) for turn in turns)
+        return max(float(np.corrcoef(np.asarray(copy, np.float64).ravel(), other)[0, 1]) for copy in turned)
 
 
 def _small(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
 
 
-def _hash(small: Image.Image) -> int:
+def _hashes(pictures: Iterable[Image.Image]) -> NDArray[np.uint64]:
     import imagehash
 
-    bits: NDArray[Any] = imagehash.phash(small).hash
-    return int.from_bytes(np.packbits(bits.ravel()).tobytes(), "big")
+    packed = [np.packbits(imagehash.phash(picture).hash).tobytes() for picture in pictures]
+    return np.frombuffer(b"".join(packed), ">u8").astype(np.uint64)
 
 
 def between_pools(signatures: Signatures, pools: NDArray[np.int8]) -> list[NearCopy]:

@@ -1,4 +1,4 @@
-"""What a user's own images must be besides readable: unlike published ones, nobody has looked through them."""
+"""Checks of a user's own images: unlike published ones, nobody has looked through them before."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,11 +32,6 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-def shots_of(params: Params, dataset: str) -> int:
-    """The most training images per class that the grid asks of a dataset."""
-    return max((bundle.shots for bundle in params.bundles() if bundle.dataset == dataset), default=1)
-
-
 def check_classes(classes: Sequence[str], folder: Path) -> None:
     """Refuse images of a single class."""
     if len(classes) < 2:
@@ -52,7 +47,7 @@ def check_numbers(params: Params, dataset: str, classes: Sequence[str], images: 
     Raises:
         InputError: with how many images each of these classes needs.
     """
-    shots = shots_of(params, dataset)
+    shots = max((bundle.shots for bundle in params.bundles() if bundle.dataset == dataset), default=1)
     pools = {image.pool for image in images}
     pool = "all" if "all" in pools else "train"
     if pool not in pools or (pool == "train" and "test" not in pools):
@@ -115,13 +110,12 @@ def near_copies(
     images: NDArray[np.uint8],
     labels: NDArray[np.int16],
     pools: NDArray[np.int8],
-    name: Any,
+    entries: Sequence[dict[str, Any]],
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Near-copies in the form of the exact ones, and what is to be said of them.
 
     Args:
-        images, labels, pools: of the images that are kept.
-        name: gives the entry of an image in the list, by its row.
+        images, labels, pools, entries: of the images that are kept; an entry is what the list says of an image.
     """
     signatures = Signatures(images)
     pairs_by_kind = {
@@ -129,9 +123,9 @@ def near_copies(
         "earlier pool": between_pools(signatures, pools),
         "images that look like a copy of one under another label": between_labels(signatures, labels),
     }
-    pairs_found: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
+    all_pairs: list[NearCopy] = list(dict.fromkeys(pair for pairs in pairs_by_kind.values() for pair in pairs))
     notes = [f"{what}: {len(pairs):,}" for what, pairs in pairs_by_kind.items() if pairs]
-    return [[name(pair.other), name(pair.image)] for pair in pairs_found], notes
+    return [[entries[pair.other], entries[pair.image]] for pair in all_pairs], notes
 
 
 def receipt(params: Params, dataset: str, photographs: str | None = None) -> Path:

@@ -144,28 +144,18 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         functions: dict[tuple[str, str], object] = {
-            ("multiarray", "_reconstruct"): self._reconstruct,
-            ("multiarray", "scalar"): self._scalar,
-            ("numeric", "_frombuffer"): self._from_buffer,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): lambda name, *_: _DtypeOf(name),
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+            ("numpy.core.multiarray", "scalar"): self._scalar,
+            ("numpy.core.numeric", "_frombuffer"): self._from_buffer,
+            ("_codecs", "encode"): self._encode,
+            ("__builtin__", "bytes"): lambda: b"",  # how Python 3 writes b"" in protocol 2
         }
-        package, _, part = module.rpartition(".")
-        if package in ("numpy.core", "numpy._core") and (part, name) in functions:
-            return functions[part, name]
-        if (module, name) == ("numpy", "ndarray"):
-            return _Array
-        if (module, name) == ("numpy", "dtype"):
-            return self._dtype
-        if (module, name) == ("_codecs", "encode"):
-            return self._encode
-        if (module, name) == ("__builtin__", "bytes"):
-            return self._no_bytes
-        raise _Refused(f"asks for {module}.{name}, which no dataset needs: it may be an attack")
-
-    def _reconstruct(self, *_: object) -> _Array:
-        return _Array()
-
-    def _dtype(self, name: object, *_: object) -> _DtypeOf:
-        return _DtypeOf(name)
+        function = functions.get((module.replace("numpy._core", "numpy.core"), name))
+        if function is None:
+            raise _Refused(f"asks for {module}.{name}, which no dataset needs: it may be an attack")
+        return function
 
     def _from_buffer(self, raw: object, dtype: object, shape: object, order: object) -> _Array:
         array = _Array()
@@ -185,10 +175,6 @@ class _Reader(pickle._Unpickler):
         if self.encoded > self.bounded.size:  # one long text encoded again and again would fill the memory
             raise _Refused("unpacks to more than its own size")
         return text.encode("latin-1")
-
-    def _no_bytes(self) -> bytes:
-        """`bytes()`: how Python 3 writes b"" in protocol 2."""
-        return b""
 
 
 def _build(reader: Any) -> None:

@@ -92,7 +92,7 @@ def _write(params: Params, dataset: str, pool: int | None, located: Located, fol
 
     decoded = folder / "decoded.npy"
     size, antialias = params.image_size_of(dataset), params.antialias_of(dataset)
-    seen = decode_all(opened, decoded, size, f"{dataset}: ", say, located.folder, antialias=antialias, own=own)
+    seen = decode_all(opened, decoded, size, dataset, say, located.folder, antialias=antialias, own=own)
     kept = order[_first_kept(seen.digests[order], pools[order])]
     removed = {POOLS[pool]: int((pools[order] == pool).sum() - (pools[kept] == pool).sum()) for pool in range(3)}
     _copy_rows(decoded, folder / "images.npy", kept)
@@ -114,8 +114,8 @@ def _write(params: Params, dataset: str, pool: int | None, located: Located, fol
     extra: dict[str, Any] = {}
     if own:
         images = np.load(folder / "images.npy", mmap_mode="r")
-        place = {row: _place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))}
-        copies, warnings = own_images.near_copies(images, labels, pools, place.__getitem__)
+        places = [_place(ids[row], classes[labels[row]], int(pools[row])) for row in range(len(ids))]
+        copies, warnings = own_images.near_copies(images, labels, pools, places)
         notes += warnings
         (folder / own_images.receipt(params, dataset, fingerprint).name).touch()
         extra = {"files": fingerprint, "white": seen.white, "near_copies": copies}

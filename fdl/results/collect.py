@@ -26,7 +26,7 @@ from fdl.results.state import FINISHED, CellStatus, Judge
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CELL_COLUMNS = tuple(field.name for field in fields(Cell))
+CELL_COLUMNS = tuple(field.name for field in fields(Cell))  # dataset, backbone, shots, method, seed
 RUN_COLUMNS = (*CELL_COLUMNS, "selection", "split", "combiner", "metric", "value")
 COST_COLUMNS = (
     *CELL_COLUMNS,
@@ -191,7 +191,7 @@ def _check_records(params: Params, entries: Sequence[Mapping[str, Any]], cells: 
         state = judge.state(cell)
         other = state.run is not None and state.run["digests"]["training"] != entry["training"]
         if state.status in ("stale", "damaged") or other:
-            why = f"{state.status}: {state.note}" if not state.finished else "another than the one collected"
+            why = f"{state.status}: {state.note}" if not state.finished else "not the record that was collected"
             raise InputError(f"{layout.record_folder(params, cell)}: {why}; {again}")
 
 

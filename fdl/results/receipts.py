@@ -68,9 +68,9 @@ def due_file(params: Params, cells: Sequence[Cell], judge: Judge) -> Path:
     path, receipt = layout.SNAKEMAKE / "due" / params.preset / bundle.key, layout.bundle_file(params, bundle)
     written = receipt.stat().st_mtime if receipt.exists() else 0.0
     due = _what_is_due(params, cells, judge, receipt) if written else ""
-    # One from the future, of a clock that was wrong, would be newer than what its job makes.
+    # A file from the future, dated by a wrong clock, would be newer than what its job makes.
     if due and not (path.exists() and written < path.stat().st_mtime <= time.time()):
-        # Snakemake takes a file whose content is the same for the same, whatever its time.
+        # To Snakemake a file with the same content is unchanged, whatever its time stamp.
         files.write_atomically(path, f"{time.time_ns()}\n{due}\n".encode())
         newer = max(path.stat().st_mtime, written + 0.01)
         os.utime(path, (newer, newer))

@@ -158,7 +158,7 @@ def rescore(params: Params) -> dict[str, int]:
             for cell in cells:
                 records.finish_exchange(layout.record_folder(params, cell))
             outcomes = [_rescore(params, state) for state in judge.states(cells)]
-            if "rescored" in outcomes:  # whatever is made of the records is to be made again
+            if "rescored" in outcomes:  # everything made from the records must be made again
                 write_receipt(params, bundle, judge.states(cells))
         for outcome in outcomes:
             counts[outcome] += 1
@@ -166,7 +166,7 @@ def rescore(params: Params) -> dict[str, int]:
 
 
 def _rescore(params: Params, state: CellStatus) -> str:
-    """Score a cell again if there is something to score; under which of the counts of `rescore` it falls."""
+    """Score a cell again if there is something to score; return which of the counts of `rescore` it adds to."""
     if state.status == "damaged":
         raise InputError(state.reason)
     if state.run is None or state.run["status"] != "done":

@@ -28,7 +28,7 @@ FINISHED = ("done", "failed")
 NEEDED = ("history.parquet", "metrics.json", "correct.npz", "cam.npz")
 
 _INTERRUPTED = "a kill interrupted the exchange of its record: the next run puts it in place and trains nothing"
-_VALUE = 40  # letters of a value that are shown
+_VALUE = 40  # characters of a value that a message shows
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ class Judge:
         scores_due = scored < SCORES_VERSION and has_predictions(run)
         changed = [*settings, *images]
         if not has_heads:
-            changed.append("heads: others are asked for")
+            changed.append("heads: the settings ask for other ones")
         if scores_due:
-            changed.append("scores: of an older version of the code; `python -m fdl combine` makes them new")
+            changed.append("scores: of an older version of the code; `python -m fdl combine` updates them")
         elif scored < SCORES_VALID_SINCE:
             changed.append("scores: of an older version of the code, without the predictions to score again")
         failure = run["failure"] if failed else {}
@@ -164,7 +164,7 @@ class Judge:
         if run["split"]["hash"] != split_hash:
             return True, ["draw: trained on another than the one drawn here"]
         if not settings and run["digests"]["training"] != self.images.training_digest(cell):
-            return True, ["training: its digest fits neither its settings nor its images"]
+            return True, ["training: its digest matches neither its settings nor its images"]
         return True, []
 
 
@@ -177,7 +177,7 @@ def changed_settings(params: Params, cell: Cell, run: Mapping[str, Any]) -> list
         f"{key}: {_brief(then.get(key))} → {_brief(now.get(key))}"
         for key in dict.fromkeys([*now, *then])
         if then.get(key) != now.get(key)
-    ] or ["settings: their digest does not fit them"]
+    ] or ["settings: they do not match their digest"]
 
 
 def has_predictions(run: Mapping[str, Any]) -> bool:
@@ -196,9 +196,9 @@ def require(run: Any, cell: Cell | None = None, folder: Path | None = None) -> M
         _require(run)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f": {one_line(error)}" if isinstance(error, ValueError) else ""
-        raise InputError(f"{where}: not that of a record{detail}") from None
+        raise InputError(f"{where}: not the run.json of a record{detail}") from None
     if cell and run["key"] != cell.key:
-        raise InputError(f"{where}: of the cell {_brief(run['key'])}, not of its folder's")
+        raise InputError(f"{where}: of the cell {_brief(run['key'])}, not of the one that its folder names")
     checked: Mapping[str, Any] = run
     return checked
 

@@ -1,4 +1,4 @@
-"""Packs the records of a preset for another machine, and takes in those of one.
+"""Packs the records of a preset for another machine, and brings in records from one.
 
 The archive holds the small part of the records: all that tables, figures and statistics are made of. Left out are
 the predictions and weights, which are large, and the test images that the maps are drawn on, which are not ours to

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fdl.core.console import Say
 from fdl.core.errors import InputError
-from fdl.core.settings import Cell, Params
+from fdl.core.settings import Params
 from fdl.results.unfinished import Unfinished
 from fdl.tracking.record_view import CELL_TAG, CURVE_POINTS, NO_TERMS, PARENT_TAG, curve_name
 from fdl.tracking.store import Unusable, create_run, log
@@ -30,7 +30,6 @@ def mirror(
     experiment: str,
     parent: str,
     params: Params,
-    cell: Cell,
     begun: Unfinished,
     runs: list["Run"],
 ) -> None:
@@ -39,11 +38,10 @@ def mirror(
     Args:
         client, experiment, parent: where the run belongs.
         params: the settings.
-        cell: the cell.
-        begun: what is known of its training.
-        runs: the cell's runs that are there; the one of this training goes on, others of unfinished ones go.
+        begun: what is known of the cell's training.
+        runs: the cell's runs; that of this training is continued, those of other unfinished trainings are deleted.
     """
-    training, epochs = begun.folder.name, len(begun.history)
+    cell, training, epochs = begun.cell, begun.folder.name, len(begun.history)
     shown, run_id, status = 0, None, ""
     for run in runs:
         if TRAINING_TAG not in run.data.tags:

@@ -85,7 +85,7 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
                 _write_cell(client, number, parent, record, layout.dataset_name(params, bundle.dataset))
                 counts["replaced" if runs else "new"] += 1
         for cell, progress in unfinished.items():
-            live_runs.mirror(client, number, parent, params, cell, progress, known.get(cell.key, []))
+            live_runs.mirror(client, number, parent, params, progress, known.get(cell.key, []))
         if fresh:  # only now: a pass that was killed is seen as unfinished
             client.set_terminated(parent, end_time=max((record.end for record in finished), default=None))
     return counts | ({"running": sum(progress.running for progress in begun.values())} if live else {})

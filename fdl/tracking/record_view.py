@@ -1,4 +1,4 @@
-"""What MLflow shows of a record: the names, numbers and tags of a run. No MLflow is imported here for them."""
+"""What MLflow shows of a record: the names, numbers and tags of a run. MLflow itself is not imported for them."""
 
 import json
 import math

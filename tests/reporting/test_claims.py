@@ -235,7 +235,7 @@ def test_a_record_that_changed_since_it_was_collected_is_refused(project: Path) 
     found = json.loads((folder / "run.json").read_bytes())
     found["digests"]["training"] = "another"
     (folder / "run.json").write_bytes(files.to_json(found))
-    with pytest.raises(InputError, match="another than the one collected; run `python -m fdl collect"):
+    with pytest.raises(InputError, match="not the record that was collected; run `python -m fdl collect"):
         evaluate(params)
 
 

@@ -259,8 +259,8 @@ REFUSED = {
     "runs.csv deleted": "runs.csv: missing or changed since it was collected",
     "cells.json cut": "cells.json: damaged",
     "record deleted in part": "seed1: damaged: .*cam.npz: missing from the record",
-    "trained again": "seed1: another than the one collected",
-    "being trained again": "seed1: another than the one collected",
+    "trained again": "seed1: not the record that was collected",
+    "being trained again": "seed1: not the record that was collected",
 }
 
 

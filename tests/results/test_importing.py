@@ -112,7 +112,10 @@ DAMAGE = {
     "a changed file": (lambda record: (record / "metrics.json").write_bytes(b"[]"), "differs from its hash"),
     "a missing file": (lambda record: (record / "predictions.npz").unlink(), "missing from the record"),
     "half a run.json": (lambda record: (record / "run.json").write_bytes(b"{"), "damaged"),
-    "no digests": (lambda record: replace(record / "run.json", b'"digests"', b'"digest"'), "not that of a record"),
+    "no digests": (
+        lambda record: replace(record / "run.json", b'"digests"', b'"digest"'),
+        "not the run.json of a record",
+    ),
     "another cell's": (lambda record: replace(record / "run.json", b'"key": "bsd', b'"key": "neu'), "of the cell"),
     "a file outside": (lambda record: replace(record / "run.json", b'"cam.npz":', b'"../cam.npz":'), "outside"),
 }
@@ -125,7 +128,7 @@ def test_a_damaged_record_is_left_out_by_name_and_the_others_come_in(away, damag
     spoil(record)
     counts, (said,) = bring(tiny(), away)
     assert counts == {"new": 3, "damaged": 1}
-    assert str(record) in said or "run.json: not that of a record" in said
+    assert str(record) in said or "run.json: not the run.json of a record" in said
     assert message in said
     assert not layout.record_folder(tiny(), FDL).exists()
 

@@ -41,7 +41,7 @@ def test_a_stale_cell_names_every_setting_that_changed(trained):
     assert state(tiny(epochs=5, learning_rate=0.5)) == ("stale", "epochs: 2 → 5; learning_rate: 0.001 → 0.5")
     assert state(tiny(gaussian_weight=2.0)) == ("stale", "method_params.gaussian_weight: 0.05 → 2.0")
     assert state(tiny(gaussian_weight=2.0), Cell("bsd", "alexnet", 3, "classical", 0)) == ("done", "")
-    assert state(tiny(heads=["fusion"])) == ("stale", "heads: others are asked for")
+    assert state(tiny(heads=["fusion"])) == ("stale", "heads: the settings ask for other ones")
 
 
 def test_other_images_or_another_draw_are_stale(trained):

@@ -369,7 +369,7 @@ def test_heads_without_kept_weights_say_that_the_members_are_trained_again(ready
     members = np.load(folder(ready) / "predictions.npz")["last/test/logits"]
     said = []
     run_bundle(tiny(**HEADS), BUNDLE, say=said.append)
-    assert "stale: heads: others are asked for" in said[0]
+    assert "stale: heads: the settings ask for other ones" in said[0]
     assert any("weights were not kept (keep_weights): it is trained again" in line for line in said)
     assert np.load(folder(ready) / "predictions.npz")["last/test/logits"].tobytes() == members.tobytes()
 
