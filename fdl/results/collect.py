@@ -204,19 +204,6 @@ def read_runs(params: Params) -> "DataFrame":
     return pd.read_csv(path, dtype=text, keep_default_na=False)
 
 
-def headline_values(params: Params, runs: "DataFrame", *, combiner: str, metric: str) -> dict[Cell, float]:
-    """Every cell's value on test, at the first selection rule of its dataset.
-
-    Raises:
-        InputError: there are results, but none of this combiner and metric.
-    """
-    chosen = runs[(runs["split"] == "test") & (runs["combiner"] == combiner) & (runs["metric"] == metric)]
-    if chosen.empty and not runs.empty:
-        metrics, combiners = (", ".join(dict.fromkeys(runs[column])) for column in ("metric", "combiner"))
-        raise InputError(f"runs.csv: no {metric!r} of combiner {combiner!r}; it holds {metrics} of {combiners}")
-    return of_headline_rule(params, chosen)
-
-
 def of_headline_rule(params: Params, rows: "DataFrame") -> dict[Cell, float]:
     """The values of rows of one split, combiner and metric, at the first selection rule of each dataset."""
     rules = {dataset: params.selections_of(dataset)[0] for dataset in dict.fromkeys(rows["dataset"])}

@@ -10,7 +10,7 @@ import pytest
 from fdl.core import layout
 from fdl.core.settings import Cell
 from fdl.reporting.claims import evaluate
-from fdl.results.collect import headline_values, read_runs
+from fdl.reporting.results import read_results
 from tests.reporting.claim_records import MEMBERS, cams, claim, gain, grid, write
 
 
@@ -76,10 +76,8 @@ def test_c5_is_the_disagreement_at_equal_accuracy_of_the_members(project: Path) 
 def test_c6_compares_each_ensemble_with_its_members(project: Path) -> None:
     params = grid()
     write(params, gain(10), diverse=True)
-    claims, runs = evaluate(params), read_runs(params)
-    values = {
-        name: headline_values(params, runs, combiner=name, metric="accuracy") for name in ("soft", "mean", "best")
-    }
+    claims = evaluate(params)
+    values = {name: read_results(params).values(name, "accuracy") for name in ("soft", "mean", "best")}
     for method, title in (("classical", "classical"), ("fdl", "FDL")):
         for name, member in (("C6a", "mean"), ("C6b", "best")):
             here = [100 * (v - values[member][c]) for c, v in values["soft"].items() if c.method == method]

@@ -14,7 +14,7 @@ from fdl.core.settings import Cell, load
 from fdl.evaluation.statistics import clustered_mean
 from fdl.reporting.claim_quantities import frozen_cells
 from fdl.reporting.claims import evaluate, write_claims
-from fdl.results.collect import headline_values, read_runs
+from fdl.reporting.results import read_results
 from tests.reporting.claim_records import cams, claim, gain, grid, write
 from tests.reporting.fabricate import PARAMS_FILE
 
@@ -33,7 +33,7 @@ def test_c1_is_the_mean_paired_difference_of_the_soft_vote(project: Path, points
     params = grid()
     write(params, gain(points))
     c1 = claim(evaluate(params), "C1")
-    values = headline_values(params, read_runs(params), combiner="soft", metric="accuracy")
+    values = read_results(params).values("soft", "accuracy")
     by_dataset = {
         name: np.mean([v * (1 if c.method == "fdl" else -1) for c, v in values.items() if c.dataset == name]) * 200
         for name in ("bsd", "neu")

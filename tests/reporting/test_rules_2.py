@@ -11,7 +11,7 @@ import pytest
 from fdl.core.settings import Cell, Params
 from fdl.reporting import pages
 from fdl.reporting.claims import evaluate, write_claims
-from fdl.results.collect import headline_values, read_runs
+from fdl.reporting.results import read_results
 from tests.reporting.claim_records import IMAGES, MEMBERS, cams, claim, gain, write
 from tests.reporting.claim_records import grid as grid_of
 
@@ -26,7 +26,7 @@ def grid(**overrides: Any) -> Params:
 
 def soft(params: Params) -> dict[Cell, float]:
     """Accuracy of the soft vote, in points."""
-    values = headline_values(params, read_runs(params), combiner="soft", metric="accuracy")
+    values = read_results(params).values("soft", "accuracy")
     return {cell: 100 * value for cell, value in values.items()}
 
 
@@ -198,9 +198,9 @@ def test_c4_counts_what_has_no_correlation_at_its_worst(project: Path, without: 
 def test_c5_compares_the_errors_and_the_information(project: Path) -> None:
     params = grid()
     write(params, gain(0), diverse=True)
-    claims, runs = evaluate(params), read_runs(params)
+    claims = evaluate(params)
     for name, metric in (("C5a", "error_correlation"), ("C5b", "mutual_information")):
-        values = headline_values(params, runs, combiner="ensemble", metric=metric)
+        values = read_results(params).values("ensemble", metric)
         here = claim(claims, name)
         assert here.estimate == pytest.approx(np.mean([table(values, d).mean() for d in ("bsd", "neu")]), abs=1e-5)
         assert here.p_equivalence is None

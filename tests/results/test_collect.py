@@ -13,7 +13,7 @@ from fdl.core import files, layout
 from fdl.core.errors import InputError
 from fdl.core.provenance import SCORES_VERSION
 from fdl.core.settings import Params
-from fdl.results.collect import collect, headline_values, read_collected, read_runs
+from fdl.results.collect import collect, of_headline_rule, read_collected, read_runs
 from fdl.results.locks import bundle_lock
 from fdl.results.unfinished import ProgressFile
 from tests.reporting.fabricate import COMBINERS, fabricate, small_grid
@@ -98,9 +98,7 @@ def test_a_failed_cell_is_no_reason_to_refuse_and_has_no_value(project: Path) ->
     fabricate(params, failed={FIRST})
     (state,) = collect(params).of("failed")
     assert (state.cell.key, state.epoch, state.reason) == (FIRST, 12, "member 2: the cross-entropy is nan")
-    runs = read_runs(params)
-    cells = set(headline_values(params, runs, combiner="soft", metric="accuracy"))
-    assert cells == set(params.cells()) - {state.cell}
+    assert set(of_headline_rule(params, read_runs(params))) == set(params.cells()) - {state.cell}
 
 
 def test_missing_records_are_named(project: Path) -> None:
@@ -310,51 +308,6 @@ def test_names_are_text_whatever_they_are(project: Path) -> None:
     path = layout.report_folder(params) / "runs.csv"
     path.write_text(path.read_text().replace(",fdl,", ",null,"))  # a method of one's own
     assert set(read_runs(params)["method"]) == {"classical", "null"}
-
-
-@pytest.mark.parametrize("rules", [["sum", "last"], ["last", "sum"]])
-def test_headline_values_are_of_the_first_selection_rule(project: Path, rules: list[str]) -> None:
-    params = small_grid(evaluate_every=1, selections=rules)
-    fabricate(params)
-    collect(params)
-    runs = read_runs(params)
-    assert set(runs["selection"]) == {"sum", "last"}
-    runs.loc[runs["selection"] == rules[1], "value"] = 0.0
-    values = headline_values(params, runs, combiner="soft", metric="accuracy")
-    assert len(values) == 8
-    assert min(values.values()) > 0
-
-
-@pytest.mark.parametrize(("combiner", "metric"), [("soft", "accuracy"), ("hard", "f1_macro")])
-def test_headline_values_are_of_one_combiner_and_metric_on_test(project: Path, combiner: str, metric: str) -> None:
-    params = small_grid()
-    fabricate(params)
-    collect(params)
-    runs = read_runs(params)
-    runs["value"] = [float(number) for number in range(len(runs))]
-    chosen = {
-        row.seed: row.value
-        for row in runs.itertuples()
-        if (row.shots, row.method, row.split, row.combiner, row.metric) == (3, "fdl", "test", combiner, metric)
-    }
-    values = headline_values(params, runs, combiner=combiner, metric=metric)
-    assert len(values) == 8
-    assert {cell.seed: value for cell, value in values.items() if (cell.shots, cell.method) == (3, "fdl")} == chosen
-
-
-def test_where_every_cell_diverged_there_is_no_headline_value(project: Path) -> None:
-    params = small_grid()
-    fabricate(params, failed={cell.key for cell in params.cells()})
-    collect(params)
-    assert headline_values(params, read_runs(params), combiner="soft", metric="accuracy") == {}
-
-
-def test_an_unknown_combiner_is_refused_with_the_known_ones(project: Path) -> None:
-    params = small_grid()
-    fabricate(params)
-    collect(params)
-    with pytest.raises(InputError, match=r"stacking.*accuracy, f1_macro, .* of .*soft"):
-        headline_values(params, read_runs(params), combiner="stacking", metric="accuracy")
 
 
 def test_a_record_scored_by_an_older_version_is_stale_and_says_how_to_score_it_again(project: Path) -> None:

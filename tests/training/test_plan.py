@@ -12,7 +12,7 @@ from fdl.core.settings import Bundle, Cell
 from fdl.evaluation import kept_maps
 from fdl.evaluation.cam import OF_EACH
 from fdl.models import Member
-from fdl.results.collect import headline_values, read_runs
+from fdl.reporting.results import read_results
 from fdl.training import costs, fused, fused_heads, plan
 from fdl.training.bundle import run_bundle
 from fdl.training.costs import Shape
@@ -158,7 +158,7 @@ def test_the_spread_is_that_of_the_records_at_hand(project):
     params = grid()
     write(params, gain(6))
     needed = seeds_needed(params, params.cells())
-    values = headline_values(params, read_runs(params), combiner="soft", metric="accuracy")
+    values = read_results(params).values("soft", "accuracy")
     for dataset in ("bsd", "neu"):
         pairs = [
             [100 * (values[Cell(dataset, "alexnet", k, "fdl", s)] - values[Cell(dataset, "alexnet", k, "classical", s)])
