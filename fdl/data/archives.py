@@ -104,7 +104,7 @@ def extract(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
-                f"{archive}: cannot be extracted ({first_line(error)}); free disk space, or check its permissions"
+                f"{archive}: cannot be extracted ({first_line(error)}); make room, or check the permissions there"
             ) from None
         raise InputError(f"{archive}: not a readable archive ({first_line(error)}); download it again") from None
     if not writer.files:
