@@ -1,6 +1,10 @@
-"""Grad-CAM at the feature map of the distance loss (docs/reference.md 7), and what a record keeps of the maps.
+"""Grad-CAM at the feature map on which the distance loss acts (docs/reference.md 7).
 
-How far they overlap is computed from that, in `fdl.evaluation.overlap`.
+This module computes the class activation maps and the arrays that a cell's record stores about them in `cam.npz`. A
+cell is one trained ensemble. `fdl.evaluation.overlap` computes from `cam.npz` how far the members' maps overlap.
+
+Letters in the shapes: M members, P = M (M - 1) / 2 pairs of members, N test images, n of them that are chosen, B images
+of a batch, C classes, K channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,34 +20,34 @@ from fdl.evaluation.overlap import COMPARED
 from fdl.evaluation.parts import in_parts
 from fdl.methods.losses import descriptor
 
-# A net's graph is kept for one batch at a time, so this costs no more memory than a training step, which
-# keeps the graphs of five nets for batches of ten.
+# Only one net's graph for one batch exists at a time. With 50 images it takes no more memory than a training step,
+# which keeps the graphs of five nets for batches of ten.
 BATCH = 50
-# A record holds maps of the first test images of this many classes, in label order, and of this many of each, so
-# that a figure can pick the first one that both methods get right.
+# A record holds maps of the first `OF_EACH` test images of each of the first `CLASSES` classes, in label order. Several
+# images per class let a figure pick the first one that both methods classify correctly.
 CLASSES, OF_EACH = 10, 4
 Score = Literal["probability", "logit"]
 
 
 def grad_cam(nets: Sequence[nn.Module], images: Tensor, classes: Tensor, *, score: Score = "probability") -> Tensor:
-    """Signed Grad-CAM maps of all members, not normalised: Σₖ αₖ Fₖ, αₖ the spatial mean of ∂score/∂Fₖ.
+    """Signed Grad-CAM maps of all members: Σₖ αₖ Fₖ, where αₖ is the spatial mean of ∂score/∂Fₖ; not normalised.
 
-    The authors' score is the softmax probability p of the class. Its gradient is p (1 - p) times that of
-    the margin z - log Σ exp(other logits), which does not vanish when the softmax saturates: the margin
-    is differentiated, and the factor put on in float64, so that a confident net's map is small, not zero
-    (up to margins of 700).
+    The authors' score is the softmax probability p of the class. Its gradient is p (1 - p) times the gradient of the
+    margin z - log Σ exp(other logits), where z is the logit of the class. The gradient of the margin does not vanish
+    when the softmax saturates. So we differentiate the margin and multiply by p (1 - p) in float64: the map of a
+    confident net is then small but not zero, for margins up to 700.
 
     Args:
         nets: M members in evaluation mode, each returning (logits (B, C), feature map (B, K, H', W')).
         images: (B, 3, H, W), as the nets take them.
-        classes: whose score, (B,) for all members or (M, B) for each its own.
-        score: "probability", as the authors, or "logit".
+        classes: the class whose score is differentiated: (B,) for all members, or (M, B) for each member its own.
+        score: "probability", which the authors use, or "logit".
 
     Returns:
         (M, B, H', W') in float64.
 
     Raises:
-        ValueError: a net is in training mode; its map would depend on the other images of the batch.
+        ValueError: a net is in training mode, in which its map would depend on the other images of the batch.
     """
     if any(net.training for net in nets):
         raise ValueError("grad_cam needs nets in evaluation mode")
@@ -52,15 +56,15 @@ def grad_cam(nets: Sequence[nn.Module], images: Tensor, classes: Tensor, *, scor
 
 
 def _forward(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, C) and feature map with a graph between them."""
+    """Logits (B, C) and feature map (B, K, H', W'), connected by a graph."""
     with torch.enable_grad():
-        # The images ask for a gradient so that there is a graph even where no weight does.
+        # The images require a gradient, so that a graph is built even if no weight requires one.
         logits, feature_map = net(images.detach().requires_grad_())
     return logits, feature_map
 
 
 def _grad_cam(logits: Tensor, feature_map: Tensor, classes: Tensor, score: Score) -> Tensor:
-    """One member's maps (B, H', W')."""
+    """The maps (B, H', W') of one member."""
     with torch.enable_grad():
         target = logits.gather(1, classes[:, None])[:, 0]
         if score == "probability":
@@ -74,14 +78,14 @@ def _grad_cam(logits: Tensor, feature_map: Tensor, classes: Tensor, score: Score
 
 
 def normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The positive part of each map, divided by its maximum.
+    """Divide the positive part of each map by its maximum.
 
     Args:
         maps: (..., H', W'), signed.
 
     Returns:
-        (..., H', W') in [0, 1], float32; and (...) booleans of the empty maps: without a positive cell,
-        all zero.
+        The normalised maps (..., H', W') in [0, 1], float32; and booleans (...), true for each map that is empty. A map
+        is empty if no value of it is positive; its normalised map is all zeros.
     """
     positive = maps.clamp(min=0)
     peak = positive.amax(dim=(-2, -1), keepdim=True)
@@ -90,13 +94,13 @@ def normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_cosines(normalised: Tensor) -> Tensor:
-    """Cosine of the maps of each pair of members, 0 where one is empty.
+    """Cosine similarity of the maps of each pair of members; 0 if one of the two maps is empty.
 
     Args:
         normalised: (M, B, H', W'), see `normalise`.
 
     Returns:
-        (P, B), the P = M (M - 1) / 2 pairs in the order 01, 02, …, 12, …
+        (P, B), the pairs in the order 01, 02, …, 12, …
     """
     flat = normalised.flatten(2)
     norm = flat.norm(dim=-1, keepdim=True)
@@ -107,17 +111,17 @@ def pair_cosines(normalised: Tensor) -> Tensor:
 
 
 def pair_correlations(maps: Tensor) -> Tensor:
-    """Pearson's correlation, over the places of a map, between the signed maps of each pair of members.
+    """Pearson's correlation between the signed maps of each pair of members, over the positions of a map.
 
     Args:
         maps: (M, B, H', W'), signed, see `grad_cam`.
 
     Returns:
-        (P, B), the pairs as in `pair_cosines`; NaN where a map has the same value everywhere, and so no correlation.
+        (P, B), the pairs as in `pair_cosines`; NaN if one of the two maps is constant, which leaves it undefined.
     """
     flat = maps.flatten(2).double()
     constant = flat.amax(-1) == flat.amin(-1)
-    # Scaled first: the squares of a map near 1e-200 would vanish.
+    # Each map is scaled first, because the squares of values near 1e-200 would underflow.
     scaled = flat / flat.abs().amax(-1, keepdim=True).where(~constant[..., None], 1)
     centred = scaled - scaled.mean(-1, keepdim=True)
     unit = centred / centred.norm(dim=-1, keepdim=True).where(~constant[..., None], torch.nan)
@@ -127,14 +131,17 @@ def pair_correlations(maps: Tensor) -> Tensor:
 
 
 def compared_positions(labels: Tensor, most: int = COMPARED) -> Tensor:
-    """Which test images the maps of claim C4 are made of, (N,) in rising order.
+    """Choose the test images on which claim C4 (docs/claims.md) compares the members' maps.
 
-    The first image of every class, then the second of every class, and so on, until there are `most` or no more:
-    a rule that looks at no prediction, so that all methods and seeds have the same ones.
+    The rule takes the first image of every class, then the second of every class, and so on, up to `most` images. It
+    does not depend on predictions, so it chooses the same images for all methods and seeds.
 
     Args:
         labels: (N,), of all test images.
-        most: images at most.
+        most: the largest number of images to choose.
+
+    Returns:
+        (n,), positions of the chosen images in ascending order, n = min(N, `most`).
     """
     ranks = torch.empty_like(labels)
     for label in labels.unique():
@@ -153,18 +160,19 @@ def signed_record(
     to_input: Callable[[Tensor], Tensor],
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
-    """The part of a cell's `cam.npz` that claim C4 compares: how the members' signed maps correlate.
+    """The correlations of the members' signed maps: the part of `cam.npz` that claim C4b compares.
 
-    A member's map is that of the logit of the class that it predicts itself. Signed and of the logit, because the
-    positive part of a map is empty for most answers that are wrong, and the probability's gradient vanishes.
+    Each member's map is that of the logit of the class that this member predicts. The maps are signed, because the
+    positive part of a map is empty for most wrong predictions; they are of the logit, because the gradient of the
+    probability vanishes for confident ones.
 
     Args:
         nets, pixels, labels, to_input, batch: as in `overlap_record`.
-        logits: (M, N, C), what was predicted for the test images.
+        logits: (M, N, C), the members' predictions for the test images.
 
     Returns:
-        `signed_correlations` (P, n) float16, see `pair_correlations`, and `signed_positions` (n,) int64, see
-        `compared_positions`.
+        `signed_correlations` (P, n) float16, see `pair_correlations`;
+        `signed_positions` (n,) int64, see `compared_positions`.
     """
     positions = compared_positions(labels)
     predicted = logits.argmax(-1)
@@ -184,19 +192,19 @@ def overlap_record(
     to_input: Callable[[Tensor], Tensor],
     batch: int = BATCH,
 ) -> dict[str, NDArray[Any]]:
-    """The part of a cell's `cam.npz` that says how far the members' maps overlap.
+    """The part of a cell's `cam.npz` that says how far the members' maps of the true class overlap.
 
     Args:
         nets: M members in evaluation mode.
         pixels: (N, 3, H, W) uint8, the test images.
         labels: (N,).
-        to_input: makes of pixels what the nets take.
-        batch: images at a time.
+        to_input: converts pixels to the input of the nets.
+        batch: number of images per pass.
 
     Returns:
-        `cosines` (P, n) float16: of the pairs' maps of the true class, see `pair_cosines`;
-        `empty` (M, ⌈n / 8⌉) uint8: packed bits, which of these maps are empty. Both of the n images that
-        `compared_positions` picks.
+        Two arrays about the n images that `compared_positions` chooses:
+        `cosines` (P, n) float16, see `pair_cosines`;
+        `empty` (M, ⌈n / 8⌉) uint8, packed bits that say which maps are empty.
     """
 
     def of_part(part: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,23 +225,29 @@ def shown_record(
     to_input: Callable[[Tensor], Tensor],
     score: Score = "probability",
 ) -> dict[str, NDArray[Any]]:
-    """The part of a cell's `cam.npz` that is looked at: whole maps of some test images.
+    """The part of a cell's `cam.npz` that figures show: whole maps of some test images.
 
-    These are the first `OF_EACH` test images of the first `CLASSES` classes: a rule that looks at no prediction, so
-    that all methods hold the same ones, class by class in test order.
+    The images are the first `OF_EACH` test images of each of the first `CLASSES` classes, class by class in test order.
+    This rule does not depend on predictions, so the records of all methods hold maps of the same images.
 
     Args:
         nets, pixels, labels, to_input: as in `overlap_record`.
-        logits: (M, N, C), what was predicted for the test images: in another precision, maybe, than that of the maps.
+        logits: (M, N, C), the members' predictions for the test images. Their precision may differ from that of the
+            maps.
         score: see `grad_cam`.
 
     Returns:
-        `maps_true`, `maps_predicted` (M, n, H', W') float16: normalised maps of the images, of their class and of the
-        one that each member predicts;
-        `descriptors` (M, n, H', W') float16: channel means of the feature maps;
-        `descriptor_mask` (M, n, H', W') bool: the cells of them that the distance loss keeps;
-        `predicted` (M, n), `voted` (n,), `labels` (n,), `positions` (n,) int64, `pixels` (n, H, W, 3) uint8: of the
-        same images; `voted` is the class of the soft vote; `score` (): whose gradient the maps are made of.
+        Arrays about the n images:
+        `maps_true`, `maps_predicted` (M, n, H', W') float16, normalised maps of the true class and of the class that
+        each member predicts;
+        `descriptors` (M, n, H', W') float16, channel means of the feature maps;
+        `descriptor_mask` (M, n, H', W') bool, true where the distance loss keeps the descriptor;
+        `predicted` (M, n) int64, the class that each member predicts;
+        `voted` (n,) int64, the class of the soft vote;
+        `labels` (n,), the true classes;
+        `positions` (n,) int64, positions among the test images;
+        `pixels` (n, H, W, 3) uint8;
+        `score` (), the argument.
     """
     positions = torch.cat([(labels == label).nonzero()[:OF_EACH, 0] for label in labels.unique()[:CLASSES]])
     predicted = logits.argmax(-1)
@@ -252,7 +266,7 @@ def shown_record(
             "maps_true": maps_true.half(),
             "maps_predicted": maps_predicted.half(),
             "descriptors": descriptors.half(),
-            # A cell of 0 that is kept looks as if it were not; it counts for nothing either way.
+            # A value of 0 that the mask keeps is stored as masked. It contributes nothing to the loss either way.
             "descriptor_mask": masked != 0,
         }
 

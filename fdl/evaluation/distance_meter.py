@@ -1,4 +1,4 @@
-"""How far the members' feature maps lie apart, by the terms of the distance loss."""
+"""The terms of the distance loss, measured on a whole split of a dataset (its training or test images)."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from fdl.methods.losses import feature_distance
 
 
 class FeatureDistanceMeter:
-    """The two terms of the distance loss over a split, added up batch by batch.
+    """Accumulates the two terms of the distance loss over a split, batch by batch.
 
-    The terms are unweighted sums over pairs of members, as in the loss (docs/reference.md 2.1), and means
-    over images, whatever the sizes of the batches.
+    As in the loss (docs/reference.md 2.1), each term is a sum over pairs of members and a mean over images; it is not
+    multiplied by its weight. Every image counts equally, whatever the sizes of the batches.
     """
 
     def __init__(self) -> None:
         self._images = 0
-        self._sums: Tensor | None = None  # of (cosine, Gaussian) over images, in float64, where the maps are
+        self._sums: Tensor | None = None  # (2,) float64: both terms summed over images, on the maps' device
 
     def add(self, maps: Sequence[Tensor]) -> None:
-        """Count a batch: M feature maps (B, C, H, W). Fewer than two have no distance and are not counted."""
+        """Add the M feature maps (B, C, H, W) of a batch. A single net has no distance, so M < 2 adds nothing."""
         if len(maps) < 2:
             return
         with torch.no_grad():
@@ -30,7 +30,7 @@ class FeatureDistanceMeter:
         self._images += len(maps[0])
 
     def values(self) -> dict[str, float]:
-        """`cosine_sum` and `gaussian_sum`; empty if nothing was counted."""
+        """The means over images, `cosine_sum` and `gaussian_sum`; empty if nothing was added."""
         if self._sums is None:
             return {}
         cosine, gaussian = (self._sums / self._images).tolist()

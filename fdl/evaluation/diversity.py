@@ -1,6 +1,7 @@
-"""How far the members of an ensemble differ in what they predict; without torch, which takes seconds.
+"""Measures of how far the members of an ensemble differ in their predictions.
 
-A new measure is a function and its entry in `DIVERSITY`; None as its value (one member has no pairs) makes no row.
+To add a measure, write a function and give it an entry in `DIVERSITY`. If the function returns None, as for a single
+member, which has no pairs, `runs.csv` gets no row. This module does not import torch, which would take seconds.
 """
 
 from math import inf
@@ -17,35 +18,36 @@ Labels = NDArray[np.integer]
 
 
 def oracle_accuracy(logits: Logits, labels: Labels) -> float:
-    """Share of images that at least one member gets right."""
+    """Share of images that at least one member classifies correctly."""
     return float(_right(logits, labels).any(axis=0).mean())
 
 
 def disagreement(logits: Logits, labels: Labels) -> float | None:
-    """Share of images on which two members predict different classes, mean over pairs."""
+    """Share of images on which two members predict different classes, mean over pairs; None without a pair."""
     predicted = logits.argmax(axis=-1)
     first, second = np.triu_indices(len(logits), k=1)
     return float((predicted[first] != predicted[second]).mean()) if len(first) else None
 
 
 def mutual_information(logits: Logits, labels: Labels) -> float | None:
-    """In nats: H(mean of the members' probabilities) - mean of their H, mean over images.
+    """Mutual information, in nats, between the prediction and a member chosen at random, mean over images.
 
-    Between the prediction and the member that is asked: 0 if all say the same, at most log M.
+    It is the entropy of the members' mean probabilities minus the mean of the members' entropies. It is 0 if all
+    members predict the same probabilities, and at most log M. None for a single member.
     """
     if len(logits) < 2:
         return None
     probabilities = softmax(logits)
     mean = probabilities.mean(axis=0)
     information = float((_entropy(mean) - _entropy(probabilities).mean(axis=0)).mean())
-    return max(information, 0.0)  # members that agree leave a rounding error of either sign
+    return max(information, 0.0)  # rounding can make it negative if the members agree
 
 
 def q_statistic(logits: Logits, labels: Labels) -> float | None:
-    """Yule's Q of two members being right (Kuncheva & Whitaker 2003), mean over pairs.
+    """Yule's Q of two members' being right (Kuncheva & Whitaker 2003), mean over pairs.
 
-    1 if they are right on the same images, 0 if independently, -1 if never together. Pairs for which it is 0/0 do not
-    count.
+    Q is 1 if two members are right on the same images, 0 if they are right independently of each other, and -1 if they
+    are never right on the same image. Pairs for which it is 0/0 are left out; None if no pair remains.
     """
     first, second = _pairs(logits, labels)
     alike = (first & second).sum(axis=1) * (~first & ~second).sum(axis=1)
@@ -55,10 +57,10 @@ def q_statistic(logits: Logits, labels: Labels) -> float | None:
 
 
 def error_correlation(logits: Logits, labels: Labels) -> float | None:
-    """Correlation of two members being right (Kuncheva & Whitaker 2003, equation 5), mean over pairs.
+    """Correlation between two members' being right (Kuncheva & Whitaker 2003, equation 5), mean over pairs.
 
-    1 if they are right on the same images, 0 if independently. A pair of which one is right on all or on no image has
-    none and does not count.
+    It is 1 if two members are right on the same images and 0 if they are right independently of each other. It is
+    undefined if one of the two is right on all images or on none; such pairs are left out. None if no pair remains.
     """
     first, second = _pairs(logits, labels)
     share, other_share, both = first.mean(axis=1), second.mean(axis=1), (first & second).mean(axis=1)
@@ -68,19 +70,19 @@ def error_correlation(logits: Logits, labels: Labels) -> float | None:
 
 
 def _right(logits: Logits, labels: Labels) -> NDArray[np.bool_]:
-    """Which images each member gets right, (M, N)."""
+    """Whether each member classifies each image correctly, (M, N)."""
     return np.asarray(logits.argmax(axis=-1) == labels)
 
 
 def _pairs(logits: Logits, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which images the first and the second member of every pair get right, (P, N) each."""
+    """Whether the first and the second member of every pair classify each image correctly, (P, N) each."""
     first, second = np.triu_indices(len(logits), k=1)
     correct = _right(logits, labels)
     return correct[first], correct[second]
 
 
 def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy along the last axis, in nats; 0 log 0 = 0."""
+    """Entropy along the last axis, in nats, with 0 log 0 = 0."""
     return np.asarray(-np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1))
 
 

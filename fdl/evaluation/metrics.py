@@ -1,6 +1,7 @@
-"""Metrics of predicted classes and of probabilities, in plain numpy: torchmetrics costs 10 s to import.
+"""Metrics of predicted classes and of probabilities, in plain numpy, because torchmetrics takes 10 s to import.
 
-A new metric is a function and its entry in `METRICS`: scores, checks, tables, MLflow and docs/report.md read it.
+To add a metric, write a function and give it an entry in `METRICS`. Scores, checks, tables, MLflow and docs/report.md
+read the entries.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,24 +18,31 @@ SHARE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a record holds, and all that is known of it."""
+    """One number in a cell's record: its function, and everything that tables, checks and MLflow need to know of it."""
 
     title: str
-    # Its value, a float; None where it is not defined: no row.
+    # Returns the value as a float, or None if it is undefined: then `runs.csv` gets no row.
     function: Callable[..., Any]
-    # What it is given: predicted classes (N,) or probabilities (N, C) of every combiner, with the labels (N,);
-    # distinct classes: of the test images without a near-duplicate; the members' logits (M, N, C) with the labels;
-    # the terms of the distance loss (2,); a `cam.npz`.
+    # The arguments of the function:
+    # "classes": predicted classes (N,) and labels (N,), for every combiner (way of forming one prediction from the
+    #   members' outputs, see `fdl.evaluation.voting`);
+    # "distinct classes": the same for the test images that have no near-duplicate among the training images;
+    # "probabilities": probabilities (N, C) and labels (N,), for every combiner;
+    # "members": the members' logits (M, N, C) and labels (N,);
+    # "distance": the terms of the distance loss (2,);
+    # "maps": a `cam.npz`.
     takes: Literal["classes", "distinct classes", "probabilities", "members", "distance", "maps"]
-    limits: tuple[float, float]  # the values that are possible; a share is printed in percent
-    better: Literal["higher", "lower", ""] = ""  # "": neither is
+    limits: tuple[float, float]  # lowest and highest possible value; if they are `SHARE`, it is printed in percent
+    better: Literal["higher", "lower", ""] = ""  # "": neither is better
     unit: str = ""
-    meaning: str = ""  # what a table says of it
-    remark: str | None = None  # the same with the measure beside it; "": that one says it
-    table: Literal["always", "own images", "near-duplicates", ""] = ""  # whether it has a table in the paper's layout
-    chance: bool = False  # guessing all classes equally often scores 1 / classes
-    splits: tuple[str, ...] = ("test",)  # that have a column in the table of diversity
-    kept_empty: bool = False  # its column stands even where no record has a value
+    meaning: str = ""  # explanation in tables, without the title
+    # Whole sentence that replaces title, unit and meaning in a table; "" if the remark of a neighbouring metric
+    # explains this one, too.
+    remark: str | None = None
+    table: Literal["always", "own images", "near-duplicates", ""] = ""  # when it has a table in the paper's layout
+    chance: bool = False  # whether guessing all classes equally often scores 1 / number of classes
+    splits: tuple[str, ...] = ("test",)  # splits that have a column in the diversity table
+    kept_empty: bool = False  # whether its column is shown even if no record has a value
 
     @property
     def percent(self) -> bool:
@@ -43,7 +51,7 @@ class Metric:
 
     @property
     def explained(self) -> str:
-        """A sentence for the table that it stands in; empty where the name says all."""
+        """A sentence that explains the metric below a table; empty if the title suffices."""
         if self.remark is not None:
             return self.remark
         unit = f", in {self.unit}" if self.unit else ""
@@ -51,34 +59,34 @@ class Metric:
 
 
 def defined(measures: Mapping[str, Metric], *given: Any) -> dict[str, float]:
-    """The values of those that are defined."""
+    """Compute the measures from the given arguments, and return the values that are defined."""
     values = {name: measure.function(*given) for name, measure in measures.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def sentence(text: str) -> str:
-    """A title as the head of a column."""
+    """The text with its first letter in upper case."""
     return text[0].upper() + text[1:]
 
 
 def accuracy(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Share of equal entries; both (N,), N ≥ 1."""
+    """Share of predicted classes (N,) that equal the labels (N,), N ≥ 1."""
     return float((predicted == labels).mean())
 
 
 def f1_macro(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Mean F1 over the classes that are present in either argument, as scikit-learn's macro average."""
+    """Mean F1 over the classes that occur in either argument, as in scikit-learn's macro average; both (N,)."""
     return float(np.mean(_f1(predicted, labels, np.union1d(predicted, labels))))
 
 
 def f1_weighted(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Mean F1 over the classes of `labels`, weighted by their images, as scikit-learn's weighted average."""
+    """Mean F1 over the classes of `labels`, weighted by their numbers of images, as in scikit-learn; both (N,)."""
     classes, images = np.unique(labels, return_counts=True)
     return float(np.average(_f1(predicted, labels, classes), weights=images))
 
 
 def _f1(predicted: NDArray[np.integer], labels: NDArray[np.integer], classes: NDArray[np.integer]) -> list[np.floating]:
-    """F1 of each of these classes; each is present in one of the arguments."""
+    """F1 of each of the classes, every one of which occurs in `predicted` or `labels`."""
     scores = []
     for c in classes:
         hits = np.sum((predicted == c) & (labels == c))
@@ -87,18 +95,19 @@ def _f1(predicted: NDArray[np.integer], labels: NDArray[np.integer], classes: ND
 
 
 def accuracy_balanced(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Mean share of hits over the classes that are present in `labels`: all count equally, however many images.
+    """Mean recall over the classes that occur in `labels`; both (N,), N ≥ 1.
 
-    As scikit-learn's `balanced_accuracy_score`; with equal classes it is the accuracy.
+    Every class counts equally, whatever its number of images, as in scikit-learn's `balanced_accuracy_score`. If all
+    classes have the same number of images, it equals the accuracy.
     """
     return float(np.mean([(predicted[labels == c] == c).mean() for c in np.unique(labels)]))
 
 
 def nll(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Mean negative log of the true class's probability, in nats, as scikit-learn's `log_loss`.
+    """Mean negative logarithm of the true class's probability, in nats, as scikit-learn's `log_loss`.
 
-    Probabilities below the machine epsilon of their type count as that, so that one image costs at most
-    36 (float64).
+    Probabilities are clipped from below at the machine epsilon of their type, so one image contributes at most 36
+    (float64).
 
     Args:
         probabilities: (N, C), rows of sum 1; N ≥ 1.
@@ -109,9 +118,10 @@ def nll(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> flo
 
 
 def ece(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Expected calibration error: |accuracy - mean confidence| of 15 bins of equal width, weighted by images.
+    """Expected calibration error: mean of |accuracy - mean confidence| over 15 bins, weighted by numbers of images.
 
-    Confidence is the highest probability. A bin holds its upper edge (Guo et al. 2017, section 2).
+    Confidence is the highest probability. The bins have equal width and include their upper edges (Guo et al. 2017,
+    section 2).
 
     Args:
         probabilities: (N, C), rows of sum 1; N ≥ 1.
@@ -122,24 +132,24 @@ def ece(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> flo
 
 
 def confidence_bins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """What a reliability diagram shows, by the bins of `ece`.
+    """The numbers that a reliability diagram shows, for each bin of `ece`.
 
     Args:
         probabilities: (N, C), rows of sum 1.
         labels: (N,).
 
     Returns:
-        (3, 15): number of images, sum of their confidences, number of hits.
+        (3, 15): number of images, sum of their confidences, number of correct predictions.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
-    # Compared with the edges themselves: confidence × 15 would round across them.
+    # We compare with the edges themselves, because the product confidence × 15 could be rounded across an edge.
     bins = np.digitize(confidence, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
     return np.stack([np.bincount(bins, summed, ECE_BINS) for summed in (np.ones_like(confidence), confidence, correct)])
 
 
 def brier(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Squared error of the probabilities, summed over classes, mean over images: from 0 to 2 (Brier 1950).
+    """Brier score (1950): squared error of the probabilities, summed over classes, mean over images; from 0 to 2.
 
     Args:
         probabilities: (N, C), rows of sum 1; N ≥ 1.

@@ -1,7 +1,10 @@
-"""How far the members' class activation maps overlap, from a cell's `cam.npz`; without torch, which takes seconds.
+"""How far the members' class activation maps overlap, computed from the `cam.npz` of a cell (one trained ensemble).
 
-The measures of claim C4 (docs/claims.md). Rules 1: the mean cosine between the members' maps of the true class.
-Rules 2: the share of these maps that are empty, and the mean correlation between the members' signed maps.
+These are the measures of claim C4 (docs/claims.md). Rules 1 use the mean cosine between the members' maps of the true
+class. Rules 2 use the share of these maps that are empty, and the mean correlation between the members' signed maps.
+`fdl.evaluation.cam` computes the maps. This module does not import torch, which would take seconds.
+
+Letters in the shapes: M members, P pairs of members, N test images in the `cam.npz`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,28 +15,28 @@ from numpy.typing import NDArray
 
 from fdl.evaluation.metrics import SHARE, Metric
 
-Maps = Mapping[str, NDArray[Any]]  # a `cam.npz`
-# The maps of claim C4 are made of at most so many test images: without kept feature maps each costs as much as a
-# training step, and a record of 7,500 images has ten times the size.
+Maps = Mapping[str, NDArray[Any]]  # the arrays of a `cam.npz`
+# Claim C4 compares maps of at most this many test images. Without kept feature maps, each map costs as much as a
+# training step, and the record of 7,500 images has ten times the size.
 COMPARED = 1000
 
 
 def empty_maps(record: Maps) -> NDArray[np.bool_]:
-    """Which maps (M, N) of a `cam.npz` are empty: the map of the true class has no positive place."""
+    """Whether each member's map of the true class is empty, that is, positive nowhere: booleans (M, N)."""
     return np.unpackbits(record["empty"], axis=-1, count=record["cosines"].shape[1]).astype(bool)
 
 
 def left_out(record: Maps) -> NDArray[np.bool_]:
-    """The pairs (P, N) of a `cam.npz` in which a map is empty; their cosine means nothing."""
+    """Whether a pair of maps has an empty one, so that its cosine is meaningless: booleans (P, N)."""
     empty = empty_maps(record)
     first, second = np.triu_indices(len(empty), k=1)
     return np.asarray(empty[first] | empty[second])
 
 
 def on_same_images(records: Sequence[Maps]) -> list[dict[str, NDArray[Any]]]:
-    """Narrow the `cosines` and `empty` of several `cam.npz` of one dataset to the test images that all of them hold.
+    """Restrict the `cosines` and `empty` of several `cam.npz` of one dataset to the test images they have in common.
 
-    Newer records hold the images of `signed_positions` (`fdl.evaluation.cam.compared_positions`), older ones all
+    Newer records hold the images at `signed_positions` (`fdl.evaluation.cam.compared_positions`); older ones hold all
     test images.
     """
     fewest = min((record["cosines"].shape[1] for record in records), default=0)
@@ -52,18 +55,18 @@ def on_same_images(records: Sequence[Maps]) -> list[dict[str, NDArray[Any]]]:
 def overlap(
     cosines: NDArray[np.floating], left_out: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
-    """Mean over pairs of each image's cosines.
+    """Mean cosine of each image over the pairs that are not left out.
 
     To compare two methods, leave out of both what either of them leaves out:
     `overlap(a["cosines"], left_out(a) | left_out(b))`, and the same for b.
 
     Args:
         cosines: (P, N), in any precision.
-        left_out: (P, N), see the function of this name.
+        left_out: (P, N) booleans, see the function of this name.
 
     Returns:
-        Per image the mean (N,), 0 where no pair is left, and the number of pairs (N,) that it is over;
-        and the share of all pairs and images that is left out, 1 where there is none at all.
+        The mean of each image (N,), 0 if no pair remains; the number of pairs that remain for each image (N,); and the
+        share of the P · N values that is left out, 1 if P · N is 0.
     """
     counted = ~left_out
     pairs = counted.sum(axis=0)
@@ -72,7 +75,7 @@ def overlap(
 
 
 def signed_overlap(correlations: NDArray[np.floating]) -> tuple[float | None, float]:
-    """Mean of the correlations (P, N) that are defined, None where none is; and the share that is not."""
+    """Mean of the correlations (P, N) that are defined, or None if none is; and the share that is undefined."""
     defined = np.isfinite(correlations)
     share = 1 - float(defined.mean()) if correlations.size else 1.0
     return (float(correlations[defined].mean(dtype=np.float64)) if defined.any() else None), share
@@ -81,15 +84,17 @@ def signed_overlap(correlations: NDArray[np.floating]) -> tuple[float | None, fl
 def signed_bounds(
     correlations: NDArray[np.floating], other: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the difference of two methods' mean correlations lies between, whatever the undefined ones would be.
+    """Bounds on the difference between two methods' mean correlations, for each image.
 
-    A correlation that is not defined could have been anything from −1 to 1.
+    An undefined correlation could have had any value from −1 to 1.
 
     Args:
-        correlations, other: (P, N), of the same images.
+        correlations, other: (P, N), of the same images, NaN where undefined; the difference is the first minus the
+            second.
 
     Returns:
-        The lowest and the highest possible difference of each image, (N,) each: equal where all are defined.
+        The lowest and the highest possible difference of each image, (N,) each. They are equal if all correlations of
+        the image are defined.
     """
     low, high = (_filled(correlations, value) for value in (-1.0, 1.0))
     other_low, other_high = (_filled(other, value) for value in (-1.0, 1.0))
@@ -97,7 +102,7 @@ def signed_bounds(
 
 
 def _filled(correlations: NDArray[np.floating], value: float) -> NDArray[np.float64]:
-    """Mean over the pairs of each image, with a value in place of those that are not defined."""
+    """Mean over the pairs of each image (N,), with the value in place of undefined correlations."""
     return np.asarray(np.nan_to_num(correlations.astype(np.float64), nan=value).mean(axis=0))
 
 
@@ -114,7 +119,7 @@ def _empty(cam: Maps) -> float:
     return float(empty_maps(cam).mean())
 
 
-# Records made before there were signed maps have none.
+# Old records have no correlations of signed maps.
 def _signed(cam: Maps) -> float | None:
     return signed_overlap(cam["signed_correlations"])[0] if "signed_correlations" in cam else None
 
@@ -123,7 +128,7 @@ def _signed_left_out(cam: Maps) -> float | None:
     return signed_overlap(cam["signed_correlations"])[1] if "signed_correlations" in cam else None
 
 
-OVERLAP: dict[str, Metric] = {  # in the order of columns; all of test images
+OVERLAP: dict[str, Metric] = {  # in the order of columns; all measured on test images
     "cam_overlap": Metric(
         "overlap of maps",
         _overlap,

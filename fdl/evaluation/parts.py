@@ -1,4 +1,4 @@
-"""Works through many images some at a time, and fewer at a time where the memory of a GPU ends."""
+"""Processing many images in parts, in smaller ones after the memory of a GPU is exhausted."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ Result = TypeVar("Result")
 
 
 def in_parts(work: Callable[[Tensor], Result], values: Tensor, size: int) -> Iterator[Result]:
-    """What the work makes of each part of some values.
+    """Apply a function to consecutive parts of the values; yields its results in order.
 
     Args:
-        work: of some rows of `values`. It leaves nothing behind where it fails.
-        values: (N, ...), N at least 1.
-        size: rows at a time. Where these are too many, they and the rest are done in halves.
+        work: takes some rows of `values`. It must leave no trace if it runs out of memory, because it is called again.
+        values: (N, ...), N ≥ 1.
+        size: rows per part. If a part does not fit into the memory, the size is halved for it and for all later ones.
 
     Raises:
         torch.OutOfMemoryError: not even one row fits into the memory.
@@ -34,13 +34,13 @@ def in_parts(work: Callable[[Tensor], Result], values: Tensor, size: int) -> Ite
             del result
             start += len(part)
             continue
-        # Outside the handler, where nothing holds the tensors of the attempt any more.
+        # This is outside the handler, because the exception would keep the tensors of the failed attempt alive.
         size = (len(part) + 1) // 2
         release_gpu_memory()
 
 
 def release_gpu_memory() -> None:
-    """Give what no tensor and no graph uses any more back to the card: another size may need it in one piece."""
+    """Return memory that no tensor or graph uses to the GPU, because another size may need it in one piece."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,7 +1,9 @@
-"""The statistics of the claims: estimates, intervals and verdicts as docs/claims.md fixed them before the runs.
+"""The statistics of the claims: estimates, intervals and verdicts by the rules that docs/claims.md fixed beforehand.
 
-Datasets, backbones and shots are the benchmark: fixed. What varies is the seed (drawn images, weights,
-order) and the test images. The arrays here know nothing of files.
+A cell is one trained ensemble: a dataset, a backbone, a number of shots (training images per class), a method and a
+seed. A pair consists of the cells of two methods that agree in everything else, and its difference is the observation.
+Datasets, backbones and shots are fixed effects. Seeds (which vary the drawn images, initial weights and batch order)
+and test images are random. All functions take arrays; none reads files.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +17,15 @@ Array = NDArray[np.float64]
 # (observations (n, q), weights (n,)) → value
 Statistic = Callable[[Array, Array], float]
 
-LEVEL = 0.95  # of the printed intervals
-ALPHA = 0.05  # of a difference, two-sided, and of equivalence: a 90 % interval inside the margin
-MARGIN = 2.0  # percentage points; less is no difference that matters
-_ROUNDING = 1e-9  # what the difference of two shares may be off by, far less than an image
-_MOST_SEEDS = 1000  # beyond these, more seeds are no plan
+LEVEL = 0.95  # confidence level of the printed intervals
+ALPHA = 0.05  # significance level of a difference (two-sided) and of equivalence (the 90 % interval is in the margin)
+MARGIN = 2.0  # percentage points; a smaller difference does not matter
+_ROUNDING = 1e-9  # largest rounding error of the difference of two shares, far less than one image contributes
+_MOST_SEEDS = 1000  # nobody would train more
 
 
 def t_quantile(p: float, df: ArrayLike) -> Array:
-    """Quantile of Student's t; as `scipy.stats.t.ppf`, whose module takes seconds to import."""
+    """Quantile of Student's t; the same as `scipy.stats.t.ppf`, whose module takes seconds to import."""
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(df, p))
@@ -32,8 +34,9 @@ def t_quantile(p: float, df: ArrayLike) -> Array:
 def t_interval(mean: float | None, std: float | None, n: int) -> tuple[float, float] | None:
     """The 95 % t interval of the mean of n independent values.
 
-    None where they tell nothing of their spread: fewer than two, or all equal. Two seeds whose differences are the
-    same number of test images are no certainty.
+    Returns:
+        Lower and upper bound. None if the spread is unknown: there are fewer than two values, or all are equal. Two
+        seeds can have the same difference by chance, because differences are whole numbers of test images.
     """
     if mean is None or std is None or std < _ROUNDING:
         return None
@@ -42,7 +45,7 @@ def t_interval(mean: float | None, std: float | None, n: int) -> tuple[float, fl
 
 
 def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:
-    """Probability beyond a distance; as `scipy.stats.t.sf`."""
+    """Probability that Student's t exceeds the distance; the same as `scipy.stats.t.sf`."""
     from scipy.special import stdtr
 
     return np.asarray(stdtr(df, -np.asarray(distance)))
@@ -50,9 +53,9 @@ def _t_tail(distance: ArrayLike, df: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate with its t distribution; the four arrays have one shape, () for a single estimate.
+    """An estimate with its t distribution; all four arrays have the same shape, () for a single estimate.
 
-    NaN stands for what the seeds cannot tell, such as the variance where there is one seed.
+    NaN stands for what cannot be estimated from the seeds, such as the variance from a single seed.
     """
 
     value: Array
@@ -61,25 +64,28 @@ class Estimate:
     image_variance: Array  # the part of the variance that more seeds do not reduce
 
     def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
-        """Lower and upper bound."""
+        """Lower and upper bound of the t interval."""
         half = t_quantile((1 + level) / 2, self.df) * np.sqrt(self.variance)
         return self.value - half, self.value + half
 
     def p_difference(self) -> Array:
-        """Two-sided p value of no difference: below 0.05 where the 95 % interval excludes 0."""
+        """Two-sided p value of the hypothesis of no difference: below 0.05 if the 95 % interval excludes 0."""
         return np.asarray(2 * _t_tail(np.abs(self._standardised(self.value)), self.df))
 
     def p_equivalence(self) -> Array:
-        """The larger p value of two one-sided tests: below 0.05 where the 90 % interval is inside ± `MARGIN`."""
+        """The larger p value of two one-sided tests: below 0.05 if the 90 % interval lies within ± `MARGIN`."""
         return np.asarray(_t_tail(self._standardised(MARGIN - np.abs(self.value)), self.df))
 
     def seeds_for_equivalence(self, seeds: int) -> int | None:
-        """Seeds per dataset at which a 90 % interval around 0 would lie inside ± `MARGIN`.
+        """Smallest number of seeds per dataset for which a 90 % interval around 0 would lie within ± `MARGIN`.
 
-        The spread over seeds and the test images are taken to stay what they are with the present `seeds`.
+        It is assumed that the spread between seeds and the test images stay the same.
+
+        Args:
+            seeds: the present number of seeds per dataset.
 
         Returns:
-            None where 1,000 seeds would not do, or one seed tells nothing of the spread.
+            None if 1,000 seeds would not suffice, or if there is only one seed, so that the spread is unknown.
         """
         if seeds < 2:
             return None
@@ -90,7 +96,7 @@ class Estimate:
         return int(enough[0]) if len(enough) else None
 
     def _standardised(self, distance: Array) -> Array:
-        # Without any variance, 0 is 0 standard errors from 0 and all else infinitely many.
+        # If the variance is 0, a distance of 0 is 0 standard errors, and any other is infinitely many.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = distance / np.sqrt(self.variance)
         return np.where((distance == 0) & (self.variance == 0), 0.0, ratio)
@@ -99,21 +105,22 @@ class Estimate:
 def clustered_mean(
     differences: Sequence[Array], *, weights: Sequence[Array] | None = None, floored: bool = False
 ) -> Estimate:
-    """Mean over all cells, its variance clustered two ways: by (dataset, seed), and by test image of a dataset.
+    """Mean over all pairs, with a variance clustered two ways: by (dataset, seed), and by test image within a dataset.
 
-    All backbones and shots of a dataset's seed are one cluster: they share the drawn images. The variance is
-    V_seeds + V_images − V_residual, never below the larger of the first two, with the residual that of the
-    two-way table seed × image; so none of the three holds a part of the fixed differences between cells.
-    Degrees of freedom by Satterthwaite from the datasets' parts of V_seeds, seeds − 1 each.
+    All backbones and shots of a dataset with the same seed are one cluster, because they share the drawn images. The
+    variance is V_seeds + V_images − V_residual, but never smaller than the larger of the first two. V_residual is the
+    variance of the two-way table seed × image. All three are computed from deviations from the mean of a group, so that
+    none includes the fixed differences between groups. The degrees of freedom are Satterthwaite's, from the datasets'
+    contributions to V_seeds with seeds − 1 each.
 
     Args:
-        differences: one array per dataset, (..., groups, seeds, images), a group being a backbone with a number
-            of shots; NaN in all images of a pair that is missing. Leading axes are repetitions. With a single image,
-            the value of a whole cell, the test images are held fixed.
-        weights: of the groups, one array (..., groups) per dataset, as `slope_weights` gives them: the estimate is
-            then the sum of the groups' means by these; None: the mean over all pairs.
-        floored: rules 2: V_seeds of a dataset is not taken below what it would be if its cells were independent.
-            A few seeds whose cells happen to cancel out look more certain than they are.
+        differences: one array per dataset, (..., groups, seeds, images), where a group is a backbone with a number of
+            shots. A missing pair is NaN in all images. Leading axes are repetitions. If there is a single "image",
+            namely the value of the whole pair, the test images are held fixed.
+        weights: one array (..., groups) per dataset, as `slope_weights` returns them: the estimate is then the sum of
+            the groups' means with these weights. None: the mean over all pairs.
+        floored: as rules 2 ask, never take V_seeds of a dataset to be smaller than if its cells were independent. With
+            few seeds, the cells of a seed can cancel out by chance, and the estimate looks too certain.
     """
     pairs = sum(_found(array).sum((-1, -2)) for array in differences)  # (...)
     values, by_seeds, by_images, residual, freedom = [], [], [], [], []
@@ -138,7 +145,7 @@ def clustered_mean(
             by_images.append(np.zeros_like(part))
             residual.append(np.zeros_like(part))
             continue
-        # A seed of which the dataset has no pair at all is no row of the table.
+        # A seed without any pair in this dataset is not a row of the table.
         rows = present.any(-3)
         independent = of_seed[..., None] / images + of_image[..., None, :] / np.maximum(seeds, 1)[..., None, None]
         rest = np.where(rows, deviation - independent, 0)
@@ -151,25 +158,28 @@ def clustered_mean(
 
 
 def _independent(deviations: Array, counts: Array) -> Array:
-    """V_seeds of a dataset whose cells are independent: the sum of the variances of its groups' means.
+    """V_seeds of a dataset if its cells were independent: the sum of the variances of its groups' contributions.
 
     Args:
-        deviations: (..., groups, seeds), what each pair adds to the estimate, around its group's mean.
-        counts: (..., groups), pairs of each group; one alone tells nothing of its spread.
+        deviations: (..., groups, seeds), each pair's contribution to the estimate, as deviation from its group's mean.
+        counts: (..., groups), numbers of pairs. The spread of a group with a single pair is unknown and counts as 0.
+
+    Returns:
+        (...).
     """
     factor = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 0)
     return np.asarray((factor * (deviations**2).sum(-1)).sum(-1))
 
 
 def seed_spreads(differences: Array) -> tuple[float, float, float]:
-    """How a dataset's pairs vary between seeds; standard deviations, NaN where a seed is alone.
+    """Standard deviations that say how much a dataset's pairs vary between seeds; NaN if there is only one seed.
 
     Args:
         differences: (groups, seeds, images), as in `clustered_mean`, without missing pairs.
 
     Returns:
-        Of a pair within its group; of the seeds' means over all groups; and what the latter would be if the cells
-        were independent.
+        The standard deviation of a pair within its group; that of the seeds' means over all groups; and what the latter
+        would be if the cells were independent.
     """
     cells = differences.mean(-1)
     if cells.shape[1] < 2:
@@ -180,17 +190,18 @@ def seed_spreads(differences: Array) -> tuple[float, float, float]:
 
 
 def slope_weights(lines: Sequence[Array], x: Sequence[Array], pairs: Sequence[Array]) -> list[Array]:
-    """Weights of groups that give the slope of parallel lines by least squares, each line with its own intercept.
+    """Weights of the groups' means whose weighted sum is the least-squares slope of parallel lines.
 
-    The slope is a sum of the groups' means, so `clustered_mean` knows its variance, the test images' too.
+    Each line has its own intercept. Because the slope is a weighted sum of the groups' means, `clustered_mean` can
+    compute its variance, including that due to the test images.
 
     Args:
-        lines: per dataset (groups,): which line, here a backbone, a group belongs to.
+        lines: per dataset (groups,): the line that a group belongs to, here its backbone.
         x: per dataset (groups,).
-        pairs: per dataset (..., groups): how many pairs a group has; 0 leaves it out.
+        pairs: per dataset (..., groups): the number of pairs of a group; 0 leaves it out.
 
     Returns:
-        Per dataset (..., groups); NaN where no line has two places.
+        Per dataset (..., groups); NaN if no line has two different x.
     """
     centred, along = [], []
     for names, places, counts in zip(lines, x, pairs, strict=True):
@@ -208,9 +219,9 @@ def slope_weights(lines: Sequence[Array], x: Sequence[Array], pairs: Sequence[Ar
 
 @dataclass(frozen=True)
 class Bounded:
-    """An estimate of which only bounds are known: what is not defined may be anything.
+    """An estimate of which only bounds are known, because some of the values it rests on are undefined.
 
-    It answers the same questions as an `Estimate`, each for the worst case.
+    It has the methods of `Estimate`, and each of them answers for the worst case.
     """
 
     lowest: Estimate
@@ -223,38 +234,38 @@ class Bounded:
 
     @property
     def df(self) -> Array:
-        """The fewer degrees of freedom of both."""
+        """The smaller of the two numbers of degrees of freedom."""
         return np.minimum(self.lowest.df, self.highest.df)
 
     def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
-        """The interval from the lower bound of the lowest to the upper bound of the highest."""
+        """From the lower end of the lowest estimate's interval to the upper end of the highest estimate's."""
         return self.lowest.interval(level)[0], self.highest.interval(level)[1]
 
     def p_difference(self) -> Array:
-        """The larger p value of the bounds, if both are on the same side of 0; else 1."""
+        """The larger p value of the two bounds if both are on the same side of 0, else 1."""
         larger = np.maximum(self.lowest.p_difference(), self.highest.p_difference())
         return np.where(self.lowest.value * self.highest.value > 0, larger, 1.0)
 
     def p_equivalence(self) -> Array:
-        """The larger p value of both."""
+        """The larger p value of the two bounds."""
         return np.maximum(self.lowest.p_equivalence(), self.highest.p_equivalence())
 
     def seeds_for_equivalence(self, seeds: int) -> int | None:
-        """Not known: more seeds do not make the bounds narrower."""
+        """Always None, because more seeds do not bring the bounds closer together."""
         return None
 
 
 def jackknife(statistic: Statistic, observations: Array, datasets: ArrayLike, seeds: ArrayLike) -> Estimate:
-    """A statistic that is not a mean, its variance by leaving out one seed of one dataset at a time.
+    """Any statistic, with the variance of a jackknife that leaves out one seed of one dataset at a time.
 
-    The dataset's other seeds take over the weight of the one left out, so that every dataset keeps its share.
-    Test images are held fixed. Degrees of freedom as in `clustered_mean`.
+    The dataset's other seeds take over the weight of the one left out, so that every dataset keeps its total weight.
+    Test images are held fixed. The degrees of freedom are computed as in `clustered_mean`.
 
     Args:
-        statistic: of observations and their weights.
-        observations: (n, q), one row per cell pair.
-        datasets: (n,) labels.
-        seeds: (n,) labels.
+        statistic: function of the observations and their weights.
+        observations: (n, q), one row per pair.
+        datasets: (n,), the dataset of each row.
+        seeds: (n,), the seed of each row.
     """
     datasets, seeds = np.asarray(datasets), np.asarray(seeds)
     weights = np.ones(len(observations))
@@ -277,17 +288,18 @@ def jackknife(statistic: Statistic, observations: Array, datasets: ArrayLike, se
 
 
 def weighted_mean(observations: Array, weights: Array) -> float:
-    """Mean of the only column."""
+    """Weighted mean of the observations (n, 1); the weights are (n,)."""
     return float(np.average(observations[:, 0], weights=weights))
 
 
 def common_slope(observations: Array, weights: Array) -> float:
-    """Slope of parallel lines by least squares, each with its own intercept; NaN where no line has two places.
+    """Least-squares slope of parallel lines, each with its own intercept; NaN if no line has two different x.
 
-    Without it, a dataset of which only the large numbers of shots are above the floor would bend the slope.
+    With a single intercept, a dataset of which only the large numbers of shots are used, because the others are too
+    close to chance, would distort the slope.
 
     Args:
-        observations: columns line, x, y.
+        observations: (n, 3), with columns line, x, y.
         weights: (n,).
     """
     across = along = 0.0
@@ -303,10 +315,10 @@ def common_slope(observations: Array, weights: Array) -> float:
 
 
 def intercept(observations: Array, weights: Array) -> float:
-    """Value of the least-squares line of y over x at x = 0; NaN where all x are the same.
+    """Value at x = 0 of the least-squares line of y over x; NaN if all x are the same.
 
     Args:
-        observations: columns x, y.
+        observations: (n, 2), with columns x, y.
         weights: (n,).
     """
     x, y = observations.T
@@ -318,7 +330,7 @@ def intercept(observations: Array, weights: Array) -> float:
 
 
 def holm(p: ArrayLike) -> Array:
-    """P values of a family, adjusted by Holm's method; NaN counts as a member that shows nothing."""
+    """P values of a family, adjusted by Holm's method; NaN counts as 1 and as a member of the family."""
     raw = np.nan_to_num(np.array(p, dtype=float), nan=1.0)
     order = np.argsort(raw, kind="stable")
     stepped = np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw))))
@@ -328,12 +340,13 @@ def holm(p: ArrayLike) -> Array:
 
 
 def verdict(value: ArrayLike, p_difference: ArrayLike, p_equivalence: ArrayLike) -> NDArray[np.str_]:
-    """The word for each estimate, with values above 0 in favour of the claim.
+    """The verdict on each estimate, as words; the arguments have the same shape.
 
     Args:
-        value: estimates.
-        p_difference: of no difference, adjusted where they are a family.
-        p_equivalence: the same of a difference beyond the margin; NaN where the claim has no margin.
+        value: estimates; values above 0 speak for the claim.
+        p_difference: p values of the hypothesis of no difference, adjusted if the estimates are a family.
+        p_equivalence: p values of the hypothesis of a difference beyond the margin, adjusted likewise; NaN if the claim
+            has no margin.
     """
     value, differs = np.asarray(value), np.asarray(p_difference) < ALPHA
     small = np.asarray(p_equivalence) < ALPHA
@@ -348,12 +361,15 @@ def _found(array: Array) -> NDArray[np.bool_]:
 
 
 def _or_nan(df: ArrayLike) -> Array:
-    """Degrees of freedom; NaN where there are none."""
+    """The degrees of freedom, with NaN in place of 0."""
     return np.where(np.asarray(df) > 0, df, np.nan).astype(float)
 
 
 def _satterthwaite(parts: Sequence[Array], freedom: Sequence[Array]) -> Array:
-    """Degrees of freedom of a sum of independent variances; where all are 0 the smallest, the most careful."""
+    """Satterthwaite's degrees of freedom of a sum of independent variances.
+
+    If all variances are 0, it returns the smallest degrees of freedom, the most cautious choice.
+    """
     squares = np.sum([np.square(part) / df for part, df in zip(parts, freedom, strict=True)], 0)
     total = np.square(np.sum(parts, 0))
     return np.asarray(np.where(total == 0, np.min(freedom, 0), total / np.where(squares == 0, 1, squares)))

@@ -1,6 +1,8 @@
-"""Votes: how the members' outputs become one prediction without training (docs/reference.md 6).
+"""Votes: ways to form one prediction from the members' outputs without training (docs/reference.md 6).
 
-A new one is a function and its entry in `COMBINERS`: scores, tables, MLflow and docs/report.md read it.
+A combiner is any way to form one prediction from the members' outputs: a vote, or a head, which is a small trained net.
+To add a vote, write a function and give it an entry in `COMBINERS`. Scores, tables, MLflow and docs/report.md read the
+entries.
 """
 
 from collections.abc import Callable
@@ -14,20 +16,21 @@ from fdl.core.protocol import HEADS
 
 @dataclass(frozen=True)
 class Combiner:
-    """How the members' outputs become one, and how that is shown; or what they are compared with."""
+    """A combiner and how it is shown; or a number about the members with which combiners are compared."""
 
     title: str
     # Logits (M, N, C) → predicted classes (N,).
     vote: Callable[[NDArray[np.floating]], NDArray[np.int64]] | None = None
-    # Instead of a vote: logits → probabilities (N, C), of which the highest counts.
+    # Instead of `vote`: logits (M, N, C) → probabilities (N, C); the class with the highest one is predicted.
     probabilities: Callable[[NDArray[np.floating]], NDArray[np.float64]] | None = None
-    trained: bool = False  # a head (`fdl.training.heads`)
-    table: bool = False  # accuracy in the paper's layout; trained ones have it where a preset asks for them
-    shown: bool = True  # False: the other rule for ties of a vote that is shown
+    trained: bool = False  # whether it is a head (`fdl.training.heads`)
+    # Whether a table in the paper's layout shows its accuracy. Heads have such a table if the preset asks for them.
+    table: bool = False
+    shown: bool = True  # False for a vote that differs from a shown one only in its rule for ties
 
     @property
     def combines(self) -> bool:
-        """Whether it is a combiner of its own: not a member, and no other rule for the ties of one."""
+        """Whether it combines the members and is shown, unlike `mean`, `best` and a vote with another rule for ties."""
         return self.shown and bool(self.vote or self.probabilities or self.trained)
 
 
@@ -39,7 +42,7 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def hard_vote(logits: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Class with the most members' votes; a tie goes to the lowest class index, as the authors' did.
+    """The class for which most members vote; a tie goes to the lowest class index, as in the authors' code.
 
     Args:
         logits: (M, N, C).
@@ -51,7 +54,7 @@ def hard_vote(logits: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def mean_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The soft vote: logits (M, N, C) → (N, C)."""
+    """The soft vote, that is, the mean of the members' probabilities: logits (M, N, C) → (N, C)."""
     return np.asarray(softmax(logits).mean(axis=0))
 
 
