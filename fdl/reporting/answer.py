@@ -1,4 +1,8 @@
-"""The question that a preset's report answers, and the answer in a sentence: on the page and in the terminal."""
+"""The question that a preset's report answers, and its answer in one sentence, for the page and the terminal.
+
+A preset is a block of settings in params.yaml. Its grid consists of cells: a cell is one ensemble, trained for a
+dataset, backbone, number of shots (training images per class), method and seed.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from fdl.reporting.drawing import net_title
 from fdl.reporting.results import SEEDS_FOR_INTERVAL, Results, differences
 from fdl.results.collect import Collected
 
-AT_CHANCE = 2.0  # points: an ensemble less far above chance has learned next to nothing (docs/faq.md)
+AT_CHANCE = 2.0  # percentage points; an ensemble closer to chance has learned next to nothing (docs/faq.md)
 _SAYS = {
     "supported": "Yes, on this grid",
     "contradicted": "No, on this grid",
@@ -27,22 +31,25 @@ _SAYS = {
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean difference from classical in points, soft vote on test, with its 95 % interval."""
+    """Mean difference from the classical ensemble in test accuracy of the soft vote, in percentage points."""
 
     mean: float
-    interval: tuple[float, float] | None  # None: too few seeds
-    pairs: int
+    interval: tuple[float, float] | None  # 95 %; None: too few seeds
+    pairs: int  # number of pairs: the cells of both methods with the same dataset, backbone, shots and seed
 
 
 def question(method: str | None) -> str:
-    """What the report is asked; None: there is nothing to compare with the classical ensemble."""
+    """The question that the report answers about a method; None: no method is compared with the classical ensemble."""
     if method is None:
         return "How accurate are the ensembles?"
     return f"Does {'the feature distance loss' if method == METHOD else method_title(method)} help?"
 
 
 def compared_method(collected: Collected) -> str | None:
-    """The method that the answer is about: `fdl`, or else the first that is not the baseline; None without a pair."""
+    """The method that the answer is about: `fdl`, or else the first that is not the baseline.
+
+    None if the grid lacks the baseline or has no other method.
+    """
     methods = list(dict.fromkeys(state.cell.method for state in collected.cells))
     others = [method for method in methods if method != BASELINE]
     if BASELINE not in methods or not others:
@@ -51,7 +58,7 @@ def compared_method(collected: Collected) -> str | None:
 
 
 def compared(method: str | None, members: int) -> str:
-    """What the two ensembles of the answer are; empty where nothing is compared."""
+    """Explain the two ensembles that the answer compares; empty if nothing is compared."""
     if method is None:
         return ""
     classical = f"Classical is an ensemble of {members} nets trained jointly on the same batches"
@@ -62,11 +69,12 @@ def compared(method: str | None, members: int) -> str:
 
 
 def answer(results: Results, verdicts: Sequence[Claim]) -> str:
-    """One sentence: the verdict on C1 where there is one, or else the mean difference with its interval.
+    """The verdict on claim C1 if there is one, or else the mean difference with its interval; one or two sentences.
 
     Args:
-        results: of the preset.
-        verdicts: as `claims.evaluate` gave them; empty without a frozen grid.
+        results: results of the preset.
+        verdicts: as `claims.evaluate` returned them. Empty if the preset has no frozen grid, that is, none that was
+            fixed before its first training (`claims.grid`).
     """
     collected, accuracy = results.collected, results.accuracy
     method = compared_method(collected)
@@ -98,9 +106,10 @@ def answer(results: Results, verdicts: Sequence[Claim]) -> str:
 
 
 def at_chance(results: Results) -> str:
-    """Which settings are hardly better than guessing without the loss, and what to try; empty where there is none.
+    """Name the settings in which the classical ensemble is hardly better than chance, and suggest what to try.
 
-    Measured by the soft vote on test, by its balanced accuracy where the classes are unequal.
+    The measure is the soft vote's test accuracy, or its balanced accuracy if the classes are unequal. Empty if there is
+    no such setting.
     """
     collected = results.collected
     scores = {**results.accuracy, **results.values("soft", "accuracy_balanced")}
@@ -136,16 +145,19 @@ def gain_text(gain: Gain) -> str:
 
 
 def first_sentence(text: str) -> tuple[str, str]:
-    """A caveat's first sentence, and the rest."""
+    """The first sentence of a text, and the rest."""
     head, stop, rest = text.partition(". ")
     return head + "." * bool(stop), rest
 
 
 def pooled_gain(gains: Mapping[Cell, float]) -> Gain | None:
-    """Mean over pairs, in points; jackknife over the seeds of every dataset, the test images held fixed.
+    """Mean over pairs, with an interval by jackknife over the seeds of every dataset; test images are held fixed.
 
     Args:
-        gains: method minus classical by cell of the method, in points; or anything else that is known of every cell.
+        gains: by cell of the method, its difference from classical in points. Any other number per cell works, too.
+
+    Returns:
+        None without a pair. The interval is None below `SEEDS_FOR_INTERVAL` seeds.
     """
     if not gains:
         return None
@@ -157,16 +169,20 @@ def pooled_gain(gains: Mapping[Cell, float]) -> Gain | None:
 
 
 def _interval(estimate: Estimate | Bounded) -> tuple[float, float] | None:
-    """The 95 % interval; None where the seeds tell nothing of their spread."""
+    """The 95 % interval; None if the spread between seeds is unknown."""
     low, high = (float(bound) for bound in estimate.interval())
     return (low, high) if np.isfinite([low, high]).all() else None
 
 
 def gains(results: Results, method: str) -> list[tuple[str, Gain | None]]:
-    """The gain over the baseline for every dataset and backbone, in the grid's order, and over all of them last.
+    """The gain over the baseline for every dataset and backbone in the grid's order, and at the end for all of them.
 
-    The forest plot draws them. On a frozen grid they are of its cells and by its rules, with the intervals of the
-    verdicts; else they are those of `pooled_gain`.
+    The forest plot draws them. If the preset has a frozen grid and the method is `fdl`, the gains are estimated from
+    the cells of that grid by the rules of the verdicts, with the same intervals; otherwise by `pooled_gain`.
+
+    Returns:
+        Pairs of a title and a gain, which is None if it cannot be estimated. With a single dataset and backbone there
+        is no row for all.
     """
     titles = {net: net_title(results.collected, net) for net in results.nets}
     if results.params.claims.grid is not None and method == METHOD:

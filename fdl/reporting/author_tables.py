@@ -1,4 +1,4 @@
-"""The authors' stored runs beside ours (docs/reference.md 8): one run of theirs against the spread of ours."""
+"""The table that compares each result stored by the authors (docs/reference.md 8) with the spread of our runs."""
 
 import csv
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ from fdl.reporting.results import Results, Spread, mean_and_std, spread
 from fdl.results.collect import DatasetFacts
 
 _FILE = Path(__file__).parents[1] / "core" / "authors_results.csv"
-# Our combiner and metric → their stored names, the first that a run has. Not their best member: it was picked on test.
+# Our combiner and metric → the authors' names for the same number; the first name that a run has is used. Their best
+# member is left out, because it was chosen on the test images.
 _STORED = {
     ("mean", "accuracy"): ("base_mean_test_acc", "single_test_acc"),
     ("hard", "accuracy"): ("hard_voting_acc",),
@@ -34,7 +35,7 @@ _STORED = {
     ("ensemble", "gaussian_sum"): ("test_loss2",),
 }
 _SUMS = {"cosine_sum": "cosine sum", "gaussian_sum": "Gaussian sum"}
-# Networks that no ensemble of theirs has (docs/reference.md 8.3).
+# Notebooks whose single net has an architecture that none of the authors' ensembles has (docs/reference.md 8.3).
 _OTHER_NETWORKS = ("Cifar10SingleNet", "Cifar100SingleNet")
 _RAW = (
     "dataset", "backbone", "shots", "method", "measure", "notebook", "authors", "mean", "std", "n", "expected",
@@ -44,22 +45,22 @@ _RAW = (
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One training of the authors whose test results stand in their notebook."""
+    """One training run of the authors whose test results are stored in their notebook."""
 
     bundle: Bundle
     method: str
     notebook: str
-    numbers: Mapping[str, float]  # by their stored names
+    numbers: Mapping[str, float]  # by the authors' names
 
     @property
     def single(self) -> bool:
-        """Whether it is one net, trained alone."""
+        """Whether the run trained a single net instead of an ensemble."""
         return "single_test_acc" in self.numbers
 
 
 @cache
 def stored_runs() -> tuple[StoredRun, ...]:
-    """The authors' runs with test results, of the networks that their ensembles are made of."""
+    """The authors' runs that have test results and whose architecture occurs in their ensembles."""
     numbers: dict[tuple[Bundle, str, str], dict[str, float]] = {}
     wanted = {name for names in _STORED.values() for name in names} | {
         "run_epochs", "single_epochs_set", "loss_weight_cosine", "loss_weight_euclidean"
@@ -75,9 +76,10 @@ def stored_runs() -> tuple[StoredRun, ...]:
 
 
 def author_table(results: Results) -> Listing:
-    """Every stored test result, our mean and spread where the grid has the cell, and whether theirs would surprise.
+    """Every test result that the authors stored, beside the mean and spread of our runs if the grid has such cells.
 
-    The interval is that for one new run like ours, mean ± t(n − 1) s √(1 + 1/n).
+    It says whether the authors' result lies in the prediction interval for one new run like ours, which is
+    mean ± t(n − 1) s √(1 + 1/n).
     """
     return Listing(
         "authors",
@@ -112,7 +114,11 @@ def author_table(results: Results) -> Listing:
 
 
 def _differences(results: Results) -> list[str]:
-    """What differs in ours, a remark per dataset: what all of its cells share once, the rest by backbone and shots."""
+    """How our runs differ from the authors', one remark per dataset.
+
+    A remark starts with the differences that all runs on the dataset share, and then lists the others by backbone,
+    shots and method.
+    """
     by_dataset: dict[str, dict[str, list[str]]] = {}
     for run in stored_runs():
         cells = [cell for cell in results.bundles.get(run.bundle, []) if cell.method == run.method]
@@ -176,7 +182,7 @@ def _line(
 
 
 def prediction_interval(ours: Spread) -> tuple[float, float] | None:
-    """Bounds between which one new run like ours falls with a probability of 95 %; None below two runs."""
+    """The 95 % prediction interval for one new run like ours; None below two runs."""
     if ours.mean is None or ours.std is None:
         return None
     half = float(t_quantile((1 + LEVEL) / 2, ours.n - 1)) * ours.std * sqrt(1 + 1 / ours.n)
@@ -192,7 +198,7 @@ def _measure(run: StoredRun, combiner: str, metric: str) -> str:
 
 
 def _differs(results: Results, run: StoredRun, cells: list[Cell]) -> list[str]:
-    """How our cells differ from the authors' run, as far as the settings and records say."""
+    """How our cells differ from the authors' run, as far as settings and records tell."""
     params, protocol = results.params, DATASETS[run.bundle.dataset]
     settings = params.training_settings(cells[0])
     backbone = protocol.backbones[run.bundle.backbone]
@@ -225,7 +231,7 @@ def _images(facts: DatasetFacts) -> str:
 
 
 def _weights(run: StoredRun, method_params: Mapping[str, float]) -> list[str]:
-    """The distance loss's weights, where the run's loss has other ones."""
+    """The weights of the distance loss that differ from those of the authors' run."""
     names = {"cosine_weight": "loss_weight_cosine", "gaussian_weight": "loss_weight_euclidean"}
     return [
         f"{ours.replace('_', ' ')} {method_params[ours]:g}, theirs {run.numbers[theirs]:g}"

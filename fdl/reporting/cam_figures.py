@@ -1,7 +1,7 @@
-"""Where the members look: class activation maps, and the descriptors that the distance loss drives apart.
+"""Figures of the members' class activation maps, and of the descriptors that the distance loss drives apart.
 
-One figure of each per dataset and backbone, method above method, from the `cam.npz` of two records
-(`fdl.evaluation.cam`).
+A descriptor is the masked channel mean of a feature map. There is one figure of each kind per dataset and backbone,
+with one row of maps per method, drawn from the `cam.npz` of the cells' records (`fdl.evaluation.cam`).
 """
 
 from collections.abc import Callable
@@ -25,10 +25,12 @@ _OLD = (
 
 
 def cam_figure(collected: Collected, dataset: str, backbone: str, rows: Rows | None) -> Sheet:
-    """Image and each member's map of the class that it predicts, which stands below the panel.
+    """Draw each test image and, for each member, the map of the class that it predicts, named below the panel.
 
     Args:
-        rows: see `panels.read_rows`; None draws an empty figure that says so.
+        collected: what the verb `collect` gathered about the grid.
+        dataset, backbone: of the figure.
+        rows: see `panels.read_rows`; if None, the figure only says that there are no results.
     """
     if rows is None:
         return draw_nothing(collected, dataset, backbone, "no results")
@@ -45,7 +47,7 @@ def _map_rows(rows: Rows) -> list[MapRow]:
 
 
 def cam_caption(collected: Collected, rows: Rows | None) -> str:
-    """What the figure shows, by which rule its images were chosen, and the overlap over all test images."""
+    """What the figure shows, how its images were chosen, and how far the maps of all test images overlap."""
     if rows is None:
         return _NOTHING
     height, width = rows.records[0]["maps_predicted"].shape[2:]
@@ -59,16 +61,16 @@ def cam_caption(collected: Collected, rows: Rows | None) -> str:
 
 
 def _score(rows: Rows) -> str:
-    """Whose gradient the maps are made of; older records do not say that it is the authors'."""
+    """The score whose gradient the maps use. Older records do not name it; theirs is the probability."""
     return " and ".join(sorted({str(record.get("score", "probability")) for record in rows.records}))
 
 
 def _overlaps(rows: Rows) -> str:
-    """Mean overlap by method; nothing where the methods have other pairs of members, or none."""
+    """Mean overlap by method; empty if the methods have different numbers of members, or no pair of them."""
     records = on_same_images(rows.records)
     if len({record["cosines"].shape for record in records}) > 1:
         return ""
-    # What one method leaves out, the other leaves out too (docs/claims.md, C4).
+    # A pair of maps that one method leaves out is left out of all of them (docs/claims.md, C4).
     without = reduce(np.logical_or, map(left_out, records))
     means, share = [], 0.0
     for cell, record in zip(rows.cells, records, strict=True):
@@ -84,10 +86,12 @@ def _overlaps(rows: Rows) -> str:
 
 
 def descriptor_figure(collected: Collected, dataset: str, backbone: str, rows: Rows | None) -> Sheet:
-    """The members' descriptors of each image, whole and as the distance loss masks them.
+    """Draw the members' descriptors of each image, whole and as the distance loss masks them.
 
     Args:
-        rows: see `panels.read_rows`; without descriptors in them the figure says why it is empty.
+        collected: what the verb `collect` gathered about the grid.
+        dataset, backbone: of the figure.
+        rows: see `panels.read_rows`; if None or without descriptors, the figure only says why it is empty.
     """
     if rows is None:
         return draw_nothing(collected, dataset, backbone, "no results")
@@ -110,18 +114,18 @@ def _descriptor_rows(rows: Rows) -> list[MapRow]:
 
 
 def has_descriptors(rows: Rows) -> bool:
-    """Whether the records were made since descriptors are kept."""
+    """Whether all records hold descriptors; older ones do not."""
     return all("descriptors" in record and "descriptor_mask" in record for record in rows.records)
 
 
 def _of_maximum(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each map (..., H', W') divided by its maximum; nothing of it below 0, and 0 where nothing is above."""
+    """The positive part of each map (..., H', W'), divided by its maximum; a map without a positive value becomes 0."""
     peak = maps.max(axis=(-2, -1), keepdims=True)
     return np.where(peak > 0, np.clip(maps, 0, None) / np.where(peak > 0, peak, 1), 0).astype(np.float32)
 
 
 def descriptor_caption(collected: Collected, rows: Rows | None) -> str:
-    """What the figure shows; or why it is empty."""
+    """What the figure shows, or why it is empty."""
     if rows is None:
         return _NOTHING
     if not has_descriptors(rows):
@@ -149,7 +153,8 @@ def _drawn(
     return make
 
 
-# They stay beside the page, which shows the same maps in its gallery: so it keeps below 15 MB.
+# The page links to these figures instead of embedding them, because its gallery shows the same maps. This keeps the
+# page below 15 MB.
 ENTRIES = [
     Entry(
         "figure",

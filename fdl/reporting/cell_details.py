@@ -1,4 +1,4 @@
-"""All that is known of every cell, for the page: settings, digests, timings, versions."""
+"""The details of every cell (one trained ensemble) that the page lists: settings, digests, timings, versions."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from fdl.core import layout
 from fdl.reporting.results import Results, read_record
 from fdl.results.collect import USABLE, CellState
 
-# Not on the page: said there already, or long and in a file beside it: class names in cells.json, hashes in the record.
+# Keys that the page leaves out. It shows them elsewhere already, or they are long and stand in another file: the class
+# names in cells.json, the hashes of the files in the record.
 _LEFT_OUT = ("files", "key", "cell", "status", "failure", "schema_version", "data.classes", "data.synthetic")
 
 
@@ -18,10 +19,10 @@ class CellDetails:
     """One cell of the grid."""
 
     state: CellState
-    accuracy: float | None  # of the soft vote on test, in percent
+    accuracy: float | None  # test accuracy of the soft vote, in percent
     seconds: float | None
-    details: dict[str, str]  # what differs between cells
-    record: str  # its folder
+    details: dict[str, str]  # the values that differ between cells
+    record: str  # path of the record's folder
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Details:
     """All cells of the grid."""
 
     cells: list[CellDetails]
-    common: dict[str, str]  # what all records agree in
+    common: dict[str, str]  # the values that all records share
 
 
 def read_details(results: Results) -> Details:
     """Read `run.json` of every record that was collected.
 
     Raises:
-        InputError: a record is not the one that was collected.
+        InputError: a record was replaced or removed after it had been collected.
     """
     cells_and_details: list[tuple[CellState, dict[str, str]]] = []
     for state in results.collected.cells:
@@ -62,7 +63,7 @@ def read_details(results: Results) -> Details:
 
 
 def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values by dotted key, as text."""
+    """The nested values as texts, by dotted key."""
     flat: dict[str, str] = {}
     for key, value in run.items():
         name = prefix + key

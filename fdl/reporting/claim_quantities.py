@@ -1,7 +1,10 @@
-"""What the claims of docs/claims.md compare: quantities of the frozen grid's cells, from `collect` and the records.
+"""The quantities that the claims of docs/claims.md compare, read from what `collect` wrote and from the records.
 
-All are of the test images, at the first selection rule of their dataset. Here stands what both versions of the rules
-share; `claim_rules_1` and `claim_rules_2` hold the rest.
+They are measured on the cells of the frozen grid, which the preset fixed before its first training (`claims.grid`), on
+test images, at the epoch picked by the first selection rule of the dataset. This module holds what both versions of the
+rules share; `claim_rules_1` and `claim_rules_2` hold the rest.
+
+A bundle is a dataset, a backbone and a number of shots. A pair is FDL and classical with the same bundle and seed.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,80 +25,83 @@ from fdl.reporting.results import Results, baseline_pairs, read_arrays, read_rec
 from fdl.results.collect import CellState
 
 COMBINER = "soft"
-FLOOR = 0.05  # above chance: C3 takes only cells that reach it
+FLOOR = 0.05  # of accuracy above chance; C3 uses only bundles that reach it
 _MEASURES = ("disagreement", "error_correlation", "mutual_information", "cosine_sum", "gaussian_sum")
 
-Values = Mapping[tuple[Bundle, int], Array]  # by bundle and seed; (N,) by test image, or what the estimator takes
+# By bundle and seed: a value per test image (N,), or whatever the estimator takes.
+Values = Mapping[tuple[Bundle, int], Array]
 Estimator = Callable[[Values], Estimate | Bounded]
-Correct = dict[str, NDArray[np.float32]]  # combiner, or `mean` or `best` member → (N,), in [0, 1]
+# By combiner, and for the `mean` and the `best` member: correctness on each test image (N,), in [0, 1].
+Correct = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The frozen grid, and what was found of it."""
+    """The frozen grid and the results of its cells."""
 
     states: dict[Cell, CellState]
     correct: dict[Cell, Correct]
-    measures: Mapping[str, Mapping[Cell, float]]  # of whole ensembles, by metric; empty where it was not measured
-    chance: dict[str, float]  # by dataset
-    titles: dict[str, str]  # of the datasets, as they are printed
-    precisions: tuple[str, ...]  # that the cells were computed in
-    synthetic: bool
-    hash: str
+    measures: Mapping[str, Mapping[Cell, float]]  # by metric, a value per ensemble; empty if it was not measured
+    chance: dict[str, float]  # accuracy of guessing, in [0, 1], by dataset
+    titles: dict[str, str]  # printed name of each dataset
+    precisions: tuple[str, ...]  # number formats in which the cells were trained
+    synthetic: bool  # whether any image is synthetic
+    hash: str  # identifies the grid
 
     def of(self, *methods: str) -> list[Cell]:
-        """The cells of these methods, as far as the grid has the same seed with all of them."""
+        """The cells of these methods whose counterparts, equal except for the method, are all in the grid."""
         twins = {cell: [replace(cell, method=method) for method in methods] for cell in self.states}
         return [cell for cell in twins if cell in twins[cell] and all(twin in self.states for twin in twins[cell])]
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a claim is about, on the frozen grid or a slice of it."""
+    """The quantity that decides a claim, on the frozen grid or a slice of it."""
 
-    claim: str
-    slice: str
-    cells: Sequence[Cell]  # of the frozen grid
-    measured: frozenset[Cell]  # those with a value
+    claim: str  # for example "C1"
+    slice: str  # printed name of the part of the grid
+    cells: Sequence[Cell]  # the cells of that part
+    measured: frozenset[Cell]  # the cells that have a value
     values: Values
     estimate: Estimator
-    beside: str = ""  # what is printed beside the estimate
-    problem: str = ""  # why there is no verdict, besides missing cells and seeds
-    sensitivity: Estimator | None = None  # another estimate, which is printed beside the verdict
-    gain: Array | None = None  # C3, rules 2: the estimate of C1, which must be above 0 too
+    beside: str = ""  # text that is printed after the estimate
+    problem: str = ""  # a reason for giving no verdict, other than missing cells or seeds
+    sensitivity: Estimator | None = None  # an alternative estimator, whose result is printed after the verdict
+    gain: Array | None = None  # only C3 of rules 2: the estimate of C1, which must be above 0, too
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A version of the rules: which quantities there are, and what the claims are called."""
+    """A version of the rules: its quantities, and the texts and units of its claims."""
 
     number: int
     texts: Mapping[str, str]  # by claim
-    units: Mapping[str, str]  # of the claims that are not in points of accuracy
-    below: Collection[str]  # claims that values below 0 support
-    families: Callable[[Params, Frozen], list[list[Quantity]]]  # those of one list are one family of tests
-    activity: Callable[[Params, Frozen], Quantity]  # C7, which has no interval: of every pair, a ratio first
-    inactive: Callable[[Array], bool]  # what C7 says of one pair
-    active_text: str  # what holds of a pair whose loss is active
-    intervals: str  # what the intervals are over, for the caption
+    units: Mapping[str, str]  # by claim; a claim that is not listed is in percentage points of accuracy
+    below: Collection[str]  # the claims that are supported by values below 0
+    families: Callable[[Params, Frozen], list[list[Quantity]]]  # each inner list is a family of tests
+    # C7, which has no interval. The first value of each pair is the ratio that decides it.
+    activity: Callable[[Params, Frozen], Quantity]
+    inactive: Callable[[Array], bool]  # whether the distance loss of a pair with these C7 values counts as inactive
+    active_text: str  # says what holds for a pair whose distance loss is active
+    intervals: str  # says for the caption what varies in the intervals
 
 
 def frozen_cells(params: Params) -> list[Cell]:
-    """The cells of the frozen grid, sorted; none where the preset has no frozen grid."""
+    """The cells of the frozen grid, sorted; empty if the preset has no frozen grid."""
     blocks = params.claims.grid
     return sorted(set(params.model_copy(update={"grid": blocks}).cells())) if blocks else []
 
 
 def read_frozen(results: Results) -> Frozen:
-    """The frozen grid of a preset that has one.
+    """Read the frozen grid of a preset that has one.
 
     Raises:
-        InputError: a record was changed since it was collected.
+        InputError: a record was changed after it had been collected.
     """
     params, collected = results.params, results.collected
     cells = frozen_cells(params)
     known = {state.cell: state for state in collected.cells}
-    # A frozen cell that the present lists leave out is missing, not forgotten.
+    # A frozen cell that is not in the present grid counts as missing, so that leaving it out cannot change a verdict.
     states = {cell: known.get(cell) or CellState(cell, "missing", params.settings_digest(cell)) for cell in cells}
     datasets = {cell.dataset for cell in cells}
     facts = {name: facts for name, facts in collected.datasets.items() if name in datasets}
@@ -112,7 +118,7 @@ def read_frozen(results: Results) -> Frozen:
 
 
 def _read(params: Params, state: CellState) -> Correct:
-    read_record(params, state)  # that it is the one collected
+    read_record(params, state)  # raises if the record is not the one that was collected
     rule = params.selections_of(state.cell.dataset)[0]
     packed = read_arrays(params, state.cell, "correct.npz")
     n = int(packed["n"])
@@ -127,14 +133,14 @@ def _read(params: Params, state: CellState) -> Correct:
 
 
 def points(frozen: Frozen, combiner: str) -> dict[Cell, Array]:
-    """Correctness of a combiner on each test image, in points."""
+    """Correctness of a combiner on each test image (N,), 0 or 100, so that its mean is the accuracy in percent."""
     return {
         cell: 100.0 * correct[combiner].astype(float) for cell, correct in frozen.correct.items() if combiner in correct
     }
 
 
 def paired(measured: Mapping[Cell, Array], cells: Sequence[Cell]) -> Values:
-    """FDL minus classical, of every seed with both arms."""
+    """FDL minus classical for every pair of which both cells have a value."""
     pairs = baseline_pairs(cells, measured)
     return {(cell.bundle, cell.seed): measured[cell] - measured[twin] for cell, twin in pairs}
 
@@ -142,12 +148,23 @@ def paired(measured: Mapping[Cell, Array], cells: Sequence[Cell]) -> Values:
 def gain(
     claim: str, where: str, cells: Sequence[Cell], measured: Mapping[Cell, Array], estimator: Estimator
 ) -> Quantity:
-    """FDL minus classical in these cells."""
+    """The quantity FDL minus classical in these cells.
+
+    Args:
+        claim: its key.
+        where: printed name of the slice.
+        cells: the cells of the slice.
+        measured: a value per test image (N,), or (1,), of every cell that has one.
+        estimator: computes the estimate.
+    """
     return Quantity(claim, where, cells, frozenset(measured), paired(measured, cells), estimator)
 
 
 def slices(frozen: Frozen) -> list[tuple[str, str, list[Cell]]]:
-    """C2: every combiner and, by soft vote, every dataset, backbone and number of shots; title, combiner, cells."""
+    """The slices of C2 as (title, combiner, cells).
+
+    They are the whole grid by every combiner and, by soft vote, every dataset, backbone and number of shots.
+    """
     cells = frozen.of(METHOD, BASELINE)
     names = dict.fromkeys(name for correct in frozen.correct.values() for name in correct)
     combiners = [name for name in names if name in COMBINERS and COMBINERS[name].combines]
@@ -163,9 +180,9 @@ def slices(frozen: Frozen) -> list[tuple[str, str, list[Cell]]]:
 
 
 def against_members(params: Params, frozen: Frozen, estimator: Estimator) -> list[Quantity]:
-    """C6: accuracy of each method's ensemble minus that of its mean member (a), of its best on validation (b).
+    """C6: accuracy of each method's ensemble minus that of its mean member (C6a) or its best on validation (C6b).
 
-    A control that is a single net has nothing to beat.
+    Methods that train a single net are left out.
     """
     methods = dict.fromkeys(cell.method for cell in frozen.states if params.members_of(cell) > 1)
     quantities = []
@@ -179,7 +196,10 @@ def against_members(params: Params, frozen: Frozen, estimator: Estimator) -> lis
 
 
 def mean(values: Values, *, floored: bool = False) -> Estimate:
-    """Mean of values (N,) by test image: the seeds vary, and the images unless a cell has a single value."""
+    """Mean of values (N,) per test image, see `statistics.clustered_mean`.
+
+    Seeds are random; test images are, too, unless each pair has a single value, N = 1.
+    """
     return statistics.clustered_mean([array for _, array in stacked(values)], floored=floored)
 
 
@@ -187,7 +207,7 @@ floored_mean = partial(mean, floored=True)  # rules 2
 
 
 def stacked(values: Values) -> list[tuple[list[Bundle], Array]]:
-    """Per dataset its bundles and the values (bundles, seeds, N); NaN where a seed is missing."""
+    """For each dataset its bundles and an array of their values (bundles, seeds, N); NaN for missing seeds."""
     arrays = []
     for dataset in sorted({bundle.dataset for bundle, _ in values}):
         here = {key: value for key, value in values.items() if key[0].dataset == dataset}
@@ -200,13 +220,19 @@ def stacked(values: Values) -> list[tuple[list[Bundle], Array]]:
 
 
 def median(values: Values) -> Estimate:
-    """Median over the pairs of the first value of each, without an interval."""
+    """Median over pairs of the first value of each pair, without an interval."""
     unknown = np.array(np.nan)
     return Estimate(np.median([value[0] for value in values.values()]), unknown, unknown, unknown)
 
 
 def jackknife(statistic: Statistic, values: Values, rows: Sequence[Sequence[float] | Array]) -> Estimate:
-    """A statistic of a row per pair, the test images held fixed; see `statistics.jackknife`."""
+    """Apply `statistics.jackknife`, which holds the test images fixed.
+
+    Args:
+        statistic: function of the rows and their weights.
+        values: gives the dataset and seed of each pair.
+        rows: a row of q numbers for each pair, in the order of `values`.
+    """
     datasets, seeds = [bundle.dataset for bundle, _ in values], [seed for _, seed in values]
     return statistics.jackknife(statistic, np.array(rows), datasets, seeds)
 
@@ -214,14 +240,24 @@ def jackknife(statistic: Statistic, values: Values, rows: Sequence[Sequence[floa
 def arrays_of(
     params: Params, frozen: Frozen, *names: str, optional: Sequence[str] = ()
 ) -> dict[Cell, dict[str, NDArray[Any]]]:
-    """Arrays of `cam.npz` of the finished cells of both methods, where the record has all of `names`."""
+    """Arrays from `cam.npz` of the finished FDL and classical cells.
+
+    Args:
+        params: the settings.
+        frozen: the frozen grid.
+        names: arrays to read; a record that lacks one of them is left out.
+        optional: arrays to read if a record has them.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
     cells = [cell for cell in frozen.of(METHOD, BASELINE) if cell in frozen.correct]
     arrays = {cell: read_arrays(params, cell, "cam.npz", optional=[*names, *optional]) for cell in cells}
     return {cell: record for cell, record in arrays.items() if record.keys() >= set(names)}
 
 
 def overlaps_of(params: Params, frozen: Frozen) -> dict[Cell, dict[str, NDArray[Any]]]:
-    """`cosines` and `empty` as in `arrays_of`, of the same test images in all cells of a dataset."""
+    """`cosines` and `empty` as `arrays_of` reads them, restricted to the test images that a dataset's cells share."""
     arrays = arrays_of(params, frozen, "cosines", "empty", optional=["signed_positions"])
     narrowed: dict[Cell, dict[str, NDArray[Any]]] = {}
     for dataset in dict.fromkeys(cell.dataset for cell in arrays):

@@ -1,4 +1,4 @@
-"""Rules 1 of docs/claims.md, which the verdicts of preset `lite` were fixed by. They do not change any more."""
+"""Rules 1 of docs/claims.md, fixed before preset `lite` was trained. They judge only this preset and never change."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ from fdl.reporting.claim_quantities import (
 )
 from fdl.reporting.results import baseline_pairs
 
-LEFT_OUT_MOST = 0.1  # C4: share of the member pairs with an all-zero map
-INACTIVE = 0.5  # C7: ratio of the cosine sums from which the distance loss counts as inactive
+LEFT_OUT_MOST = 0.1  # C4 is undecided if a larger share of the pairs of members is left out because of an empty map
+INACTIVE = 0.5  # C7: from this ratio of the cosine sums on, the distance loss counts as inactive
 
 
 def _families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
@@ -49,7 +49,7 @@ def _families(params: Params, frozen: Frozen) -> list[list[Quantity]]:
 
 
 def _activity(params: Params, frozen: Frozen) -> Quantity:
-    """C7: ratio of the cosine sums on test, FDL over classical, of every seed."""
+    """C7: for every pair, the ratio FDL / classical of the cosine sums on test images."""
     cells, sums = frozen.of(METHOD, BASELINE), frozen.measures["cosine_sum"]
     pairs = baseline_pairs(cells, sums)
     values = {(cell.bundle, cell.seed): np.array([sums[cell] / sums[twin]]) for cell, twin in pairs}
@@ -57,14 +57,17 @@ def _activity(params: Params, frozen: Frozen) -> Quantity:
 
 
 def _gain_over_shots(frozen: Frozen) -> Quantity:
-    """C3: slope over log shots of the difference of logit accuracies, in the bundles above the floor."""
+    """C3: slope over ln(shots) of the difference between the logits of accuracy.
+
+    Only bundles in which both methods are at least `FLOOR` above chance are used.
+    """
     cells = frozen.of(METHOD, BASELINE)
     logits: dict[Cell, Array] = {}
     accuracies: dict[tuple[Bundle, str], list[float]] = defaultdict(list)
     for cell in cells:
         if cell in frozen.correct:
             correct = frozen.correct[cell][COMBINER].astype(float)
-            # Half an image more on either side: no accuracy lies at infinity.
+            # Half an image is added to both counts, so that the logit of an accuracy of 0 or 1 is finite.
             logits[cell] = np.log([(correct.sum() + 0.5) / ((1 - correct).sum() + 0.5)])
             accuracies[cell.bundle, cell.method].append(correct.mean())
     low = {bundle for (bundle, _), each in accuracies.items() if fmean(each) < frozen.chance[bundle.dataset] + FLOOR}
@@ -75,9 +78,9 @@ def _gain_over_shots(frozen: Frozen) -> Quantity:
 
 
 def _overlap(params: Params, frozen: Frozen) -> Quantity:
-    """C4: difference of the mean pairwise overlap of the members' class activation maps, image by image.
+    """C4: difference in mean overlap of the members' class activation maps, image by image.
 
-    A pair of members with an empty map in one arm is left out of both.
+    If a map of two members is empty in one method, these two members are left out of both methods for this image.
     """
     arrays = overlaps_of(params, frozen)
     values, shares = {}, []
@@ -98,7 +101,7 @@ def _overlap(params: Params, frozen: Frozen) -> Quantity:
 
 
 def _predictions(frozen: Frozen) -> Quantity:
-    """C5: difference of the members' disagreement, in points, at equal mean accuracy of the members."""
+    """C5: difference in the members' disagreement, in points, if the mean accuracy of the members did not differ."""
     disagreement, information = frozen.measures["disagreement"], frozen.measures["mutual_information"]
     cells = frozen.of(METHOD, BASELINE)
     measured = {
@@ -112,19 +115,19 @@ def _predictions(frozen: Frozen) -> Quantity:
 
 
 def _mean_of_cells(values: Values) -> Estimate:
-    """Mean of values (1,): the seeds vary, the test images are held fixed."""
+    """Mean of values (1,); seeds are random, test images are held fixed."""
     return jackknife(statistics.weighted_mean, values, list(values.values()))
 
 
 def _slope(values: Values) -> Estimate:
-    """Slope of values (1,) over log shots, with an intercept for each dataset and backbone."""
+    """Slope of values (1,) over ln(shots), with an intercept for each dataset and backbone."""
     lines = sorted({(bundle.dataset, bundle.backbone) for bundle, _ in values})
     rows = [[lines.index((b.dataset, b.backbone)), np.log(b.shots), value[0]] for (b, _), value in values.items()]
     return jackknife(statistics.common_slope, values, rows)
 
 
 def _intercept(values: Values) -> Estimate:
-    """Intercept of the second of the values over the first."""
+    """Intercept of the line of the second value of each pair over the first."""
     return jackknife(statistics.intercept, values, [value[:2] for value in values.values()])
 
 

@@ -1,4 +1,4 @@
-"""A claim with its verdict, and how claims are written: as CSV, Markdown, LaTeX and HTML."""
+"""A claim with its verdict, and the table of claims as CSV, Markdown, LaTeX and HTML."""
 
 import csv
 import io
@@ -12,17 +12,20 @@ from fdl.reporting.latex import LatexColumn, latex_table, latex_text
 from fdl.reporting.pages import render
 from fdl.reporting.table_formats import markdown_text
 
-_WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the columns on paper
+_WIDTHS = (0.13, 0.17, 0.1, 0.16, 0.14, 0.1, 0.04, 0.05)  # of the LaTeX columns, as fractions of the text width
 _HEADINGS = ("Claim", "Verdict", "Slice", "By dataset", "Estimate", "Without a dataset", "Seeds", "Cells")
-HARMS_LESS = "the loss harms less with fewer shots"  # the verdict on C3 where there is no gain
-INCOMPLETE = "incomplete"  # how the reason begins while cells of the frozen grid are missing
-_DECIMALS = {"nats": 3, "correlation": 3}  # by unit; others have two
-Part = dict[str, float | None]  # of a dataset: estimate, low, high
+HARMS_LESS = "the loss harms less with fewer shots"  # replaces the verdict "supported" on C3 if there is no gain
+INCOMPLETE = "incomplete"  # first word of the reason while cells of the frozen grid are missing
+_DECIMALS = {"nats": 3, "correlation": 3}  # by unit; all others have two
+Part = dict[str, float | None]  # numbers by name, such as estimate, low and high
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on the frozen grid or a slice of it, and what the records say of it."""
+    """A claim on the frozen grid or a slice of it, with its estimate and verdict.
+
+    The frozen grid is the set of cells (trained ensembles) that the preset fixed before its first training.
+    """
 
     id: str
     text: str
@@ -33,39 +36,39 @@ class Claim:
     high: float | None
     level: float
     df: float | None
-    p: float | None  # adjusted over the family, where there is one
-    p_equivalence: float | None  # the same of equivalence; None where ± 2 points mean nothing
-    low_equivalence: float | None  # 90 % interval, which equivalence asks to be inside ± 2 points
+    p: float | None  # of the hypothesis of no difference, adjusted if the claim belongs to a family of tests
+    p_equivalence: float | None  # of equivalence, adjusted likewise; None if the unit is not percentage points
+    low_equivalence: float | None  # bounds of the 90 % interval, which lies within ± 2 points in case of equivalence
     high_equivalence: float | None
-    seeds: int  # the fewest that any bundle has
-    most_seeds: int
-    found: int  # cells with a value
-    cells: int  # of the frozen grid
-    failed: tuple[str, ...]  # cells that diverged
-    by_dataset: dict[str, Part]  # the estimate of each dataset alone; empty where there is only one
-    without: dict[str, float | None]  # the estimate without each dataset
-    spread: Part  # by dataset: s.d. of a pair's difference between seeds, within its bundle
+    seeds: int  # smallest number of seeds of any bundle (dataset, backbone and number of images per class)
+    most_seeds: int  # largest such number
+    found: int  # number of cells that have a value
+    cells: int  # number of cells that the frozen grid asks for
+    failed: tuple[str, ...]  # keys of the cells that diverged
+    by_dataset: dict[str, Part]  # the estimate for each dataset alone; empty if there is only one
+    without: dict[str, float | None]  # the estimate without each dataset in turn
+    spread: Part  # by dataset: standard deviation of a pair's difference between seeds, within its bundle
     precision: str
     seeds_for_equivalence: int | None  # see `Estimate.seeds_for_equivalence`
-    beside: str  # what is printed beside the estimate
-    verdict: str | None  # None: none is given
+    beside: str  # text that is printed after the estimate
+    verdict: str | None  # None: no verdict is given
     reason: str
-    sensitivity: str  # what another rule for the same would say
+    sensitivity: str  # the result of an alternative rule
     remark: str  # the preset's caveat (`claims.remark`)
     rules: int  # version of the rules
     grid: str  # hash of the frozen grid
-    titles: dict[str, str]  # of the datasets, as they are printed
+    titles: dict[str, str]  # printed names of the datasets
 
     @property
     def reading(self) -> str:
-        """The verdict as it is printed, with what it rests on."""
+        """The verdict as it is printed, with its reason."""
         if self.verdict is None or self.verdict == "undecided":
             return f"{self.verdict or 'no verdict'} ({self.reason})"
         return f"{self.verdict}{',' if ',' in self.verdict else ''} on this grid ({self.reason})"
 
     @property
     def word(self) -> str:
-        """The verdict in a word, as the page's badges have it."""
+        """The verdict in one or two words, for the badges on the page."""
         if self.reason.startswith(INCOMPLETE):
             return INCOMPLETE
         return "harms less" if self.verdict == HARMS_LESS else (self.verdict or "no verdict").partition(",")[0]
@@ -81,7 +84,7 @@ class Claim:
 
     @property
     def estimate_text(self) -> str:
-        """`−1.68 [−2.82, −0.54] points`, and what is printed beside it."""
+        """`−1.68 [−2.82, −0.54] points`, and the text that is printed after it."""
         if self.estimate is None:
             return "–"
         interval = f" {self.interval(self.low, self.high)}" if self.low is not None else ""
@@ -92,14 +95,14 @@ class Claim:
 
     @property
     def summary_text(self) -> str:
-        """`−1.7 [−2.8, −0.5] points`, with the decimals of the answer; other units have more."""
+        """`−1.7 [−2.8, −0.5] points`, rounded like the report's answer; estimates in other units as `estimate_text`."""
         if self.estimate is None or self.unit != "points":
             return self.estimate_text.partition(";")[0]
         known = (self.low, self.high) if self.low is not None and self.high is not None else None
         return f"{titles.signed_interval(self.estimate, known)} {self.unit}"
 
     def amount(self, value: float | None) -> str:
-        """A number in the claim's unit, of a difference with its sign."""
+        """A number in the claim's unit, with its sign unless it is a ratio."""
         text = signed(value, _DECIMALS.get(self.unit, 2))
         return text.lstrip("+") if self.unit == "ratio" else text
 
@@ -138,19 +141,19 @@ def interval_text(low: float | None, high: float | None, decimals: int = 2) -> s
 
 
 def signed(value: float | None, decimals: int = 2) -> str:
-    """With a true minus sign."""
+    """The rounded number with its sign, a true minus sign if it is negative; `–` for None."""
     return "–" if value is None else f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 def as_written(claim: Claim) -> dict[str, Any]:
-    """All that is known of a claim, in files that call datasets by their names."""
+    """All fields of a claim and its `reading`; without `titles`, because files name datasets by their keys."""
     known = asdict(claim) | {"reading": claim.reading}
     del known["titles"]
     return known
 
 
 def to_csv(claims: Sequence[Claim]) -> str:
-    """One line per claim, with all that is known of it."""
+    """A CSV file with one row per claim and all of its fields."""
     text = io.StringIO(newline="")
     names = [*(field.name for field in fields(Claim) if field.name != "titles"), "reading"]
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -174,7 +177,10 @@ def to_markdown(claims: Sequence[Claim], caption: str) -> str:
 
 
 def to_latex(claims: Sequence[Claim], caption: str) -> str:
-    """Floats of at most a page, the details of the caption below the last; of no claims the caption alone."""
+    """LaTeX floats of at most a page each, with the caption's details below the last; just the caption without claims.
+
+    The details are all sentences of the caption but the first.
+    """
     if not claims:
         return latex_text(caption) + "\n"
     first, _, details = caption.partition(". ")
@@ -186,12 +192,12 @@ def to_latex(claims: Sequence[Claim], caption: str) -> str:
 
 
 def html_fragment(claims: Sequence[Claim], caption: str) -> str:
-    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    """The table as an HTML `<section>` that can be inserted into a page; texts are escaped."""
     return render("claims.html", caption=caption, headings=_HEADINGS, rows=_rows(claims))
 
 
 def to_html(claims: Sequence[Claim], caption: str, *, banner: str | None) -> str:
-    """The table as a page that stands alone."""
+    """The table as a self-contained HTML page."""
     return render("page.html", title="Claims", banner=banner, sections=[html_fragment(claims, caption)])
 
 

@@ -1,7 +1,8 @@
-"""The paper's claims as tests, on the frozen grid (`claims.grid`) of a preset; decided beforehand in docs/claims.md.
+"""The verdicts on the paper's claims, on the frozen grid of a preset, by the rules of docs/claims.md.
 
-`claim_rules_1` and `claim_rules_2` say what each of them compares, `statistics` how sure that is, `claim_tables` writes
-them; here stand the verdicts.
+The frozen grid (`claims.grid`) is the set of cells that the preset fixed before its first training. `claim_rules_1` and
+`claim_rules_2` define the quantity that each claim compares, `fdl.evaluation.statistics` computes estimates and
+p values, and `claim_tables` writes the claims to files.
 """
 
 from collections import Counter
@@ -25,20 +26,23 @@ SCHEMA_VERSION = 2
 SEEDS_NEEDED = 5
 
 RULES = {rules.number: rules for rules in (claim_rules_1.RULES, claim_rules_2.RULES)}
-_PAIRS = ("C4a", "C4b", "C5a", "C5b")  # families of two
+_PAIRS = ("C4a", "C4b", "C5a", "C5b")  # claims that form families of two
 _LEVEL = f"{100 * LEVEL:.0f} %"
-_NAMED = 5  # cells that a reason names
+_NAMED = 5  # number of cells or settings that a reason names
 
 
 def evaluate(params: Params, results: Results | None = None) -> list[Claim]:
-    """Every claim; none where the preset has no frozen grid.
+    """Judge every claim.
 
     Args:
         params: the settings.
-        results: what `collect` gathered, where that is read already.
+        results: what `collect` gathered; None: read it.
+
+    Returns:
+        The claims with their verdicts; empty if the preset has no frozen grid.
 
     Raises:
-        InputError: `collect` has not run for these settings, or a record was changed since.
+        InputError: `collect` has not run for these settings, or a record was changed after it ran.
     """
     if params.claims.grid is None:
         return []
@@ -52,11 +56,11 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
 
     Args:
         params: the settings.
-        claims: as `evaluate` gave them.
+        claims: as `evaluate` returned them.
     """
     folder = layout.report_folder(params)
     caption = claims_caption(params, claims)
-    # The first claim is of the whole grid: it has a verdict, unless the images are synthetic.
+    # The first claim is about the whole grid. It always has a verdict, unless the images are synthetic.
     banner = SYNTHETIC if claims and claims[0].verdict is None else None
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -80,7 +84,7 @@ def write_claims(params: Params, claims: Sequence[Claim]) -> list[Path]:
 
 
 def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
-    """What the table shows; without a frozen grid, that there are no verdicts."""
+    """What the table shows, or, if there is no frozen grid, that there are no verdicts."""
     if not claims:
         return f"No verdicts: preset {params.preset} names no frozen grid (claims.grid in params.yaml)."
     rules = RULES[params.claims.rules]
@@ -96,7 +100,7 @@ def claims_caption(params: Params, claims: Sequence[Claim]) -> str:
 
 
 def _judge(params: Params, rules: Rules, frozen: Frozen, family: Sequence[Quantity]) -> list[Claim]:
-    """The claims of one family of tests; a slice of a single bundle is none of it."""
+    """Judge the claims of one family of tests; a slice that consists of a single bundle is not tested."""
     estimates = [_estimate(quantity) for quantity in family]
     tested = np.array([not _single_bundle(quantity) for quantity in family])
     unknown = np.nan, np.nan
@@ -110,7 +114,7 @@ def _judge(params: Params, rules: Rules, frozen: Frozen, family: Sequence[Quanti
 
 
 def _estimate(quantity: Quantity, *, only: str = "", without: str = "") -> Estimate | Bounded | None:
-    """The estimate, of one dataset or without one if it is named; None where the values found do not give any."""
+    """The estimate, of the dataset `only` or without the dataset `without` if given; None if it is undefined."""
     values = {
         key: value
         for key, value in quantity.values.items()
@@ -133,10 +137,10 @@ def _claim(
     p_difference: float,
     p_equivalence: float,
 ) -> Claim:
-    """The claim with its verdict, where one can be given."""
+    """The claim with its verdict, if one can be given."""
     unit = rules.units.get(quantity.claim, "points")
     if unit != "points":
-        p_equivalence = np.nan  # ± 2 points mean nothing
+        p_equivalence = np.nan  # the margin of ± 2 points has no meaning in other units
     claim = _without_verdict(params, rules, frozen, quantity, estimate, p_difference, p_equivalence)
     if frozen.synthetic:
         return replace(claim, reason="synthetic images")
@@ -153,7 +157,7 @@ def _claim(
         reason = _reason(claim, verdict)
         if verdict == "supported" and quantity.gain is not None and quantity.gain <= 0:
             verdict, reason = HARMS_LESS, f"{reason}, but the estimate of C1 is {signed(float(quantity.gain))} points"
-    if rules.number > 1 and claim.id != "C2":  # its lines are many, and the numbers those of C1
+    if rules.number > 1 and claim.id != "C2":  # C2 has many rows, and these numbers would be those of C1
         reason = f"{reason}; {_rests_on(params, claim)}"
     return replace(claim, verdict=verdict, reason=reason, sensitivity=_sensitivity(frozen, quantity))
 
@@ -167,7 +171,7 @@ def _without_verdict(
     p_difference: float,
     p_equivalence: float,
 ) -> Claim:
-    """What is known of a claim before it is judged."""
+    """The claim before it is judged: all fields but the verdict and its reason."""
     (seeds, most), unit = _seeds(quantity), rules.units.get(quantity.claim, "points")
     low, high = estimate.interval() if estimate else (np.nan, np.nan)
     inside = estimate.interval(1 - 2 * ALPHA) if estimate and unit == "points" else (np.nan, np.nan)
@@ -199,7 +203,7 @@ def _without_verdict(
         precision=", ".join(frozen.precisions),
         seeds_for_equivalence=(
             estimate.seeds_for_equivalence(seeds)
-            if estimate and unit == "points" and quantity.claim != "C2"  # of slices: not at their adjusted level
+            if estimate and unit == "points" and quantity.claim != "C2"  # it ignores the adjustment of slices
             else None
         ),
         beside=quantity.beside,
@@ -221,23 +225,23 @@ def _part(estimate: Estimate | Bounded | None) -> Part:
 
 
 def _cell_values(values: Values) -> Values:
-    """A value per pair: over the test images, and the middle of bounds."""
+    """A single value per pair: the mean over test images, and over both bounds if the values are bounds."""
     return {key: np.array([value.mean()]) for key, value in values.items()}
 
 
 def _spreads(quantity: Quantity) -> Part:
-    """By dataset: standard deviation of a pair between seeds, within its bundle; None where a pair is missing."""
+    """By dataset, the standard deviation of a pair between seeds, within its bundle; None if a pair is missing."""
     arrays = stacked(_cell_values(quantity.values)) if quantity.values else []
     return {bundles[0].dataset: _number(statistics.seed_spreads(array)[0]) for bundles, array in arrays}
 
 
 def _rests_on(params: Params, claim: Claim) -> str:
-    """Seeds, precision, and how much a pair varies between seeds and between reruns."""
+    """The number of seeds, the precision, and how much a pair varies between seeds and, for C1, between reruns."""
     seeds = f"{claim.seeds} to {claim.most_seeds}" if claim.most_seeds > claim.seeds else str(claim.seeds)
     parts = [f"{seeds} seeds", claim.precision]
     if known := _by_dataset(claim, claim.spread):
         parts.append(f"s.d. of a pair between seeds {known}")
-    if claim.id == "C1":  # they are known of its difference only
+    if claim.id == "C1":  # the spread between reruns is measured for its difference only
         reruns = {name: value for name, value in sorted((params.claims.reruns or {}).items()) if name in claim.spread}
         parts.append(f"between reruns {_by_dataset(claim, reruns) or 'not measured'}")
     return ", ".join(parts)
@@ -249,7 +253,10 @@ def _by_dataset(claim: Claim, values: Mapping[str, float | None]) -> str:
 
 
 def _sensitivity(frozen: Frozen, quantity: Quantity) -> str:
-    """The estimate by another rule, and the datasets whose seeds vary less than their own cells let expect."""
+    """The interval by the alternative estimator, and the datasets that explain why it differs.
+
+    In these the seeds' means vary less than they would if the cells were independent.
+    """
     other = quantity.sensitivity(quantity.values) if quantity.sensitivity else None
     low, high = map(_number, other.interval()) if other else (None, None)
     if low is None or high is None:
@@ -268,7 +275,7 @@ def _sensitivity(frozen: Frozen, quantity: Quantity) -> str:
 
 
 def _seeds(quantity: Quantity) -> tuple[int, int]:
-    """The fewest and the most seeds with a value in all methods that any bundle has."""
+    """The smallest and the largest number of seeds per bundle; only seeds whose cells all have a value count."""
     asked = {(cell.bundle, cell.seed) for cell in quantity.cells}
     lacking = {(cell.bundle, cell.seed) for cell in quantity.cells if cell not in quantity.measured}
     complete = Counter(bundle for bundle, _ in asked - lacking)
@@ -277,26 +284,27 @@ def _seeds(quantity: Quantity) -> tuple[int, int]:
 
 
 def _incomplete(frozen: Frozen, claim: Claim) -> str:
-    """What the grid lacks for a verdict; empty where it lacks nothing."""
+    """What the grid lacks for a verdict; empty if it lacks nothing."""
     failed = f"; diverged: {_some(claim.failed)}" if claim.failed else ""
     if claim.found + len(claim.failed) < claim.cells:
         return f"{INCOMPLETE}: {claim.found:,} of {claim.cells:,} cells done{failed}"
     if failed:
         return f"{claim.found:,} of {claim.cells:,} cells have a result{failed}"
-    # A slice that happens to be complete waits for the rest: else the order of the runs would pick the verdicts.
+    # A complete slice must wait for the rest of the grid. Otherwise the order of the runs would decide which verdicts
+    # are given first.
     if (done := len(frozen.correct)) < (asked := len(frozen.states)):
         return f"{INCOMPLETE}: {done:,} of {asked:,} cells of the frozen grid done"
     return f"{claim.seeds} seeds; a verdict needs {SEEDS_NEEDED}" if claim.seeds < SEEDS_NEEDED else ""
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _reason(claim: Claim, verdict: str) -> str:
-    """What the verdict rests on."""
+    """The reason for the verdict: the interval and, in a family of tests, the adjusted p value."""
     side = "above" if claim.estimate is not None and claim.estimate > 0 else "below"
     family = f", adjusted p {_p_text(claim.p)}" if claim.id in ("C2", *_PAIRS) else ""
     equivalent = (
@@ -311,7 +319,7 @@ def _reason(claim: Claim, verdict: str) -> str:
     if claim.unit != "points":
         holds = claim.low is not None and claim.high is not None and claim.low <= 0 <= claim.high
         return f"{_LEVEL} interval {'includes' if holds else 'excludes'} 0{family}"
-    if claim.id == "C2":  # how many seeds equivalence takes depends on the other slices too
+    if claim.id == "C2":  # the number of seeds needed for equivalence depends on the other slices, too
         return f"neither a difference nor equivalence{family}"
     needed = f"about {claim.seeds_for_equivalence}" if claim.seeds_for_equivalence else "no number of"
     return f"neither a difference nor equivalence; were the difference 0, equivalence would take {needed} seeds"
@@ -322,7 +330,7 @@ def _p_text(p: float | None) -> str:
 
 
 def _activity(rules: Rules, frozen: Frozen, quantity: Quantity) -> tuple[str, str]:
-    """C7 has no interval: every cell counts."""
+    """Verdict and reason for C7, which has no interval: it is supported if the loss is active in every pair."""
     inactive = Counter(bundle for (bundle, _), ratio in quantity.values.items() if rules.inactive(ratio))
     if not inactive:
         return "supported", f"{rules.active_text} in all {len(quantity.values):,} pairs"
@@ -337,5 +345,5 @@ def _setting(frozen: Frozen, bundle: Bundle) -> str:
 
 
 def _number(value: float | Array) -> float | None:
-    """Rounded, so that equal records give equal bytes on every machine; None where it is not known."""
+    """The number, rounded so that equal records give equal files on every machine; None if it is not finite."""
     return round(float(value), 6) + 0.0 if np.isfinite(value) else None

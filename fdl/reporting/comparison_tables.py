@@ -1,4 +1,8 @@
-"""Methods and combiners beside each other: a row per bundle and method, mean ± standard deviation over seeds."""
+"""Tables that compare methods, combiners, metrics and selection rules, with mean ± standard deviation over seeds.
+
+Each has a row per bundle and method. A bundle is a dataset, a backbone and a number of shots (training images per
+class). A combiner forms one prediction from the members' outputs. A selection rule picks the epoch of a training.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,9 +36,10 @@ _HEADINGS = (
 
 
 def ablation_table(results: Results) -> Listing:
-    """Test accuracy of the soft vote by method, and its difference from the classical ensemble; then over all bundles.
+    """Test accuracy of the soft vote by method, and its difference from the classical ensemble.
 
-    A method's line over all bundles holds the means over the bundles in which both it and the baseline have a value.
+    The last rows, one per method, hold the means over the bundles in which both the method and the baseline have a
+    value.
     """
     gains = {method: differences(results.accuracy, method) for method in results.methods}
     lines, both = [], defaultdict(list)
@@ -46,7 +51,7 @@ def ablation_table(results: Results) -> Listing:
             both[method].append((score.mean, difference.mean))
     for method, means in both.items():
         known = [(score, gain) for score, gain in means if score is not None and gain is not None]
-        # Without a spread: bundles are the benchmark, not a sample.
+        # No standard deviation is given, because the bundles are fixed and not a sample.
         score, gain = (
             Spread(spread(column).mean, None, len(known)) for column in ([s for s, _ in known], [g for _, g in known])
         )
@@ -75,7 +80,7 @@ def _ablation_line(labels: Sequence[str], score: Spread, difference: Spread, ask
 
 
 def combiner_table(results: Results) -> Listing:
-    """Test accuracy of every combiner that any cell has, beside that of the members."""
+    """Test accuracy of every combiner that occurs in the results, beside that of the members."""
     combiners = [name for name in results.combiners if COMBINERS[name].shown]
     values = {name: results.values(name, "accuracy") for name in combiners}
     lines = []
@@ -100,13 +105,13 @@ def combiner_table(results: Results) -> Listing:
 
 
 def diversity_table(results: Results) -> Listing:
-    """How far the members differ, in predictions, feature maps and activation maps: what the distance loss is for."""
+    """How far the members differ in predictions, feature maps and class activation maps."""
     columns = {
         f"{split}_{name}": (measure, split, results.values(ENSEMBLE, name, split))
         for name, measure in (DIVERSITY | DISTANCE | OVERLAP).items()
         for split in measure.splits
     }
-    # Records of older versions lack what was added since.
+    # Old records lack the measures that were added later.
     columns = {name: column for name, column in columns.items() if column[0].kept_empty or column[2]}
     shown = dict.fromkeys(measure for measure, _, _ in columns.values())
     return _measured(
@@ -122,7 +127,7 @@ def diversity_table(results: Results) -> Listing:
 
 
 def metric_table(results: Results) -> Listing:
-    """The soft vote by every metric."""
+    """Every metric of the soft vote on test images."""
     columns = {name: (metric, "test", results.values("soft", name)) for name, metric in METRICS.items()}
     columns = {name: column for name, column in columns.items() if column[2]}
     shown = [metric for metric, _, _ in columns.values()]
@@ -147,7 +152,16 @@ def _measured(
     columns: Mapping[str, tuple[Metric, str, Mapping[Cell, float]]],
     *remarks: str,
 ) -> Listing:
-    """A column per measure and split: mean and standard deviation of its values, shares in percent."""
+    """A table with a column per measure and split: mean ± standard deviation over seeds, shares in percent.
+
+    Args:
+        results: results of the preset.
+        name: name of the files.
+        title: heading of the table.
+        caption: text above the table.
+        columns: by name in the CSV: the measure, its split, and its value for every cell that has one.
+        remarks: texts below the table.
+    """
     lines = []
     for bundle, method, cells in _groups(results):
         labels = _labels(results, bundle, method)
@@ -173,12 +187,12 @@ def _measured(
 
 
 def _explained(measures: Iterable[Metric]) -> str:
-    """What the columns of these measures hold."""
+    """The explanations of these measures."""
     return " ".join(filter(None, (measure.explained for measure in measures)))
 
 
 def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str]:
-    """That records of older versions hold no predictions of the training images, where there are such."""
+    """A remark if there are old records, which hold no predictions for the training images; else an empty list."""
     done = [state.cell for state in results.collected.of("done")]
     without = sum(cell not in measured for cell in done)
     if not without:
@@ -190,9 +204,10 @@ def _without_train(results: Results, measured: Mapping[Cell, float]) -> list[str
 
 
 def selection_table(results: Results) -> Listing:
-    """Test accuracy of the soft vote by the rule that picks the epoch: how much of an accuracy is selection.
+    """Test accuracy of the soft vote by the rule that picks the epoch.
 
-    All rules look at the same trainings. Beside each its difference from the last epoch, or else from the headline's.
+    It shows how much of an accuracy is due to the selection. All rules are applied to the same trainings. Each row also
+    has the difference from the rule `last` or, if the preset does not ask for that, from the dataset's first rule.
     """
     values = _values_by_rule(results)
     rules_of = {bundle.dataset: results.params.selections_of(bundle.dataset) for bundle in results.bundles}
@@ -238,7 +253,7 @@ def selection_table(results: Results) -> Listing:
 
 
 def _values_by_rule(results: Results) -> dict[tuple[str, str], dict[Cell, float]]:
-    """Accuracy of the soft vote by split and selection rule."""
+    """Accuracy of the soft vote by (split, selection rule) and cell."""
     chosen = results.runs[(results.runs["combiner"] == "soft") & (results.runs["metric"] == "accuracy")]
     columns = [chosen[name].tolist() for name in ("split", "selection", *CELL_COLUMNS, "value")]
     values: dict[tuple[str, str], dict[Cell, float]] = defaultdict(dict)
@@ -258,7 +273,7 @@ def _groups(results: Results) -> list[tuple[Bundle, str, list[Cell]]]:
 
 
 def _line(texts: Sequence[str], raw: Raw) -> Line:
-    """A row; one without a single mean, as partial results have hundreds, is not printed on paper."""
+    """A row. LaTeX tables leave it out if it holds no mean; partial results have hundreds of such rows."""
     return Line(texts, raw, printed=any(isinstance(value, float) for value in raw.values()))
 
 
@@ -272,7 +287,7 @@ def _percent(values: Mapping[Cell, float], cells: Sequence[Cell]) -> Spread:
 
 
 def _score(score: Spread, asked: int = 0, digits: int = 1) -> str:
-    """`41.2 ± 1.3`, with the number of seeds where some of those asked for have no value."""
+    """`41.2 ± 1.3`, with the number of seeds if some of the `asked` seeds have no value."""
     return mean_and_std(score, digits) + (f" (n={score.n})" if 0 < score.n < asked else "")
 
 
@@ -283,13 +298,13 @@ def _difference(difference: Spread) -> str:
 
 
 def _difference_columns(difference: Spread) -> dict[str, float | None]:
-    """Mean, standard deviation and bounds of the 95 % t interval over seeds, for the CSV."""
+    """Mean, standard deviation and bounds of the 95 % t interval over seeds, by column of the CSV."""
     values = difference.mean, difference.std, *(difference.interval or (None, None))
     return dict(zip(_DIFFERENCE, values, strict=True))
 
 
 def _remarks(results: Results, *first: str) -> list[str]:
-    """What a reader of this table alone must know of the images and of what is missing."""
+    """The given remarks, and then notes on the images and on missing results, since a table may be read alone."""
     collected = results.collected
     remarks = list(first)
     remarks += [f"{facts.title}: {'; '.join(facts.notes)}." for facts in collected.datasets.values() if facts.notes]
