@@ -1,4 +1,4 @@
-"""Seconds per cell."""
+"""The figure of the seconds that a cell, one trained ensemble, takes."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def seconds_per_cell(results: Results) -> "Figure":
-    """Seconds of every finished cell; a facet per backbone, a line per dataset."""
+    """Draw the seconds of the finished cells, with a facet per backbone and a row per dataset in it."""
     import pandas as pd
     import seaborn as sns
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def seconds_per_cell(results: Results) -> "Figure":
     frame = pd.DataFrame(rows, columns=["backbone", "dataset", "method", "seconds"])
     styles, backbones = looks(results.methods), list(dict.fromkeys(backbone for _, backbone in results.nets))
     datasets = [facts.title for facts in results.collected.datasets.values()]
-    dodge = 0.4 if len(results.methods) > 1 else False  # seaborn divides by the number of methods less one
+    dodge = 0.4 if len(results.methods) > 1 else False  # seaborn divides it by the number of methods minus 1
     with house_style():
         size = 2.3 * len(backbones) + 1.4, 0.25 * len(datasets) * max(len(results.methods) / 2, 1) + 1.2
         figure = Figure(figsize=size, layout="constrained")
@@ -63,7 +63,7 @@ def seconds_per_cell(results: Results) -> "Figure":
 
 
 def seconds_per_cell_caption(results: Results) -> str:
-    """What the figure shows, and n."""
+    """The caption: what the figure shows, the number of cells and their devices."""
     n = sum(len(costs.done) for costs in grouped_costs(results))
     devices = ", ".join(sorted(set(results.costs["device"]))) or "no device"
     return caption(

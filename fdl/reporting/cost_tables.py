@@ -1,4 +1,4 @@
-"""What the benchmark cost: parameters, seconds and memory, from `costs.csv`."""
+"""The table of costs: parameters, seconds and memory, from `costs.csv`. A cell is one trained ensemble."""
 
 from dataclasses import dataclass
 from statistics import median
@@ -20,17 +20,17 @@ _RAW = (
 
 @dataclass(frozen=True)
 class Costs:
-    """Finished cells of one dataset, backbone and method, all shots and seeds together."""
+    """The cells of one dataset, backbone and method, with all numbers of shots and all seeds."""
 
     dataset: str
     backbone: str
     method: str
-    done: "DataFrame"  # their rows of costs.csv
-    failed: int
+    done: "DataFrame"  # the rows of costs.csv of the finished cells
+    failed: int  # number of cells that diverged
 
 
 def grouped_costs(results: Results) -> list[Costs]:
-    """`costs.csv` in groups, in the order of tables."""
+    """The rows of `costs.csv` by dataset, backbone and method, in the order of tables; empty groups are left out."""
     frame, groups = results.costs, []
     for dataset, backbone in results.nets:
         for method in results.methods:

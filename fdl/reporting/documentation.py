@@ -1,4 +1,4 @@
-"""The lists in docs/report.md, made from the entries; `make format` writes them anew."""
+"""Generates the lists in docs/report.md from the entries of tables, figures, metrics and so on (`make format`)."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ EXAMPLE = Path("reports/published/lite/figures")
 
 
 def lists() -> dict[str, str]:
-    """The Markdown tables by name."""
+    """The generated Markdown by name of the list."""
     return {
         "tables and figures": _table(["name", "what it shows", "files"], _entries()),
         "how to read them": "".join(_sections()),
@@ -31,7 +31,10 @@ def lists() -> dict[str, str]:
 
 
 def filled(text: str) -> str:
-    """A page with its lists written anew, each between a comment with its name and one that ends it."""
+    """The text of a page with its lists replaced by new ones.
+
+    A list begins with a comment that holds its name and ends with the comment `end`.
+    """
     for name, table in lists().items():
         before, begin, after = text.partition(f"<!-- {name}: written by `make format` -->\n")
         if begin:
@@ -49,7 +52,7 @@ def _names(entry: Entry) -> list[str]:
 
 
 def _sections() -> list[str]:
-    """What the entries say of how they are read, and the published figure where there is one."""
+    """For each entry that explains how to read it, a section with this explanation and its published figure, if any."""
     sections = []
     for entry in entries().values():
         if entry.reading:

@@ -1,7 +1,7 @@
-"""What all figures share: the house style, a facet per dataset and backbone, the marks of methods, saving.
+"""What all figures share: style, facets (a panel per dataset and backbone), colours and markers, saving.
 
-Readable in grey and by the colour-blind; the same bytes for the same results. A figure is a matplotlib
-`Figure` of its own, nothing is global.
+Figures are readable in grey and by colour-blind readers, and equal results give byte-identical files. Every figure is a
+matplotlib `Figure` of its own; pyplot's global state is not used.
 """
 
 import io
@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 
 Net = tuple[str, str]  # dataset, backbone
 
-# Okabe & Ito's palette without its yellow: dark, light, dark, … so that neighbours differ in grey.
+# Okabe & Ito's palette without yellow. Dark and light colours alternate, so that neighbours also differ in grey.
 BASELINE_COLOUR = "#8c8c8c"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 MARKERS = ("s", "^", "D", "v", "P", "X")
 WARNING_COLOUR = "#b34400"
-BAND_COLOUR = "#dbe7f0"  # of differences too small to matter
+BAND_COLOUR = "#dbe7f0"  # shades the differences that are too small to matter
 _DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (1.5, 1.5), (8, 2, 2, 2), (3, 1))
 _BASELINE_DASH = (3, 1.5)
 DPI = 200  # dots per inch
-_COMPRESSION = 3  # of 9: a third of the default's seconds, a few percent more bytes
-_FACET = (2.35, 1.75)  # inches
+_COMPRESSION = 3  # PNG level, 0 to 9: a third of the time that the default takes, and files a few percent larger
+_FACET = (2.35, 1.75)  # width and height in inches
 _STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
-    "axes.titley": 1.0,  # where it would be put, after all ticks have been measured for it: none stands above
+    # The automatic place is the same, because no ticks are above the facets, but finding it means measuring all ticks.
+    "axes.titley": 1.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -45,10 +46,10 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+    "pdf.fonttype": 42,  # TrueType; journals reject Type 3
     "savefig.dpi": DPI,
 }
-_OPTIONS: dict[str, dict[str, Any]] = {  # of files; without dates
+_OPTIONS: dict[str, dict[str, Any]] = {  # of `savefig` by format; the metadata holds no date
     "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": _COMPRESSION}},
     "pdf": {"metadata": {"CreationDate": None}},
 }
@@ -56,7 +57,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # of files; without dates
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw within this, whatever the user's matplotlibrc says."""
+    """Context in which figures are drawn in the house style, whatever the user's matplotlibrc says."""
     from matplotlib import style
 
     with style.context(["default", _STYLE]):
@@ -64,10 +65,10 @@ def house_style() -> Iterator[None]:
 
 
 def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write `<stem>.png` and `<stem>.pdf`, without dates in them; return the files."""
+    """Write the figure to `<stem>.<ending>` in every format, without dates in the files; return their paths."""
     paths = []
     with house_style():
-        # Laid out once for all files; `savefig` would draw everything once more for it.
+        # The layout is computed once for all files, because `savefig` would draw everything again for each.
         if engine := figure.get_layout_engine():
             engine.execute(figure)
             figure.set_layout_engine(None)
@@ -81,7 +82,7 @@ def save(figure: "Figure", stem: Path, *, endings: Sequence[str] = ("png", "pdf"
 
 
 def save_picture(picture: "Image", stem: Path) -> list[Path]:
-    """Write `<stem>.png`; return the file in a list."""
+    """Write the picture to `<stem>.png`; return the path in a list."""
     content, path = io.BytesIO(), stem.with_suffix(".png")
     picture.save(content, "png", dpi=(DPI, DPI), compress_level=_COMPRESSION)
     files.write_atomically(path, content.getvalue())
@@ -91,15 +92,16 @@ def save_picture(picture: "Image", stem: Path) -> list[Path]:
 def facets(
     nets: Sequence[Net], *, share: Literal["row", "all"] | None = None, extra: int = 0
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with a facet per dataset and backbone: a row per dataset if all have the same backbones.
+    """A figure with a facet per dataset and backbone, in a row per dataset if all datasets have the same backbones.
 
     Args:
         nets: (dataset, backbone) pairs, in order.
-        share: which facets share their y axis; "row": those of a dataset, where each has a row.
-        extra: facets more, at the end.
+        share: which facets share their y axis. "all": all of them; "row": those of the same dataset, if each dataset
+            has a row of its own; None: none.
+        extra: number of additional facets at the end.
 
     Returns:
-        The figure, and its axes in the order of `nets`, then the extra ones.
+        The figure, and its axes: first those of `nets` in order, then the additional ones.
     """
     from matplotlib.figure import Figure
 
@@ -118,7 +120,7 @@ def facets(
 
 
 def _shape(nets: Sequence[Net]) -> tuple[int, int]:
-    """Rows and columns: a row per dataset if every dataset has the same backbones, else rows of three."""
+    """Numbers of rows and columns: a row per dataset if all datasets have the same backbones, else rows of three."""
     datasets = {dataset for dataset, _ in nets}
     backbones = {backbone for _, backbone in nets}
     if len(backbones) > 1 and len(nets) == len(datasets) * len(backbones):
@@ -128,13 +130,16 @@ def _shape(nets: Sequence[Net]) -> tuple[int, int]:
 
 
 def net_title(collected: Collected, net: Net) -> str:
-    """Title of a facet: `NEU (synthetic) · AlexNet`."""
+    """Title of a facet, such as `NEU (synthetic) · AlexNet`."""
     dataset, backbone = net
     return f"{collected.datasets[dataset].title} · {backbone_title(backbone)}"
 
 
 def looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colours, markers and dashes by method title, as seaborn takes them: the baseline grey and dashed."""
+    """Colours, markers and dashes by printed name of the method, as seaborn takes them.
+
+    The baseline is grey and dashed. The others get the colours in the order of `methods`.
+    """
     others = [method for method in methods if method != BASELINE]
     chosen: dict[str, dict[str, Any]] = {"palette": {}, "markers": {}, "dashes": {}}
     for method in methods:
@@ -155,8 +160,8 @@ def look(methods: Sequence[str], method: str) -> dict[str, Any]:
 
 
 def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str, also: Sequence["Axes"] = ()) -> None:
-    """Name the axes once: x below the last row, and below those in `also`; y at the side."""
-    for panel in axes:  # no supxlabel: the legend would be put on top of it
+    """Label the axes once: x below the last row and below the facets in `also`, y at the left of the figure."""
+    for panel in axes:  # not with supxlabel, which the legend would cover
         place = panel.get_subplotspec()
         lowest = panel in also or (place is not None and place.is_last_row())
         panel.set(xlabel=x if lowest else "", ylabel="")
@@ -165,14 +170,14 @@ def label_axes(figure: "Figure", axes: Sequence["Axes"], *, x: str, y: str, also
 
 
 def place_no_empty_labels(axes: Iterable["Axes"]) -> None:
-    """Fix the place of labels without text: to find one, the layout would measure the ticks of all neighbours."""
+    """Fix the place of empty labels, because the layout would measure the ticks of all neighbours to find one."""
     for axis in (axis for panel in axes for axis in (panel.xaxis, panel.yaxis)):
         if not axis.label.get_text():
             axis.set_label_coords(0, 0)
 
 
 def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str] = ()) -> None:
-    """One legend of all that these axes label, below the figure; the labels `last` at its end."""
+    """Draw one legend below the figure with the labels of all these axes; those in `last` are at its end."""
     handles: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -186,19 +191,19 @@ def legend_below(figure: "Figure", axes: Sequence["Axes"], *, last: Sequence[str
 
 
 def say_nothing_there(axes: "Axes") -> None:
-    """Mark a facet without values; above the middle, where a line of no difference may lie."""
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # lines that are drawn for all facets
+    """Write "no results" into a facet without values, above the middle, where the line of no difference may be."""
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # covers lines that every facet has
     axes.text(0.5, 0.7, "no results", transform=axes.transAxes, ha="center", va="center", color="#767676", bbox=behind)
 
 
 def warn(figure: "Figure", collected: Collected) -> None:
-    """Write above the figure what a reader who sees it alone must know."""
+    """Write the text of `notice` above the figure, because a figure may be seen without its caption."""
     if text := notice(collected):
         figure.suptitle(text, fontsize=8, fontweight="bold", color=WARNING_COLOUR)
 
 
 def notice(collected: Collected) -> str:
-    """That images are synthetic or results partial; a line each, since a figure of two facets is narrow."""
+    """A warning that images are synthetic or results partial, one line each, because figures can be narrow; or ""."""
     parts = [SYNTHETIC] if collected.synthetic else []
     without = len(collected.cells) - len(collected.of("done"))
     if without:
@@ -207,5 +212,5 @@ def notice(collected: Collected) -> str:
 
 
 def caption(collected: Collected, text: str) -> str:
-    """A caption with what `notice` says before it."""
+    """The text of a caption, preceded by the text of `notice`."""
     return f"{notice(collected)} {text}".lstrip().replace("\n", " ")

@@ -1,8 +1,10 @@
-"""What DVC shows and compares between commits and experiments: small files of a stable form, named in `dvc.yaml`.
+"""Small files that DVC shows and compares between commits and experiments; `dvc.yaml` names them.
 
-- `metrics.json` (`dvc metrics show`, `diff`): `accuracy.<dataset>.<method>.<combiner>` is the mean test accuracy
-  in [0, 1] over the dataset's finished cells; `cells` counts all cells by what became of them;
-- `plots/accuracy.csv`, `plots/training.csv` (`dvc plots show`, `diff`): what the templates in `.dvc/plots` draw.
+- `metrics.json` (`dvc metrics show`, `diff`): `accuracy.<dataset>.<method>.<combiner>` is the mean test accuracy in
+  [0, 1] over the dataset's finished cells (trained ensembles), where the combiner is the way to form one prediction
+  from the members' outputs; `cells` counts the cells that are finished, have failed, or are left out;
+- `plots/accuracy.csv`, `plots/training.csv` (`dvc plots show`, `diff`): the numbers that the templates in `.dvc/plots`
+  draw.
 """
 
 from pathlib import Path
@@ -16,12 +18,12 @@ from fdl.core.settings import Cell
 from fdl.reporting.results import Results, spread
 from fdl.reporting.targets import DVC
 
-_POINTS = 100  # of a training curve
-_DIGITS = 6  # of values: bytes shall not depend on the order of a sum
+_POINTS = 100  # largest number of points of a training curve
+_DIGITS = 6  # decimals of values; rounding makes the files independent of the order in which sums are computed
 
 
 def write_dvc_metrics(results: Results) -> list[Path]:
-    """Write `targets.DVC` into the report's folder; return them.
+    """Write the files `targets.DVC` into the report's folder; return their paths.
 
     Raises:
         InputError: the history of a record is damaged.
@@ -48,7 +50,10 @@ def _headline(results: Results) -> dict[str, object]:
 
 
 def _accuracy(results: Results) -> bytes:
-    """Soft-vote accuracy, mean and standard deviation over seeds: a row per dataset, backbone, shots, method."""
+    """CSV with the soft vote's accuracy, mean and standard deviation over seeds.
+
+    It has a row per dataset, backbone, number of shots and method.
+    """
     seeds: dict[tuple[str, str, int, str], list[float]] = {}
     for cell, value in results.accuracy.items():
         group = _name(results, cell.dataset), cell.backbone, cell.shots, cell.method
@@ -60,7 +65,10 @@ def _accuracy(results: Results) -> bytes:
 
 
 def _training(results: Results) -> bytes:
-    """Cross-entropy on the training images, mean of members and seeds, of the cells that the report's figure shows."""
+    """CSV with the cross-entropy on the training images by epoch, mean over members and seeds.
+
+    It covers the cells that the report's figure of the training shows.
+    """
     rows: list[tuple[object, ...]] = []
     for dataset, backbone in results.nets:
         for method, cells in results.compared(dataset, backbone).items():
@@ -75,12 +83,12 @@ def _training(results: Results) -> bytes:
 
 
 def _name(results: Results, dataset: str) -> str:
-    """A synthetic twin's numbers never stand under the real name."""
+    """The dataset's name with `-synthetic` if its images are synthetic, so that nobody takes the numbers for real."""
     return f"{dataset}-synthetic" if results.collected.datasets[dataset].synthetic else dataset
 
 
 def _cross_entropy(results: Results, cell: Cell) -> NDArray[np.float64]:
-    """Mean over the members, (epochs,)."""
+    """Cross-entropy by epoch (epochs,), mean over members."""
     history = results.history(cell)
     members = [name for name in history.columns.astype(str) if name.startswith("cross_entropy_")]
     mean: NDArray[np.float64] = history[members].to_numpy().mean(axis=1)

@@ -1,7 +1,8 @@
-"""What a table or figure says of itself: one entry, beside the code that makes it, holds all of it.
+"""The entry of a table or figure, which holds everything the project knows about it.
 
-A module of this folder whose name ends in `tables` or `figures` lists its entries in `ENTRIES`. Snakemake, the page,
-the verb `report --only`, `snakemake --report` and docs/report.md read them there: nothing else names a table or figure.
+To add a table or figure, list an entry in `ENTRIES` of a module of this folder whose name ends in `tables` or
+`figures`. Snakemake, the page, the verb `report --only`, `snakemake --report` and docs/report.md read the entries; a
+table or figure is named nowhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,35 +13,35 @@ from fdl.core.settings import Params
 from fdl.core.titles import backbone_title
 
 FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("png", "pdf")}
-Named = tuple[str, str, tuple[str, ...]]  # name of the files, title, what `make` is called with besides the results
+Named = tuple[str, str, tuple[str, ...]]  # name of the files, title, arguments of `make` after the results
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A table or figure, or several of one kind."""
+    """A table or figure, or several of the same kind, such as one per dataset."""
 
     kind: Literal["table", "figure"]
     name: str
-    title: str  # above it
-    shows: str  # a sentence or two, for docs/report.md and Snakemake's report
-    # `Results` → a table's `Table` or `Listing`, or a figure and its caption; None: the claims, which are written with
-    # the verdicts.
+    title: str
+    shows: str  # a sentence or two on its content, for docs/report.md and Snakemake's report
+    # Called with the `Results` and, if `each` is given, further arguments. Returns a `Table` or `Listing`, or a figure
+    # and its caption. None for the table of claims, which is written together with the verdicts.
     make: Callable[..., Any] | None
-    order: int = 100  # on the page: the lowest is first
-    each: Callable[[Params], Sequence[Named]] | None = None  # those that a preset has; None: the one of this name
-    written: str = ""  # how the documentation writes the names of several
-    endings: tuple[str, ...] = ()  # of its files; (): all of its kind
+    order: int = 100  # on the page, lowest first
+    each: Callable[[Params], Sequence[Named]] | None = None  # the tables or figures of a preset; None: one of this name
+    written: str = ""  # how the documentation writes the names if there are several
+    endings: tuple[str, ...] = ()  # of its files; (): all formats of its kind
     reading: str = ""  # how to read it, with an example from the report of `lite`; for docs/report.md
-    linked: bool = False  # the page does not show the figure itself, but where it lies
+    linked: bool = False  # whether the page links to the figure instead of embedding it
 
 
 def drawn(draw: Callable[..., Any], caption: Callable[..., str]) -> Callable[..., tuple[Any, str]]:
-    """What makes a figure, of a function that draws it and of one that says what it shows."""
+    """The `make` of a figure's entry, from a function that draws the figure and one that returns its caption."""
     return lambda *given: (draw(*given), caption(*given))
 
 
 def per_dataset(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
-    """One for each dataset of the grid."""
+    """The `each` of an entry with one table or figure per dataset of the grid."""
     return lambda params: [
         (f"{name}_{dataset}", f"{title}, {params.protocol(dataset).title}", (dataset,))
         for dataset in dict.fromkeys(bundle.dataset for bundle in params.bundles())
@@ -48,7 +49,7 @@ def per_dataset(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
 
 
 def per_net(name: str, title: str) -> Callable[[Params], Sequence[Named]]:
-    """One for each dataset and backbone of the grid."""
+    """The `each` of an entry with one table or figure per dataset and backbone of the grid."""
     return lambda params: [
         (f"{name}_{dataset}_{backbone}", f"{title}, {params.protocol(dataset).title}, {backbone_title(backbone)}", net)
         for net in dict.fromkeys((bundle.dataset, bundle.backbone) for bundle in params.bundles())

@@ -1,4 +1,4 @@
-"""Test accuracy over training images per class."""
+"""The figure of test accuracy over training images per class (shots)."""
 
 from itertools import pairwise
 from math import log2
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-_DODGE = 0.045  # between methods, as a part of the axis
+_DODGE = 0.045  # distance between methods, as a fraction of the axis
 
 
 def accuracy_over_shots(results: Results) -> "Figure":
-    """Test accuracy of the soft vote over training images per class; a facet per dataset and backbone."""
+    """Draw the soft vote's test accuracy over training images per class, with a facet per dataset and backbone."""
     shots = sorted({bundle.shots for bundle in results.bundles})
     frame = _frame(results, shots)
     with house_style():
-        # A dataset's backbones stand side by side and share their scale; other datasets have their own.
+        # The backbones of a dataset are side by side and share their y axis. Each dataset has a y axis of its own.
         figure, all_axes = facets(results.nets, share="row")
         for axes, net in zip(all_axes, results.nets, strict=True):
             _facet(axes, results, frame, net, shots)
             if not axes.lines and net[0] not in set(frame["dataset"]):
-                axes.set_yticks([])  # neither values nor chance: there is no scale
+                axes.set_yticks([])  # without values and chance there is no scale
         label_axes(figure, all_axes, x="training images per class", y="test accuracy (%)")
         legend_below(figure, all_axes[:1], last=["chance"])
         warn(figure, results.collected)
@@ -46,7 +46,7 @@ def accuracy_over_shots(results: Results) -> "Figure":
 
 
 def accuracy_over_shots_caption(results: Results) -> str:
-    """What the figure shows: n, error bars, chance."""
+    """The caption: what the figure shows, n, error bars and chance."""
     collected = results.collected
     seeds = len({state.cell.seed for state in collected.cells})
     several = "mean over seeds, bars: ± standard deviation, faint marks: the single seeds"
@@ -60,12 +60,12 @@ def accuracy_over_shots_caption(results: Results) -> str:
 
 
 def _frame(results: Results, shots: list[int]) -> "DataFrame":
-    """One line per cell with a value; `at` is the shots, methods set off from each other."""
+    """One row per cell that has a value; `at` is the number of shots, shifted so that methods do not overlap."""
     import pandas as pd
 
     methods = results.methods
     middle = (len(methods) - 1) / 2
-    # In doublings of the shots; all methods of one number of shots stay nearer to it than to the next one.
+    # The distance is in doublings of the shots. All methods stay closer to their number of shots than to the next one.
     gaps = [log2(after / before) for before, after in pairwise(shots)]
     dodge = min([_DODGE * (log2(shots[-1] / shots[0]) + 1), *(0.6 * gap / len(methods) for gap in gaps)])
     return pd.DataFrame(

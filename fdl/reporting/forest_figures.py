@@ -1,4 +1,4 @@
-"""The forest plot: by how much a method beats the classical ensemble, by dataset and backbone, and over all."""
+"""The forest plot: the gain of a method over the classical ensemble, by dataset and backbone and over all of them."""
 
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ from fdl.reporting.results import Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LETTERS = 9  # points: read on a telephone too
+_LETTERS = 9  # font size in points, readable on a telephone, too
 
 
 def forest(results: Results) -> "Figure":
-    """A row per dataset and backbone: mean difference and interval, and in words; all of them pooled last."""
+    """Draw a row per dataset and backbone, and a last one for all: mean difference and interval, also in digits."""
     from matplotlib.figure import Figure
 
     method = compared_method(results.collected)
@@ -61,7 +61,7 @@ def forest(results: Results) -> "Figure":
 
 
 def forest_caption(results: Results) -> str:
-    """What the figure shows: n, and which intervals."""
+    """The caption: what the figure shows, the number of pairs and how the intervals are computed."""
     method = compared_method(results.collected)
     if method is None:
         return caption(results.collected, "No method to compare with the classical ensemble.")

@@ -1,7 +1,7 @@
-"""The page's gallery: maps of every dataset, backbone and number of shots as small images that lie on each other.
+"""The page's gallery of class activation maps, for every dataset, backbone and number of shots.
 
-A map of 4 × 4 cells is a PNG of 150 bytes; the browser enlarges it smoothly over the grey test image, which is
-stored once per dataset. So the whole paper grid takes about 2 MB and no file beside the page.
+Each map is stored as a small PNG, of 150 bytes for 4 × 4 values, and the browser enlarges it smoothly over the grey
+test image, which is stored once per dataset. So the gallery of the whole paper grid takes about 2 MB, inside the page.
 """
 
 import base64
@@ -17,60 +17,66 @@ from fdl.evaluation.overlay import ALPHA, COLOURS, Record, image_shown
 from fdl.reporting.panels import Rows, rows_of
 from fdl.reporting.results import Results
 
-IMAGES = 5  # of a dataset, of the first classes
-_LARGEST = 96  # pixels: larger test images are shrunk
+IMAGES = 5  # test images per dataset, one of each of the first classes
+_LARGEST = 96  # pixels; larger test images are shrunk to this
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A test image of a dataset, in colour and in grey; the page names it once and shows it often."""
+    """A test image in colour and in grey. The page holds it once, as a CSS class, and shows it often."""
 
-    style: str  # name of its style
-    colour: str  # data addresses
-    grey: str
+    style: str  # name of the CSS class
+    colour: str  # data URL
+    grey: str  # data URL
 
 
 @dataclass(frozen=True)
 class MapPanel:
-    """One member's map on an image."""
+    """One member's map of an image."""
 
-    address: str  # data address of the map
-    predicted: str
-    correct: bool
-    empty: bool
+    address: str  # data URL of the map
+    predicted: str  # name of the predicted class
+    correct: bool  # whether the prediction is correct
+    empty: bool  # whether the map is 0 everywhere
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One image, and a line of panels per method."""
+    """One image, and a row of panels per method."""
 
-    picture: str  # style of the image
-    label: str
-    lines: list[tuple[str, list[MapPanel]]]
+    picture: str  # CSS class of the image
+    label: str  # name of the true class
+    lines: list[tuple[str, list[MapPanel]]]  # printed name of the method, a panel per member
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What the gallery shows of one dataset, backbone and number of shots; names as they are printed."""
+    """The maps of one dataset, backbone and number of shots; names are as printed."""
 
     dataset: str
     backbone: str
     shots: int
     title: str
     strips: list[Strip]
-    photographs: bool  # whether the test images are at hand
+    photographs: bool  # whether the record holds the test images
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """All exhibits, and the images that they share."""
+    """All exhibits, and the test images that they share."""
 
     exhibits: list[Exhibit]
     pictures: list[Picture]
 
 
 def gallery(results: Results) -> Gallery:
-    """An exhibit per bundle: the first seed with all methods done."""
+    """An exhibit per bundle (dataset, backbone, number of shots), of the first seed that all methods have finished.
+
+    Bundles without such a seed are left out.
+
+    Raises:
+        InputError: a record is damaged, or the methods' records hold maps of different images.
+    """
     pictures: dict[bytes, Picture] = {}
     exhibits = []
     for bundle in results.bundles:
@@ -118,7 +124,7 @@ def _picture(style: str, pixels: NDArray[np.uint8]) -> Picture:
 
 @cache
 def _map_address(content: bytes, shape: tuple[int, int]) -> str:
-    """A map as a PNG in the colours of the figures, half transparent; cached, since all empty ones are equal."""
+    """A map as a partly transparent PNG in the colours of the figures; cached, because all empty maps are equal."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -1,7 +1,8 @@
-"""LaTeX tables that fit on a page: text without commands, numbers aligned at the decimal point, long tables split.
+"""LaTeX tables that fit on a page, with escaped text and numbers aligned at the decimal point.
 
 A table is one or more `table*` floats with booktabs rules and siunitx columns, so it can be pasted into documents of
-one or two columns. What is too wide is continued below with the labels repeated, what is too long in another float.
+one or two columns. A table that is too wide is continued below with its label columns repeated; one that is too long is
+continued in another float.
 """
 
 import re
@@ -11,8 +12,8 @@ from itertools import groupby
 from math import ceil
 from textwrap import wrap
 
-# The characters that LaTeX reads as commands, and those of ours that older engines have no glyph for.
-_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - {"×", "÷"}  # letters that LaTeX knows in UTF-8 since 2018
+# `_LATEX` escapes the characters that LaTeX reads as commands, and those we use for which older engines have no glyph.
+_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - {"×", "÷"}  # LaTeX has read these letters as UTF-8 since 2018
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -37,18 +38,18 @@ _LATEX = str.maketrans(
     }
 )
 _NEEDS = r"% needs \usepackage{array,booktabs,siunitx}; for pdfLaTeX before 2020 also textcomp"
-_OPENING = (  # options that siunitx 2 and 3 know
+_OPENING = (  # siunitx 2 and 3 both accept these options
     r"\begin{table*}",
     r"\centering\scriptsize\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{5pt}",
     r"\sisetup{detect-weight,mode=text,separate-uncertainty,retain-explicit-plus,table-align-text-post=false}",
 )
-_WIDTH = 120  # characters of such letters beside each other on 16.5 cm
-_SPACE = 1.6  # characters between columns
-_LINES = 58  # rows of a float, so that caption and notes have room on the page
-_WORD = 12  # characters: a longer heading is broken into lines, unless the numbers below are as wide
+_WIDTH = 120  # characters in \scriptsize that fit into a line of 16.5 cm
+_SPACE = 1.6  # width of the space between columns, in characters
+_LINES = 58  # rows per float, which leaves room for caption and notes on the page
+_WORD = 12  # characters; a longer heading is broken into lines, unless the texts below it are as wide
 _STAR = "*: the 95 % interval excludes 0."
 
-# 41.2 ± 1.3, +1.2 [−0.3, +2.7], each with what may follow: (n=4), †
+# Matches `41.2 ± 1.3` and `+1.2 [−0.3, +2.7]`, each optionally followed by ` (n=4)` and `†`.
 _DIGITS = r"[+−]?\d+(?:\.\d+)?"
 _NUMBER = re.compile(
     rf"(?P<mean>{_DIGITS})(?: ± (?P<std>{_DIGITS}))?(?: \[(?P<low>{_DIGITS}), (?P<high>{_DIGITS})\])?"
@@ -62,21 +63,21 @@ class LatexColumn:
 
     heading: str
     texts: Sequence[str]  # a text per row
-    number: bool = False  # aligned at the decimal point where all texts are numbers, else to the right
-    width: float | None = None  # of running text, as a part of the line; None: as wide as its texts
-    group: str = ""  # what stands above the headings of neighbours that share it
-    bold: frozenset[int] = frozenset()  # rows
+    number: bool = False  # aligned at the decimal point if all texts are numbers, otherwise to the right
+    width: float | None = None  # of running text, as a fraction of the text width; None: as wide as its texts
+    group: str = ""  # heading above the headings of neighbouring columns with the same group
+    bold: frozenset[int] = frozenset()  # numbers of the rows that are bold
 
     @property
     def needs(self) -> float:
-        """Its width in characters."""
+        """The width that it needs, in characters."""
         if self.width:
             return self.width * _WIDTH + _SPACE
         return max(map(len, [*_broken(self.heading, self.texts), *self.texts])) + _SPACE
 
 
 def latex_text(text: str) -> str:
-    """Text as pdfLaTeX reads it: no command, and no character that stops it for want of a glyph."""
+    """Escape a text for pdfLaTeX: it then holds no commands and no characters for which there is no glyph."""
     return "".join(
         letter if letter.isascii() or letter in _LATIN else f"[U+{ord(letter):04X}]"
         for letter in text.translate(_LATEX)
@@ -92,13 +93,14 @@ def latex_table(
     *,
     warning: str = "",
 ) -> str:
-    """The floats of a table.
+    """A table as LaTeX floats. All texts are plain; they are escaped here.
 
     Args:
-        name: what `\\label` calls it, behind `tab:`.
-        caption: plain text, as all texts here are.
-        labels: columns that say what a row is; they begin every part, equal neighbours of the first are printed once.
-        columns: all others. A row without any text in them is left out of a part.
+        name: name of the `\\label`, after `tab:`.
+        caption: text above the table.
+        labels: columns that identify a row; every part of the table starts with them. Of equal texts in consecutive
+            rows of the first label column, only the first one is printed.
+        columns: all other columns. A part of the table leaves out rows that have no text in any of its columns.
         notes: lines below the last float.
         warning: printed in bold before the caption.
     """
@@ -123,7 +125,7 @@ def latex_table(
 
 
 def _named(label: LatexColumn, parts: Sequence["_Part"]) -> str:
-    """Which values of the first label a float holds: `NEU, BSD.`; not of running text."""
+    """The values of the first label column that a float holds, such as `NEU, BSD.`; empty if it is running text."""
     if label.width:
         return ""
     texts = dict.fromkeys(re.sub(r"( \[\d+\])+$", "", label.texts[row]) for _, rows in parts for row in rows)
@@ -141,27 +143,36 @@ _Part = tuple[Sequence[LatexColumn], Sequence[int]]  # columns, rows
 
 
 def _floats(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn]) -> list[list[_Part]]:
-    """Columns and rows by float; in a float the parts stand below each other."""
+    """The parts of a table by float; the parts in a float are below each other."""
     floats: list[list[_Part]] = [[]]
     left = float(_LINES)
     for panel in _panels(labels, columns):
         rows = [row for row in range(len(labels[0].texts)) if any(column.texts[row] for column in panel)]
         heights = {row: max(_height(column, row) for column in (*labels, *panel)) for row in rows}
         whole = sum(heights.values())
-        if floats[-1] and whole > left:  # begin anew rather than break what fits on a page of its own
+        if floats[-1] and whole > left:  # a part that does not fit below the others starts a new float
             floats.append([])
             left = _LINES
         parts, left = _pages(labels[0], heights, left)
         floats[-1] += [(panel, parts[0])] if parts[0] else []
         floats += [[(panel, part)] for part in parts[1:]]
-        left -= 4  # headings, rules
+        left -= 4  # headings and rules
     return floats
 
 
 def _pages(label: LatexColumn, heights: dict[int, float], left: float) -> tuple[list[list[int]], float]:
-    """Rows by float, the first for what is left of one, and the lines that the last leaves.
+    """Distribute rows over floats.
 
-    What does not fit is broken between values of the label, and within one only if it is itself longer than a page.
+    Rows that do not fit are broken between values of the label, and within a value only if its rows fill more than a
+    page.
+
+    Args:
+        label: the first label column.
+        heights: lines that each row takes.
+        left: lines that are free in the first float.
+
+    Returns:
+        The rows by float, and the number of lines that are free in the last float.
     """
     parts: list[list[int]] = [[]]
     fits = sum(heights.values()) <= left
@@ -171,7 +182,7 @@ def _pages(label: LatexColumn, heights: dict[int, float], left: float) -> tuple[
         if parts[-1] and left < size <= _LINES:
             parts.append([])
             left = _LINES
-        # A last float of a few rows would look lost: all are about equally long.
+        # All floats get about the same length, because a last float with only a few rows would look lost.
         spare = _LINES - size / max(1, ceil(size / _LINES)) - max(heights[row] for row in block)
         for row in block:
             if parts[-1] and heights[row] > left - max(0, spare) * (size > _LINES):
@@ -183,12 +194,15 @@ def _pages(label: LatexColumn, heights: dict[int, float], left: float) -> tuple[
 
 
 def _height(column: LatexColumn, row: int) -> float:
-    """Lines that a cell takes."""
+    """Number of lines that an entry of the table takes."""
     return ceil(len(column.texts[row]) / (0.9 * column.width * _WIDTH)) + 0.5 if column.width else 1
 
 
 def _panels(labels: Sequence[LatexColumn], columns: Sequence[LatexColumn]) -> list[Sequence[LatexColumn]]:
-    """The columns in as few parts as fit beside the labels, about equally wide; a group is not broken if it fits."""
+    """Distribute the columns over as few parts as fit beside the labels, about equally wide.
+
+    A group of columns that fits into a part is not broken.
+    """
     free = _WIDTH - sum(label.needs for label in labels)
     count = len(_filled(columns, free))
     narrow = next(width for width in range(1, int(free) + 2) if len(_filled(columns, min(width, free))) == count)
@@ -254,20 +268,23 @@ def _groups(columns: Sequence[LatexColumn], spans: Sequence[int]) -> list[str]:
 
 
 def _broken(heading: str, texts: Sequence[str]) -> list[str]:
-    """The lines of a heading, not much wider than what stands below it."""
+    """Break a heading into lines that are not much wider than the texts below it."""
     return wrap(heading, max(_WORD, *map(len, texts)), break_long_words=False) if texts else [heading]
 
 
 def _line(cells: Sequence[str]) -> str:
-    # A line that starts with a bracket would be read as an argument of the line break before it.
+    # LaTeX would read a bracket at the start of a line as an argument of the line break before it.
     first, *rest = cells
     return " & ".join([f"{{}}{first}" if first.startswith("[") else first, *rest]) + r" \\"
 
 
 def _aligned(column: LatexColumn, rows: Sequence[int]) -> tuple[str, int, list[str]]:
-    """What `tabular` calls a column, how many of its columns it takes, and the cells of these rows.
+    """Format a column for `tabular`.
 
-    The width of numbers is that of all rows, so that parts of a table look alike.
+    Numbers are as wide as the widest of all rows, not only of the given ones, so that all parts of a table look alike.
+
+    Returns:
+        The column's specification, the number of `tabular` columns that it takes, and the entries of the given rows.
     """
     texts = [column.texts[row] for row in rows]
     if column.width:
@@ -305,14 +322,14 @@ def _aligned(column: LatexColumn, rows: Sequence[int]) -> tuple[str, int, list[s
 
 
 def _raised(text: str) -> str:
-    """A label with the numbers of its notes above the line: `NEU [1] [2]`."""
+    """A label such as `NEU [1] [2]`, with the numbers of its notes as superscripts."""
     label, *marks = re.split(r" \[(\d+)\](?=$| \[)", text)
     numbers = ",".join(filter(None, marks))
     return rf"{label}\textsuperscript{{{numbers}}}" if numbers else label
 
 
 def _with_interval(match: re.Match[str], weight: str) -> str:
-    """Mean, lower and upper bound in cells of their own; a mark where 0 lies outside of them."""
+    """Mean, lower and upper bound in three columns, with a star if the interval excludes 0."""
     after = _after(match["after"])
     if not match["low"]:
         return f"{weight}{_ascii(match['mean'])} & {{}} & {after or '{}'}"
@@ -322,7 +339,7 @@ def _with_interval(match: re.Match[str], weight: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """A difference with a star where its interval excludes 0."""
+    """The text, with a star appended if it is a difference whose interval excludes 0."""
     match = _NUMBER.fullmatch(text)
     if match is None or not match["low"]:
         return text
@@ -344,7 +361,7 @@ def _ascii(number: str) -> str:
 
 
 def _format(means: Sequence[str], stds: Sequence[str]) -> str:
-    """siunitx's name of numbers with as many digits: `table-format=+2.1(2)`."""
+    """The siunitx option for numbers with these numbers of digits, such as `table-format=+2.1(2)`."""
     whole = max(len(mean.lstrip("+−").partition(".")[0]) for mean in means)
     decimals = max(len(mean.partition(".")[2]) for mean in means)
     sign = "+" if any(mean[0] in "+−" for mean in means) else ""

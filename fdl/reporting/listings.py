@@ -1,6 +1,7 @@
-"""A table of plain rows, one line per thing compared, and how it is written: as CSV, Markdown, LaTeX and HTML.
+"""Tables of plain rows, written as CSV, Markdown, LaTeX and HTML.
 
-The paper's layout (shots side by side) is `fdl.reporting.tables`.
+Tables in the paper's layout, with the numbers of shots (training images per class) side by side, are in
+`fdl.reporting.tables`.
 """
 
 import csv
@@ -20,18 +21,19 @@ class Column:
     """A printed column."""
 
     heading: str
-    width: float | None = None  # of running text, as a part of the LaTeX text width; None: a number or a name
-    number: bool = False  # aligned to the right
-    label: bool = False  # says what the row is; such columns come first; of none the first is it
+    width: float | None = None  # of running text, as a fraction of LaTeX's text width; None: a number or a name
+    number: bool = False  # whether it is aligned to the right
+    # Whether it identifies the row. Such columns come first. If there is none, the first column counts as one.
+    label: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row, as it is printed and as a program reads it."""
+    """A row, as texts for readers and as values for programs."""
 
-    texts: Sequence[str]  # as many as columns
-    raw: Raw  # the CSV's columns
-    printed: bool = True  # on paper, too
+    texts: Sequence[str]  # a text per column
+    raw: Raw  # values by column of the CSV
+    printed: bool = True  # whether the LaTeX table holds it, too
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Listing:
 
     name: str  # file name without ending
     title: str
-    warning: str  # empty when the images are real
+    warning: str  # empty if the images are real
     caption: str
     columns: Sequence[Column]
     raw_columns: Sequence[str]
@@ -49,7 +51,7 @@ class Listing:
 
 
 def to_csv(listing: Listing) -> str:
-    """One line per row, plain numbers."""
+    """A CSV file with plain numbers."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, listing.raw_columns, lineterminator="\n")
     writer.writeheader()
@@ -65,7 +67,7 @@ def _plain(value: str | float | int | None) -> str | int:
 
 
 def to_markdown(listing: Listing) -> str:
-    """A pipe table between caption and remarks."""
+    """A Markdown pipe table between caption and remarks."""
     from tabulate import tabulate
 
     head = [markdown_text(column.heading) for column in listing.columns]
@@ -75,13 +77,13 @@ def to_markdown(listing: Listing) -> str:
     blocks.append(
         tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align) if lines else "No rows."
     )
-    # Two spaces end a line without starting a paragraph.
+    # In Markdown, two spaces at the end of a line break it without starting a paragraph.
     blocks.append("  \n".join(markdown_text(remark) for remark in listing.remarks))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def to_latex(listing: Listing) -> str:
-    """Floats of at most a page; rows that are not printed on paper are left out."""
+    """LaTeX floats of at most a page each; rows whose `printed` is false are left out."""
     lines = [line for line in listing.lines if line.printed]
     columns = [
         LatexColumn(column.heading, [line.texts[place] for line in lines], number=column.number, width=column.width)
@@ -103,12 +105,12 @@ def to_latex(listing: Listing) -> str:
 
 
 def to_fragment(listing: Listing) -> str:
-    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    """The table as an HTML `<section>` that can be inserted into a page; texts are escaped."""
     return render("listing.html", table=listing)
 
 
 def to_html(listing: Listing) -> str:
-    """The table as a page that stands alone."""
+    """The table as a self-contained HTML page."""
     return render("page.html", title=listing.title, banner=None, sections=[to_fragment(listing)])
 
 

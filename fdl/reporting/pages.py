@@ -1,4 +1,4 @@
-"""HTML from the templates beside this file; whatever is put into one is escaped."""
+"""HTML from the templates in the folder `templates`; values are escaped when they are inserted."""
 
 from functools import cache
 from pathlib import Path
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template; fragments that come out of it are marked safe and can be put into another."""
+    """Fill a template. The result is marked as safe, so it can be inserted into another template."""
     from markupsafe import Markup
 
-    return Markup(_environment().get_template(template).render(**values))  # escaped by the environment
+    return Markup(_environment().get_template(template).render(**values))  # the environment has escaped the values
 
 
 @cache

@@ -1,4 +1,8 @@
-"""A method against the classical ensemble, pair by pair: the differences, and what diversity has to do with them."""
+"""Figures of the differences between a method and the classical ensemble, and of how these relate to diversity.
+
+A pair consists of a cell (one trained ensemble) of the method and the classical cell with the same dataset, backbone,
+shots and seed. Shots are training images per class.
+"""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -36,17 +40,20 @@ _BAND = f"± {MARGIN:g} points"
 
 
 def gains_by_method(results: Results) -> dict[str, dict[Cell, float]]:
-    """Soft vote on test minus that of the classical ensemble of the same seed, in points, by method and its cells."""
+    """Test accuracy of the soft vote minus that of the classical cell, in points, by method and cell.
+
+    Cells whose pair is not complete are left out.
+    """
     return {method: differences(results.accuracy, method) for method in results.methods[1:]}
 
 
 def gain_over_seeds(gains: Sequence[float]) -> Gain:
-    """The mean of a setting's gains with the t interval over its seeds."""
+    """The mean of gains (in points, one per seed) with its 95 % t interval."""
     return Gain(fmean(gains), spread(gains).interval, len(gains))
 
 
 def _by_shots(gains: Mapping[Cell, float], net: Net) -> dict[int, list[float]]:
-    """The gains on a dataset and backbone by number of shots, a value per seed."""
+    """The gains for a dataset and backbone, by number of shots, with a value per seed."""
     by_shots: dict[int, list[float]] = {}
     for cell in sorted(cell for cell in gains if (cell.dataset, cell.backbone) == net):
         by_shots.setdefault(cell.shots, []).append(gains[cell])
@@ -54,13 +61,13 @@ def _by_shots(gains: Mapping[Cell, float], net: Net) -> dict[int, list[float]]:
 
 
 def paired_differences(results: Results) -> "Figure":
-    """Accuracy of every method minus classical, seed by seed; a facet per dataset and backbone.
+    """Draw the accuracy of every method minus classical, seed by seed, with a facet per dataset and backbone.
 
-    Of several methods one more facet holds the means over all pairs.
+    If there are several methods, an additional facet shows the means over all pairs.
     """
     by_method = gains_by_method(results)
     with house_style():
-        several = len(by_method) > 1  # else `forest` shows it
+        several = len(by_method) > 1  # the mean of a single method is in the figure `forest`
         figure, axes = facets(results.nets, extra=several)
         shots, reach = sorted({bundle.shots for bundle in results.bundles}), _reach(by_method)
         for panel, net in zip(axes, results.nets, strict=False):
@@ -76,7 +83,10 @@ def paired_differences(results: Results) -> "Figure":
 
 
 def _reach(by_method: Mapping[str, Mapping[Cell, float]]) -> float:
-    """Half the scale that all facets share: every seed and the band of ± 2 points are on it, wide intervals are cut."""
+    """The limit of the x axes on both sides of 0, in points.
+
+    The axes show every seed and the band of ± 2 points; wider intervals are cut.
+    """
     seen = [abs(gain) for gains in by_method.values() for gain in gains.values()]
     return 1.08 * max([1.5 * MARGIN, *seen])
 
@@ -103,7 +113,7 @@ def _forest(
 
 
 def _overall(axes: "Axes", results: Results, by_method: Mapping[str, Mapping[Cell, float]], reach: float) -> None:
-    """The last facet: one line per method."""
+    """Draw the last facet, with one row per method."""
     axes.set_title("all settings", fontweight="bold")
     axes.set_yticks([])
     axes.set_ylim(max(len(by_method), 1) - 0.5, -0.5)
@@ -122,7 +132,7 @@ def _draw(
     means: Mapping[float, Gain],
     single: Mapping[float, Sequence[float]],
 ) -> None:
-    """A method's marks, by their y."""
+    """Draw a method's means with intervals and its single gains; both are keyed by their y coordinate."""
     styles, title = looks(results.methods), method_title(method)
     colour, marker = styles["palette"][title], styles["markers"][title]
     known = [(y, *gain.interval) for y, gain in means.items() if gain.interval]
@@ -146,7 +156,7 @@ def _zero(axes: "Axes", reach: float) -> None:
 
 
 def paired_differences_caption(results: Results) -> str:
-    """What the figure shows: n, intervals."""
+    """The caption: what the figure shows, the intervals and the numbers of pairs."""
     counts = {method: len(gains) for method, gains in gains_by_method(results).items()}
     if not any(counts.values()):
         return caption(results.collected, "Differences from the classical ensemble: no finished pairs.")
@@ -164,7 +174,7 @@ def paired_differences_caption(results: Results) -> str:
 
 
 def gain_over_shots(results: Results) -> "Figure":
-    """Accuracy of every method minus classical over training images per class; a facet per dataset and backbone."""
+    """Draw the accuracy of every method minus classical over shots, with a facet per dataset and backbone."""
     by_method = gains_by_method(results)
     shots = sorted({bundle.shots for bundle in results.bundles})
     means = {
@@ -173,7 +183,8 @@ def gain_over_shots(results: Results) -> "Figure":
         for method, gains in by_method.items()
     }
     drawn_means = [gain for by_shots in means.values() for gain in by_shots.values()]
-    # Half the scale that all facets share: every mean is on it, and every interval that is not far wider than these.
+    # The limit of all y axes on both sides of 0. The axes show every mean, and every bound of an interval that is at
+    # most twice as far from 0 as the farthest mean or 1.5 margins.
     farthest = max([1.5 * MARGIN, *(abs(gain.mean) for gain in drawn_means)])
     bounds = [abs(bound) for gain in drawn_means for bound in gain.interval or ()]
     reach = 1.08 * max([farthest, *(bound for bound in bounds if bound <= 2 * farthest)])
@@ -197,7 +208,10 @@ def gain_over_shots(results: Results) -> "Figure":
 
 
 def _draw_gains(axes: "Axes", results: Results, method: str, means: Mapping[int, Gain], doublings: float) -> None:
-    """A method's means and intervals by number of shots, set off sideways to keep methods apart."""
+    """Draw a method's means and intervals by number of shots.
+
+    They are shifted to the right by this many doublings of the shots, so that methods do not overlap.
+    """
     if not means:
         return
     styles, title = looks(results.methods), method_title(method)
@@ -211,7 +225,7 @@ def _draw_gains(axes: "Axes", results: Results, method: str, means: Mapping[int,
 
 
 def gain_over_shots_caption(results: Results) -> str:
-    """What the figure shows, and how far it can be trusted."""
+    """The caption: what the figure shows, and that its intervals are only descriptive."""
     seeds = len({state.cell.seed for state in results.collected.cells})
     return caption(
         results.collected,
@@ -224,7 +238,10 @@ def gain_over_shots_caption(results: Results) -> str:
 
 
 def diversity_and_gain(results: Results) -> "Figure":
-    """Difference of accuracy over difference of the members' disagreement, a mark per pair; a facet per backbone."""
+    """Draw the difference in accuracy over the difference in the members' disagreement, with a mark per pair.
+
+    There is a column of facets per backbone and a row per method.
+    """
     from matplotlib.figure import Figure
 
     backbones = list(dict.fromkeys(backbone for _, backbone in results.nets))
@@ -246,9 +263,9 @@ def diversity_and_gain(results: Results) -> "Figure":
 
 
 def _disagreement_and_gain(results: Results, method: str) -> dict[Cell, tuple[float, float]]:
-    """Differences of disagreement and of accuracy in points, of the pairs where both are known.
+    """Differences in disagreement and in accuracy, both in points, for each pair that has both.
 
-    Single nets have no disagreement.
+    A method that trains a single net has no disagreement.
     """
     disagreement = differences(results.values(ENSEMBLE, "disagreement"), method)
     gains = differences(results.accuracy, method)
@@ -277,7 +294,7 @@ def _scatter(axes: "Axes", results: Results, pairs: Mapping[Cell, tuple[float, f
 
 
 def diversity_and_gain_caption(results: Results) -> str:
-    """What the figure shows: n, and what it cannot show."""
+    """The caption: what the figure shows, n, and what it cannot show."""
     n = sum(len(_disagreement_and_gain(results, method)) for method in results.methods[1:])
     return caption(
         results.collected,

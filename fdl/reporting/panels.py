@@ -1,6 +1,6 @@
-"""Maps of the members on test images that a rule chose, panel beside panel; what the CAM figures share.
+"""Panels of the members' maps on test images, which the figures of class activation maps and of descriptors share.
 
-Drawn dot by dot with Pillow: matplotlib takes ten times as long for a hundred small images.
+They are drawn with Pillow, because matplotlib takes ten times as long for a hundred small images.
 """
 
 from collections.abc import Sequence
@@ -23,49 +23,57 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-_PANEL, _SPACE = SIDE / DPI, 0.06  # inches: side of a panel, and what is free beside it
-_LABEL = 0.16  # inches below a panel for its line of text
-_GAP = 0.1  # inches more between images
-_SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # inches for methods, titles, colour bar
-_WIDTH = 4.2  # inches at least: the title is a line of it
-_HEIGHT = 10.2  # inches at most: an A4 page without its margins
-_LONG = 17  # characters at the left of a row that its height has room for
-_LETTER_SIZE = 6.5  # points, of the line of text below a panel
+# All lengths are in inches.
+_PANEL, _SPACE = SIDE / DPI, 0.06  # side of a panel, and space beside it
+_LABEL = 0.16  # space below a panel for its line of text
+_GAP = 0.1  # additional space between images
+_SIDE, _TOP, _BOTTOM = 0.25, 0.52, 0.5  # space for the names of methods, the titles and the colour bar
+_WIDTH = 4.2  # smallest width of a sheet, so that the title fits into one line
+_HEIGHT = 10.2  # largest height of a sheet, that of an A4 page without its margins
+_LONG = 17  # longest label in characters that fits beside a row in the normal font size
+_LETTER_SIZE = 6.5  # font size of the text below a panel, in points
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a figure shows: a row of panels per cell and image, of one dataset, backbone, shots and seed."""
+    """The cells that a figure compares: one per method, of the same dataset, backbone, shots and seed.
+
+    The figure shows a row of panels per cell and image.
+    """
 
     cells: tuple[Cell, ...]  # the baseline first
-    records: tuple[Record, ...]  # content of their `cam.npz`
+    records: tuple[Record, ...]  # arrays of each cell's `cam.npz`
 
     def shown(self, classes: int = IMAGES) -> list[int]:
-        """Which images of the records to show, see `shown_images`."""
+        """Positions of the images to show, see `shown_images`."""
         return shown_images(self.records, classes)
 
     def agreed(self, image: int) -> bool:
-        """Whether all soft votes get an image right; older records hold no votes, and their rule asks for none."""
+        """Whether all soft votes classify an image correctly. Older records hold no votes and are ignored."""
         return bool(votes_right(self.records)[image])
 
 
 def read_rows(results: Results, dataset: str, backbone: str) -> Rows | None:
-    """The records of the first seed that `Results.compared` picks; None where nothing is done.
+    """Read the records of the first seed that `Results.compared` returns; None if no seed is finished.
 
     Raises:
-        InputError: a record holds no maps, or the two of them maps of different images.
+        InputError: a record holds no maps, or the records hold maps of different images.
     """
     cells = tuple(cells[0] for cells in results.compared(dataset, backbone).values())
     return rows_of(results, cells) if cells else None
 
 
 def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
-    """The maps of cells that share dataset and test images; errors as in `read_rows`."""
+    """Read the maps of cells of the same dataset, restricted to the images that all records hold.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
     records: list[Record] = [read_arrays(results.params, cell, "cam.npz") for cell in cells]
     # Older records hold fewer images.
     common = reduce(np.intersect1d, [record["positions"] for record in records])
     records = [_only(record, common) for record in records]
-    # Records that were exported have no pixels where the images are not at hand.
+    # Records that were exported to a machine without the images hold no pixels.
     alike = not all("pixels" in record for record in records) or all(
         np.array_equal(record["pixels"], records[0]["pixels"]) for record in records
     )
@@ -79,7 +87,7 @@ def rows_of(results: Results, cells: tuple[Cell, ...]) -> Rows:
 
 
 def _only(record: Record, positions: NDArray[np.int64]) -> Record:
-    """A record with those of its images that stand at these positions among the test images."""
+    """The record, restricted to the images at these positions among the test images."""
     kept = np.isin(record["positions"], positions)
     by_axis = (
         ("labels", "positions", "pixels", "voted"),
@@ -95,7 +103,7 @@ def _only(record: Record, positions: NDArray[np.int64]) -> Record:
 
 
 def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) -> "Sheet":
-    """A sheet that says why there is none."""
+    """A sheet without panels that says why there are none."""
     sheet = Sheet(_WIDTH, 1.2)
     _title(sheet, collected, dataset, net_title(collected, (dataset, backbone)))
     sheet.text(why, sheet.width / 2, 0.8, colour="#767676")
@@ -106,14 +114,14 @@ def draw_nothing(collected: Collected, dataset: str, backbone: str, why: str) ->
 class MapRow:
     """A row of panels below an image: one map per member."""
 
-    label: str  # at its left
-    maps: NDArray[np.floating]  # (M, n, H', W') in [0, 1]
-    record: Record  # of which the predictions are
-    predictions: bool = True  # below the panels
+    label: str  # text at its left
+    maps: NDArray[np.floating]  # (M, n, H', W') in [0, 1]: members, images, height, width
+    record: Record  # holds the predictions
+    predictions: bool = True  # whether the predictions are written below the panels
 
 
 def fitting(rows: Rows, lines: Sequence[MapRow]) -> tuple[list[int], float]:
-    """The images that a page has room for, and the side of a panel in inches, smaller if one image is too high."""
+    """The images that fit on a page, and the side of a panel in inches; it is reduced if not even one image fits."""
     labels = sum(_LABEL * line.predictions + _SPACE for line in lines) + _GAP
     free = _HEIGHT - _TOP - _BOTTOM
     count = max(1, int(free / (labels + len(lines) * _PANEL)))
@@ -123,12 +131,14 @@ def fitting(rows: Rows, lines: Sequence[MapRow]) -> tuple[list[int], float]:
 def draw_maps(
     collected: Collected, rows: Rows, lines: Sequence[MapRow], classes: tuple[str, ...], *, scale: str
 ) -> "Sheet":
-    """Every image, and beside it the lines of maps; below each panel what its member predicts.
+    """Draw every image and, beside it, its rows of maps, with the member's prediction below each panel.
 
     Args:
-        lines: of every image, from the top.
-        classes: names by label.
-        scale: what the colour bar is called.
+        collected: what the verb `collect` gathered about the grid.
+        rows: the cells that are compared; they choose the images.
+        lines: the rows of maps of every image, from top to bottom.
+        classes: names of the classes, by label.
+        scale: label of the colour bar.
     """
     members = max(len(line.maps) for line in lines)
     shown, side = fitting(rows, lines)
@@ -164,25 +174,25 @@ def draw_maps(
 
 
 def _column(member: int, side: float) -> float:
-    """Left edge of a member's panels in inches; the lines' labels stand between the image and the first of them."""
+    """Left edge of a member's panels in inches. The rows' labels are between the image and the first member."""
     return _SIDE + (member + 1) * (side + _SPACE)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A line of text around a point of a sheet."""
+    """A line of text, centred at a point of a sheet."""
 
     text: str
-    x: float
-    y: float
+    x: float  # inches from the left
+    y: float  # inches from the top
     size: float  # points
     colour: str
     bold: bool
-    upwards: bool
+    upwards: bool  # whether it is rotated to run from bottom to top
 
 
 class Sheet:
-    """A page of panels and texts, placed in inches from its upper left corner."""
+    """A page of panels and texts; coordinates are in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -200,7 +210,7 @@ class Sheet:
         colour: str = "black",
         bold: bool = False,
     ) -> None:
-        """An image (H, W, 3) as a square panel, and a line of text below it, if any."""
+        """Draw an image (H, W, 3), uint8, as a square panel, and a line of text below it unless it is empty."""
         y, x, dots = round(top * DPI), round(left * DPI), round(side * DPI)
         self.canvas[y : y + dots, x : x + dots] = enlarged(pixels, dots)
         if label:
@@ -217,11 +227,11 @@ class Sheet:
         bold: bool = False,
         upwards: bool = False,
     ) -> None:
-        """A line of text, its middle at a point."""
+        """Add a line of text, centred at a point."""
         self.texts.append(Text(text, x, y, size, colour, bold, upwards))
 
     def picture(self) -> "Image":
-        """The whole sheet."""
+        """The sheet as an image, with `DPI` dots per inch."""
         from PIL import Image, ImageDraw
 
         picture = Image.fromarray(self.canvas)
@@ -241,7 +251,7 @@ class Sheet:
 
 @cache
 def _font(size: float, bold: bool) -> "FreeTypeFont":
-    """The letters of the other figures; Pillow's own layout gives the same dots everywhere."""
+    """The font of the other figures. Pillow's basic layout gives the same pixels on every machine."""
     import matplotlib
     from PIL import ImageFont
 
@@ -257,7 +267,7 @@ def _title(sheet: Sheet, collected: Collected, dataset: str, title: str) -> None
 
 
 def _colour_bar(sheet: Sheet, label: str) -> None:
-    """The colours as they lie on middle grey."""
+    """Draw the colour bar, with the colours as they look on medium grey."""
     width, left, top = sheet.width / 2, sheet.width / 4, sheet.height - _BOTTOM + 0.06
     scale = on_grey(np.full((1, 1, 3), 128, np.uint8), np.linspace(0, 1, 256, dtype=np.float32)[None])[0]
     places = np.linspace(0, SIDE - 1, round(width * DPI)).round().astype(int)
@@ -270,7 +280,7 @@ def _colour_bar(sheet: Sheet, label: str) -> None:
 
 @cache
 def _fitting(text: str, side: float, *, bold: bool = False) -> str:
-    """A text that is no wider than a panel: its end cut off where needed."""
+    """The text, cut at its end if it is wider than a panel."""
     font = _font(_LETTER_SIZE, bold)
     if font.getlength(text) <= side * DPI:
         return text
@@ -278,7 +288,7 @@ def _fitting(text: str, side: float, *, bold: bool = False) -> str:
 
 
 def which_images(collected: Collected, rows: Rows, lines: Sequence[MapRow]) -> str:
-    """The rule that picked the images, and of which cells the maps are."""
+    """The part of a caption that names the cells and the rule that chose the images."""
     cell, shown = rows.cells[0], len(fitting(rows, lines)[0])
     which = "class" if shown == len(collected.datasets[cell.dataset].classes) else f"of the first {shown} classes"
     labels = rows.records[0]["labels"]

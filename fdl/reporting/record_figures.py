@@ -1,7 +1,8 @@
-"""Figures of single records: training curves, reliability, overlap of the class activation maps.
+"""Figures drawn from the records of single cells: training curves, reliability, overlap of class activation maps.
 
-They show the cells that `Results.compared` picks: all methods, at the largest number of shots that has a seed with
-all of them; all such seeds.
+A cell is one trained ensemble, and a record is the folder with its results. The figures show the cells that
+`Results.compared` returns. For each dataset and backbone these have the largest number of shots (training images per
+class) for which any seed is finished with all methods, and all such seeds are shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-# Columns of the history, or beginnings of the members' columns that are averaged, and the titles of their panels.
+# Columns of the history and the titles of their panels. If a column exists once per member, the members are averaged.
 _CURVES = {"cross_entropy": "cross-entropy of a member", "cosine": "cosine term", "gaussian": "Gaussian term"}
 
 
 def training_curves(results: Results, dataset: str) -> "Figure":
-    """Cross-entropy and both terms of the distance loss over epochs; a row per backbone that has finished pairs."""
+    """Draw the cross-entropy and both terms of the distance loss over epochs.
+
+    There is a row per backbone of the dataset that has a seed finished with all methods.
+    """
     from matplotlib.figure import Figure
 
     nets = [net for net in results.nets if net[0] == dataset]
@@ -68,7 +72,7 @@ def training_curves(results: Results, dataset: str) -> "Figure":
 
 
 def _mean_curves(results: Results, cells: Sequence[Cell]) -> dict[str, tuple[Floats, Floats]]:
-    """Mean over seeds (epochs,) and range (2, epochs) of every curve of `_CURVES`."""
+    """Mean over seeds (epochs,) and range over seeds (2, epochs) of every curve of `_CURVES`."""
     histories = [results.history(cell) for cell in cells]
     names = [list(map(str, history.columns)) for history in histories]
     epochs = min(map(len, histories))
@@ -94,7 +98,7 @@ def _draw_curves(axes: "Axes", results: Results, curves: Mapping[str, tuple[Floa
 
 
 def training_curves_caption(results: Results, dataset: str) -> str:
-    """What the figure shows, and n."""
+    """The caption: what the figure shows, and the number of seeds."""
     title = results.collected.datasets[dataset].title
     nets = [net for net in results.nets if net[0] == dataset]
     empty = [backbone_title(backbone) for _, backbone in nets if not results.compared(dataset, backbone)]
@@ -108,13 +112,13 @@ def training_curves_caption(results: Results, dataset: str) -> str:
 
 
 def reliability(results: Results) -> "Figure":
-    """Accuracy over confidence of the soft vote; a facet per dataset and backbone."""
+    """Draw the accuracy of the soft vote over its confidence, with a facet per dataset and backbone."""
     return _facets_of_methods(
         results, _draw_reliability, x="confidence (mean probability)", y="accuracy", legend_last=["calibrated"]
     )
 
 
-_COUNTS = 0.4  # height of all images together: a bin with half of them reaches a fifth of the facet
+_COUNTS = 0.4  # height of a stroke for all images; a bin with half of them takes a fifth of the facet's height
 
 
 def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
@@ -129,20 +133,20 @@ def _draw_reliability(axes: "Axes", results: Results, net: Net) -> None:
         axes.plot(
             confidence / count, correct / count, marker=styles["markers"][title], **style, linewidth=1.2, label=title
         )
-        # How many images a point rests on: a share of the lowest fifth of the facet.
+        # Strokes at the foot of the facet show the share of images in each bin.
         tops = _COUNTS * count / count.sum()
         axes.vlines(confidence / count, 0, tops, color=style["color"], linewidth=2.5, alpha=0.45, zorder=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 
 
 def _soft_vote_bins(results: Results, cell: Cell) -> Floats:
-    """Images, summed confidence and hits of the soft vote on test by bins of confidence (3, bins)."""
+    """The bins of the soft vote's confidence on test images, (3, bins); see `evaluation.metrics.confidence_bins`."""
     name = f"reliability/{results.params.selections_of(cell.dataset)[0]}"
     return read_arrays(results.params, cell, "correct.npz", name)[name]
 
 
 def reliability_caption(results: Results) -> str:
-    """What the figure shows, and n."""
+    """The caption: what the figure shows, and the number of seeds."""
     return caption(
         results.collected,
         "Accuracy of the soft vote over its confidence (the mean of the members' probabilities for the class it "
@@ -153,7 +157,10 @@ def reliability_caption(results: Results) -> str:
 
 
 def cam_overlap(results: Results) -> "Figure":
-    """Distribution of the members' overlap over test images; a facet per dataset and backbone."""
+    """Draw how the overlap of the members' maps is distributed over test images.
+
+    There is a facet per dataset and backbone; the lines are cumulative distribution functions.
+    """
     return _facets_of_methods(
         results, _draw_overlap, x="overlap of two members' maps (cosine)", y="share of test images"
     )
@@ -170,23 +177,27 @@ def _draw_overlap(axes: "Axes", results: Results, net: Net) -> str:
     if not axes.lines:
         say_nothing_there(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    # Where methods keep different pairs of members, the method that keeps the fewest counts.
+    # If the methods leave out different shares, the largest is named.
     left_out = max((overlaps.left_out for overlaps in by_method.values()), default=0.0)
     return f"{100 * left_out:.0f} % of pairs left out" if by_method else ""
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """The overlaps of one method's maps, all seeds in one array."""
+    """The overlaps of one method's maps, with all seeds in one array."""
 
-    means: Floats  # mean overlap of the pairs of members, of every test image that has a pair
-    left_out: float  # share of all pairs and images
+    means: Floats  # mean overlap over pairs of members, for every test image that has a pair
+    left_out: float  # share of the pairs of maps that is left out
 
 
 def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
-    """Overlap of the pairs of members on the test images, by method.
+    """Overlap of the members' maps of the true class on test images, by method.
 
-    A pair with an empty map in one method is left out of both (docs/claims.md, C4); images without a pair too.
+    A pair of members is left out for an image if one of its maps is empty in any method (docs/claims.md, C4). Images
+    without a remaining pair are left out, too.
+
+    Raises:
+        InputError: a record's `cam.npz` is missing or damaged.
     """
     from fdl.evaluation.overlap import left_out, on_same_images, overlap
 
@@ -200,7 +211,7 @@ def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
                 for cell in cells
             ]
         )
-        paired = len({arm["cosines"].shape for arm in arms}) == 1  # a single net has no pairs to leave out
+        paired = len({arm["cosines"].shape for arm in arms}) == 1  # not if a method trains a single net
         for cell, arm in zip(cells, arms, strict=True):
             without = reduce(np.logical_or, map(left_out, arms)) if paired else left_out(arm)
             mean, pairs, share = overlap(arm["cosines"], without)
@@ -211,7 +222,7 @@ def image_overlaps(results: Results, net: Net) -> dict[str, Overlaps]:
 
 
 def cam_overlap_caption(results: Results) -> str:
-    """What the figure shows, and n."""
+    """The caption: what the figure shows, and the number of seeds."""
     return caption(
         results.collected,
         "Cumulative share of test images by the mean overlap of two members' class activation maps of the true class "
@@ -241,7 +252,7 @@ def _facets_of_methods(results: Results, draw: Any, *, x: str, y: str, legend_la
 
 
 def _seeds(results: Results, nets: Sequence[Net]) -> str:
-    """Which cells are shown, and how many seeds."""
+    """The part of a caption that says which cells are shown, and how many seeds."""
     counts = sorted({len(cells) for net in nets for cells in results.compared(*net).values()})
     if not counts:
         return "No finished cells to show."

@@ -1,4 +1,4 @@
-"""The verb `report`: tables, figures and one page, from what `collect` wrote."""
+"""The verb `report`: writes tables, figures and one page from the files that `collect` wrote."""
 
 import gc
 import os
@@ -28,31 +28,35 @@ if TYPE_CHECKING:
 
     Written = tuple[list[Path], Shown]
 
-_WORTH_A_PROCESS = 300  # cells: with fewer, starting another process takes longer than it saves
+_WORTH_A_PROCESS = 300  # cells per additional process; with fewer, starting it takes longer than it saves
 
 
 def collect_garbage_seldom() -> None:
-    """For a process that draws: a figure is thousands of objects, and checking them takes a tenth of the time."""
+    """Run Python's garbage collector less often in a process that draws.
+
+    A figure consists of thousands of objects, and checking them takes a tenth of the time.
+    """
     gc.set_threshold(20_000)
 
 
 def write_report(params: Params, *, processes: int = 1) -> list[Path]:
-    """Write the files that `targets.report_files` names as `made`; return them.
+    """Write the files that `targets.report_files` lists under `made`; return their paths.
 
     Args:
-        processes: draw in at most so many; a small grid is drawn in one.
+        params: the settings.
+        processes: largest number of processes that draw; a small grid is drawn in one.
 
     Raises:
         InputError: `collect` has not run for these settings, or a record that a figure shows is damaged.
-        ChildProcessError: one of several processes was ended from outside.
+        ChildProcessError: one of several processes was killed.
     """
     from fdl.reporting import claims, dvc_metrics, site
     from fdl.reporting.results import read_results
 
-    results = read_results(params)  # first: what is wrong here is said once
+    results = read_results(params)  # before other processes start, so that an error is reported once
     others = [target for target in targets(params) if target.maker != "claims"]
     worth = 1 + len(params.cells()) // _WORTH_A_PROCESS
-    with _drawn(results, others, min(processes, worth)) as drawings:  # by other processes from here on
+    with _drawn(results, others, min(processes, worth)) as drawings:  # other processes draw from here on
         verdicts = claims.evaluate(params, results)
         written = claims.write_claims(params, verdicts)
         parts, metrics = site.read_parts(results), dvc_metrics.write_dvc_metrics(results)
@@ -67,19 +71,24 @@ def write_report(params: Params, *, processes: int = 1) -> list[Path]:
 
 @contextmanager
 def _drawn(results: "Results", wanted: Sequence[Target], processes: int) -> "Iterator[Iterator[Written]]":
-    """What is drawn of each target, in their order, by so many other processes, or by this one if it is one.
+    """Draw the targets; the context gives an iterator over what was written, in the order of `wanted`.
+
+    Args:
+        results: results of the preset.
+        wanted: what to draw.
+        processes: 1: draw in this process, whenever the iterator is advanced; otherwise in this many others, at once.
 
     Raises:
-        ChildProcessError: one of them was ended from outside.
+        ChildProcessError: one of the other processes was killed.
     """
     if processes == 1:
         yield (_write(results, target) for target in wanted)
         return
-    # Not forked: numpy's threads would not survive that. The settings are sent, and not the results: what is larger
-    # than a pipe's buffer blocks for ever if a worker dies while it starts.
+    # The processes are spawned, because numpy's threads would not survive a fork. They receive the settings and not the
+    # results, because sending more than a pipe's buffer holds would block forever if a worker dies while it starts.
     workers = ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (results.params,))
     try:
-        with _interrupts_held():  # workers keep it so: it is the parent that ends, and says so once
+        with _interrupts_held():  # workers inherit this, so that Ctrl-C ends only the parent, with one message
             drawings = workers.map(_write_here, wanted)
         yield drawings
     except BrokenProcessPool:
@@ -93,7 +102,7 @@ def _drawn(results: "Results", wanted: Sequence[Target], processes: int) -> "Ite
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep SIGINT until the block ends, and from processes that are started in it."""
+    """Block SIGINT until the context ends, and for good in processes that are started within it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -101,7 +110,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_results: "list[Results]" = []  # in a worker: what it draws from
+_results: "list[Results]" = []  # holds the results that a worker draws; empty in the parent
 
 
 def _start_worker(params: Params) -> None:
@@ -113,7 +122,7 @@ def _start_worker(params: Params) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent ends; otherwise it would wait for work forever if the parent was killed."""
     if parent := parent_process():
         parent.join()
         os._exit(1)
@@ -124,10 +133,10 @@ def _write_here(target: Target) -> "Written":
 
 
 def write_one(params: Params, name: str) -> list[Path]:
-    """Write a single table or figure, in all its formats; return the files.
+    """Write a single table or figure in all its formats; return the paths of its files.
 
     Raises:
-        InputError: no table or figure has this name; otherwise as `write_report`.
+        InputError: no table or figure has this name; otherwise as in `write_report`.
     """
     from fdl.reporting import claims
     from fdl.reporting.results import read_results
@@ -142,7 +151,7 @@ def shown_table(params: Params, name: str) -> str:
     """A table of the last report, as Markdown.
 
     Raises:
-        InputError: no table has this name, or it has not been made yet.
+        InputError: no table has this name, or it has not been written yet.
     """
     target = target_named(params, name)
     if target.kind != "table":
@@ -154,7 +163,7 @@ def shown_table(params: Params, name: str) -> str:
 
 
 def _write(results: "Results", target: Target) -> "Written":
-    """The files of a target, and what the page shows of it: a table itself, of a figure the caption."""
+    """Write a target's files; return their paths, and what the page shows of it: a table's HTML, a figure's caption."""
     from fdl.reporting import drawing, listings, table_formats
     from fdl.reporting.panels import Sheet
     from fdl.reporting.site import Shown
@@ -181,10 +190,10 @@ def _write(results: "Results", target: Target) -> "Written":
 
 
 def headline(params: Params) -> str:
-    """The accuracy table for a terminal, how far it is above chance, the answer, and where the report is.
+    """A text for the terminal: the accuracy table, the mean gain over chance, the answer, and the paths of the report.
 
     Raises:
-        InputError: `collect` has not run for these settings, or a record that a verdict rests on was changed since.
+        InputError: `collect` has not run for these settings, or a record used by a verdict was changed after it ran.
     """
     from fdl.reporting import answer, claims
     from fdl.reporting.results import read_results
@@ -201,7 +210,10 @@ def headline(params: Params) -> str:
 
 
 def _summary(collected: Collected, accuracy: Mapping[Cell, float]) -> str:
-    """Mean accuracy over all cells, all methods together, against chance; the cells of a dataset's seed are one."""
+    """Mean accuracy over the cells of all methods, and by how much it exceeds chance.
+
+    For the interval, all cells of a dataset with the same seed count as one observation.
+    """
     from fdl.reporting.answer import pooled_gain
 
     chance = {dataset: facts.chance or 0 for dataset, facts in collected.datasets.items()}

@@ -1,4 +1,8 @@
-"""What tables, figures and pages are made of: `runs.csv`, read once, and the records that it was gathered from."""
+"""The input of tables, figures and pages: `runs.csv`, which is read once, and the records that it was gathered from.
+
+A cell is one trained ensemble, for a dataset, backbone, number of shots (training images per class), method and seed. A
+bundle is all cells that share dataset, backbone and shots. A record is the folder with the results of a cell.
+"""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,51 +33,58 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Results:
-    """A preset's grid and everything measured in it."""
+    """The grid of a preset, and everything that was measured in it."""
 
     params: Params
     collected: Collected
     runs: "DataFrame"
 
     def values(self, combiner: str, metric: str, split: str = "test") -> dict[Cell, float]:
-        """Every cell's value, at the first selection rule of its dataset; empty where none was measured."""
+        """The value of every cell that has one, at the epoch picked by the first selection rule of its dataset.
+
+        Args:
+            combiner: the way to form one prediction from the members' outputs, such as "soft"; or "ensemble" for
+                metrics of the ensemble as a whole, such as its diversity.
+            metric: such as "accuracy".
+            split: "train", "validation" or "test".
+        """
         rows = self._of_measure.get((split, combiner, metric))
         return {} if rows is None else of_headline_rule(self.params, rows)
 
     @cached_property
     def _of_measure(self) -> dict[tuple[str, ...], "DataFrame"]:
-        """The rows by split, combiner and metric: a table looks for hundreds of them."""
+        """The rows of `runs` by (split, combiner, metric), grouped once because a table looks up hundreds of them."""
         groups = self.runs.groupby(["split", "combiner", "metric"])
         return {tuple(map(str, key)): rows for key, rows in groups}
 
     @cached_property
     def accuracy(self) -> dict[Cell, float]:
-        """Test accuracy of the soft vote."""
+        """Test accuracy of the soft vote of every cell that has one, in [0, 1]."""
         return self.values("soft", "accuracy")
 
     @property
     def warning(self) -> str:
-        """What stands above every table; empty where all images are real."""
+        """The warning above every table that images are synthetic; empty if all are real."""
         return SYNTHETIC if self.collected.synthetic else ""
 
     @cached_property
     def costs(self) -> "DataFrame":
-        """`costs.csv`: a row per cell with a record."""
+        """The content of `costs.csv`, a row per cell that has a record."""
         import pandas as pd
 
         frame = pd.read_csv(layout.report_folder(self.params) / "costs.csv", keep_default_na=False)
-        frame["parameters"] = pd.to_numeric(frame["parameters"])  # of a failed cell: empty
+        frame["parameters"] = pd.to_numeric(frame["parameters"])  # empty for a cell that failed
         return frame
 
     @cached_property
     def precisions(self) -> dict[Cell, str]:
-        """What every recorded cell was computed in."""
+        """The precision in which every cell with a record was computed."""
         columns = [self.costs[name].tolist() for name in (*CELL_COLUMNS, "precision")]
         return {Cell(*cell): precision for *cell, precision in zip(*columns, strict=True)}
 
     @cached_property
     def combiners(self) -> list[str]:
-        """The combiners that any cell has values of, in the order of tables; members and diversity are none."""
+        """The combiners for which any cell has values, in the order of tables; single members are not combiners."""
         names = set(self.runs["combiner"])
         return [name for name in COMBINERS if name in names]
 
@@ -85,7 +96,7 @@ class Results:
 
     @cached_property
     def bundles(self) -> dict[Bundle, list[Cell]]:
-        """The grid's cells by bundle; a dataset's bundles stand together, by backbone and rising shots."""
+        """The cells of the grid by bundle, ordered by dataset, backbone and increasing number of shots."""
         bundles: dict[Bundle, list[Cell]] = {}
         for state in self.collected.cells:
             bundles.setdefault(state.cell.bundle, []).append(state.cell)
@@ -97,14 +108,14 @@ class Results:
 
     @cached_property
     def done(self) -> frozenset[Cell]:
-        """The cells with results."""
+        """The cells that are finished and did not fail."""
         return frozenset(state.cell for state in self.collected.of("done"))
 
     def compared(self, dataset: str, backbone: str) -> dict[str, list[Cell]]:
-        """The cells that figures of single records show, of all methods: the baseline, `fdl`, then the others.
+        """The cells that figures of single records show, by method: the baseline, `fdl`, then the others.
 
-        They are of the largest number of shots that has a seed with all of them done; all such seeds. Empty where
-        there is none.
+        They have the largest number of shots for which a seed is finished with all methods, and all such seeds are
+        returned. Empty if there is none.
         """
         here = [cell for cells in self.bundles.values() for cell in cells]
         here = [cell for cell in here if (cell.dataset, cell.backbone) == (dataset, backbone)]
@@ -115,17 +126,17 @@ class Results:
         return {}
 
     def compared_in(self, bundle: Bundle) -> dict[str, list[Cell]]:
-        """The cells of a bundle's methods, at the seeds with all of them done, in the order of `compared`."""
+        """The bundle's cells by method, for the seeds finished with all methods, in the order of `compared`."""
         cells = self.bundles[bundle]
         return self._twins(bundle, self._methods_of(cells), cells)
 
     def _methods_of(self, cells: Sequence[Cell]) -> list[str]:
-        """The methods of these cells: the baseline, `fdl`, then the others in the order of the grid."""
+        """The methods of these cells in order: the baseline, `fdl`, then the others as in the grid."""
         present = {cell.method for cell in cells}
         return sorted((m for m in self.methods if m in present), key=lambda m: (m != BASELINE, m != METHOD))
 
     def _twins(self, bundle: Bundle, methods: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-        """The bundle's cells by method, of those seeds of `cells` that are done with all methods; empty for none."""
+        """The bundle's cells by method, for the seeds of `cells` that are finished with all methods; may be empty."""
         twins = {
             seed: [Cell(bundle.dataset, bundle.backbone, bundle.shots, method, seed) for method in methods]
             for seed in dict.fromkeys(cell.seed for cell in cells)
@@ -134,24 +145,24 @@ class Results:
         return dict(zip(methods, map(list, zip(*finished, strict=True)), strict=True)) if finished else {}
 
     def history(self, cell: Cell) -> "DataFrame":
-        """The epochs of a cell, one row each; errors as in `read_history`."""
+        """The history of a cell, one row per epoch; raises as `read_history`."""
         if cell not in self._histories:
             self._histories[cell] = read_history(self.params, cell)
         return self._histories[cell]
 
     @cached_property
     def _histories(self) -> "dict[Cell, DataFrame]":
-        """Those that were asked for: the figures and DVC's plots show the same."""
+        """Cache of the histories that were read, because the figures and DVC's plots show the same ones."""
         return {}
 
     @property
     def nets(self) -> list[tuple[str, str]]:
-        """(dataset, backbone) pairs of the grid; a dataset's pairs stand together."""
+        """The (dataset, backbone) pairs of the grid; pairs of the same dataset are consecutive."""
         return list(dict.fromkeys((bundle.dataset, bundle.backbone) for bundle in self.bundles))
 
 
 def read_results(params: Params) -> Results:
-    """What `collect` gathered.
+    """Read what `collect` gathered.
 
     Raises:
         InputError: `collect` has not run for these settings.
@@ -161,17 +172,17 @@ def read_results(params: Params) -> Results:
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of several seeds."""
+    """Mean and standard deviation of n values, usually one per seed."""
 
-    mean: float | None  # None: no value
-    std: float | None  # n − 1 in the denominator; None below two values
+    mean: float | None  # None without a value
+    std: float | None  # with n − 1 in the denominator; None below two values
     n: int
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % t interval of the mean, see `t_interval`; None below three values.
 
-        With two, t has one degree of freedom: the interval of two differences of 5 points reaches ± 50.
+        With two values, t has only one degree of freedom, and the interval would be the mean ± 12.7 standard errors.
         """
         if self.n < SEEDS_FOR_INTERVAL:
             return None
@@ -187,24 +198,32 @@ def mean_and_std(values: Spread, digits: int = 1) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation of values, usually one per seed."""
     return Spread(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
 
 
 def baseline_pairs(cells: Iterable[Cell], known: Container[Cell]) -> list[tuple[Cell, Cell]]:
-    """Each cell of another method with the baseline's cell of the same seed, where both are known."""
+    """Each cell of another method together with the baseline's cell of the same bundle and seed.
+
+    Args:
+        cells: cells of any methods.
+        known: only pairs whose cells are both in here are returned.
+    """
     pairs = [(cell, replace(cell, method=BASELINE)) for cell in cells if cell.method != BASELINE]
     return [(cell, twin) for cell, twin in pairs if cell in known and twin in known]
 
 
 def differences(values: Mapping[Cell, float], method: str) -> dict[Cell, float]:
-    """The value of each of a method's cells minus the baseline's of the same seed, in points, where both are known."""
+    """100 times the value of each of a method's cells minus that of the baseline's cell of the same bundle and seed.
+
+    For accuracies in [0, 1] these are percentage points. Cells whose pair is not complete are left out.
+    """
     cells = [cell for cell in values if cell.method == method]
     return {cell: 100 * (values[cell] - values[twin]) for cell, twin in baseline_pairs(cells, values)}
 
 
 def read_record(params: Params, state: CellState) -> dict[str, Any]:
-    """`run.json` of a collected cell.
+    """Read `run.json` of a collected cell.
 
     Raises:
         InputError: the record is not the one that was collected.
@@ -217,12 +236,14 @@ def read_record(params: Params, state: CellState) -> dict[str, Any]:
 
 
 def read_arrays(params: Params, cell: Cell, file: str, *names: str, optional: Sequence[str] = ()) -> Arrays:
-    """Arrays of an `.npz` file of a record; all of them where no names are given.
+    """Read arrays from an `.npz` file of a record.
 
     Args:
-        params, cell, file: whose.
-        names: those that every record has.
-        optional: those that records of older versions may lack; left out where they do.
+        params: the settings.
+        cell: the cell of the record.
+        file: name of the file.
+        names: arrays to read; without `names` and `optional`, all are read.
+        optional: arrays to read if the file has them; old records may lack them.
 
     Raises:
         InputError: the file or an array is missing or damaged.
@@ -238,7 +259,7 @@ def read_arrays(params: Params, cell: Cell, file: str, *names: str, optional: Se
 
 
 def read_history(params: Params, cell: Cell) -> "DataFrame":
-    """The epochs of a cell, one row each.
+    """Read the history of a cell, one row per epoch.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -253,7 +274,11 @@ def read_history(params: Params, cell: Cell) -> "DataFrame":
 
 
 def _verified(params: Params, cell: Cell, file: str) -> Path:
-    """A file of a cell's record, after its hash was compared; raises `InputError` if it is missing or was changed."""
+    """The path of a file of a cell's record, after checking its hash.
+
+    Raises:
+        InputError: the file is missing or was changed.
+    """
     folder = layout.record_folder(params, cell)
     run = records.read_run(folder)
     if run is None or file not in run["files"]:

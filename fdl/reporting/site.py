@@ -1,4 +1,4 @@
-"""The report's page: one file that needs no network, with every table, figure and cell of a preset."""
+"""The report's page: one self-contained HTML file with a preset's tables, figures and cells (trained ensembles)."""
 
 import base64
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ from fdl.reporting.results import Results
 from fdl.reporting.targets import Target, entries, report_files, target_named
 from fdl.results.collect import DatasetFacts
 
-ANSWER = "forest"  # the figure that stands first
+ANSWER = "forest"  # the figure beside the answer, at the top of the page
 PAPER = (
     "Schlagenhauf, Lin & Noack: Discriminative feature learning through feature distance loss. Machine Vision and "
     "Applications 34 (2023), arXiv 2205.11606"
 )
-_NOT_IN_SUMMARY = ("C2",)  # a line per slice: in the table of claims alone
+_NOT_IN_SUMMARY = ("C2",)  # C2 has a row per slice, which only the table of claims shows
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of a target."""
+    """A target (table or figure) and its content on the page."""
 
     target: Target
-    content: str  # of a table its HTML, of a figure its caption
+    content: str  # HTML of a table, caption of a figure
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FigureSection:
 
     name: str
     heading: str
-    address: str | None  # data address; None: it is only linked
+    address: str | None  # data URL; None if the page only links to the figure
     width: float  # inches
     caption: str
     downloads: Sequence[str]
@@ -60,16 +60,16 @@ class FigureSection:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the page shows of the records, besides tables and figures."""
+    """The parts of the page that are read from the records, besides tables and figures."""
 
     details: Details
-    gallery: str  # HTML
-    without_images: str  # datasets whose maps are drawn without the photographs; empty for none
-    cells: str  # HTML
+    gallery: str  # HTML of the gallery of maps
+    without_images: str  # names of the datasets whose maps are drawn without the test images
+    cells: str  # HTML of the table of cells
 
 
 def read_parts(results: Results) -> Parts:
-    """Read them from the records.
+    """Read the parts of the page from the records.
 
     Raises:
         InputError: a record is damaged, or not the one that was collected.
@@ -86,14 +86,14 @@ def read_parts(results: Results) -> Parts:
 
 
 def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], parts: Parts, *, check: str) -> str:
-    """The page as a whole; texts of data and users are escaped.
+    """The HTML of the page; texts are escaped.
 
     Args:
-        results: of the preset.
-        shown: tables and figures, in order; the figures' files are read.
-        verdicts: as `claims.evaluate` gave them.
-        parts: as `read_parts` gave them.
-        check: the mean accuracy against chance, which says whether anything was learned.
+        results: results of the preset.
+        shown: tables and figures, in order; the files of the figures must exist, they are read here.
+        verdicts: as `claims.evaluate` returned them.
+        parts: as `read_parts` returned them.
+        check: sentence on the mean accuracy compared with chance, which tells whether the nets learned anything.
     """
     params, collected, details = results.params, results.collected, parts.details
     figures = [_figure_section(results, target) for target in shown if target.target.kind == "figure"]
@@ -133,7 +133,7 @@ def page(results: Results, shown: Sequence[Shown], verdicts: Sequence[Claim], pa
 
 
 def _about(results: Results, details: Details) -> list[str]:
-    """The line after the answer: paper, preset, number of cells, code, machine."""
+    """The facts below the answer: paper, preset, number of cells, commit of the code, machine."""
     states = results.collected.cells
     code = _all_of(details, "provenance.git.commit")
     machine = _all_of(details, "provenance.processor", "provenance.device")
@@ -160,7 +160,7 @@ def _claims_section(results: Results, verdicts: Sequence[Claim]) -> TableSection
 def _figure_section(results: Results, shown: Shown) -> FigureSection:
     target = shown.target
     content = Path(target.path(results.params, "png")).read_bytes()
-    width = int.from_bytes(content[16:20]) / DPI  # PNG's header
+    width = int.from_bytes(content[16:20]) / DPI  # the PNG header holds it in bytes 16 to 19
     data = "data:image/png;base64," + base64.b64encode(content).decode()
     address = None if entries()[target.maker].linked else data
     return FigureSection(target.name, target.title, address, width, shown.content, _downloads(results, target))
@@ -175,7 +175,7 @@ def _relative(results: Results, path: str) -> str:
 
 
 def _counts(results: Results) -> str:
-    """How many cells there are of each status."""
+    """The number of cells of each status, as a sentence."""
     states = results.collected.cells
     counts = [(status, sum(state.status == status for state in states)) for status in _STATUSES]
     named = ", ".join(f"{count:,} {status}" for status, count in counts if count)
@@ -186,7 +186,7 @@ _STATUSES = ("done", "failed", "missing", "stale", "damaged")
 
 
 def _cell_texts(results: Results, cell: CellDetails) -> list[str]:
-    """What stands in the columns of the table of cells."""
+    """A row of the table of cells."""
     key = cell.state.cell
     accuracy = "–" if cell.accuracy is None else f"{cell.accuracy:.1f}"
     seconds = "–" if cell.seconds is None else f"{cell.seconds:.1f}"
@@ -200,7 +200,7 @@ def _cell_texts(results: Results, cell: CellDetails) -> list[str]:
 
 
 def _made(results: Results, details: Details) -> list[tuple[str, str]]:
-    """How the numbers were made, over all records."""
+    """How the numbers were made, as (name, value), over all records."""
     params = results.params
     versions = sorted({key for key in details.common if key.startswith("provenance.versions.")})
     return [
@@ -215,7 +215,7 @@ def _made(results: Results, details: Details) -> list[tuple[str, str]]:
 
 
 def _all_of(details: Details, *keys: str) -> str:
-    """The values of all records; of the first of these keys that any record has."""
+    """The different values of all records for the first of these keys that any record has."""
     for key in keys:
         values = {details.common[key]} if key in details.common else {c.details.get(key) for c in details.cells}
         if known := sorted(value for value in values if value):
@@ -224,7 +224,7 @@ def _all_of(details: Details, *keys: str) -> str:
 
 
 def _data_texts(dataset: str, facts: DatasetFacts) -> list[str]:
-    """Title, source, notes, test images, terms."""
+    """A row of the table of datasets: title, source, notes, number of test images, terms of use."""
     terms = SOURCES[dataset].terms if dataset in SOURCES else "your own images"
     if facts.synthetic:
         terms = "made by this program"

@@ -1,4 +1,7 @@
-"""Writes a `Table` as CSV, Markdown, LaTeX and HTML, and as text for a terminal."""
+"""Writes a `Table` (the paper's layout) as CSV, Markdown, LaTeX and HTML, and as text for a terminal.
+
+Shots are training images per class.
+"""
 
 import csv
 import io
@@ -11,15 +14,19 @@ from fdl.reporting.latex import LatexColumn, latex_table
 from fdl.reporting.pages import render
 from fdl.reporting.tables import DIFFERENCES, Column, Row, Table
 
-_PANEL_SHOTS = 3  # numbers of shots side by side on a page that scrolls
-_TERMINAL = 120  # characters
+_PANEL_SHOTS = 3  # numbers of shots side by side in Markdown and HTML
+_TERMINAL = 120  # width of a terminal in characters
 
-# What Markdown reads as markup, GitHub's mathematics included.
+# Escapes the characters that Markdown reads as markup, including `$`, with which GitHub marks formulas.
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def to_csv(table: Table) -> str:
-    """One line per row; mean, std, n and failed of every column (differences: the interval) as plain numbers, in %."""
+    """A CSV file with plain numbers in % or percentage points.
+
+    Every column of the table gives mean, std, n and failed; a column of differences gives the bounds of the interval
+    instead of failed.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -50,7 +57,7 @@ def _number(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Pipe tables of at most three numbers of shots each."""
+    """Markdown pipe tables with at most three numbers of shots each."""
     from tabulate import tabulate
 
     blocks = [f"**{table.warning}**"] * bool(table.warning) + [markdown_text(table.caption)]
@@ -65,7 +72,7 @@ def to_markdown(table: Table) -> str:
         align = ["left", "left", *["right"] * (len(head) - 2)]
         blocks.append(tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align))
     notes = [f"[{number}] {markdown_text(note)}" for number, note in enumerate(table.notes, start=1)]
-    # Two spaces end a line without starting a paragraph.
+    # In Markdown, two spaces at the end of a line break it without starting a paragraph.
     blocks.append("  \n".join([*notes, *(markdown_text(remark) for remark in table.remarks)]))
     return "\n\n".join(blocks) + "\n"
 
@@ -75,7 +82,7 @@ def markdown_text(text: str) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Plain text at most 120 characters wide, without intervals; as many numbers of shots side by side as fit."""
+    """Plain text without intervals, at most 120 characters wide, with as many numbers of shots side by side as fit."""
     counts = len(_by_shots(table.columns))
     for shots in range(counts, 0, -1):
         blocks = [_text_panel(table, columns, rows) for columns, rows in table.panels(shots)]
@@ -87,7 +94,7 @@ def to_text(table: Table) -> str:
 
 
 def _text_panel(table: Table, columns: list[Column], rows: list[Row]) -> str:
-    """Two lines of headings, a rule, one line per row."""
+    """Two lines of headings, a rule, and one line per row."""
     shots = ["", "", *[""] * table.has_chance]
     for count, group in _by_shots(columns):
         shots += [f"{count}-shot", *[""] * (len(group) - 1)]
@@ -113,7 +120,10 @@ def _chance(table: Table, row: Row) -> list[str]:
 
 
 def to_latex(table: Table) -> str:
-    """Two tables: mean ± std by number of shots and method, the best in bold; and the differences with intervals."""
+    """Two LaTeX tables: mean ± std by number of shots and method, with the best in bold; differences with intervals.
+
+    The second one is left out if there are no differences.
+    """
     marks = ["".join(f" [{number}]" for number in row.notes) for row in table.rows]
     labels = [
         LatexColumn("Dataset", [row.dataset + mark for row, mark in zip(table.rows, marks, strict=True)]),
@@ -167,13 +177,13 @@ def _by_shots(columns: Iterable[Column]) -> list[tuple[int, list[Column]]]:
 
 
 def html_fragment(table: Table) -> str:
-    """The table as an HTML `<section>` to be put into a page; texts are escaped."""
+    """The table as an HTML `<section>` that can be inserted into a page; texts are escaped."""
     panels = [(_by_shots(columns), rows) for columns, rows in table.panels(_PANEL_SHOTS)]
     return render("table.html", table=table, panels=panels, chance=_chance)
 
 
 def to_html(table: Table) -> str:
-    """The table as a page that stands alone."""
+    """The table as a self-contained HTML page."""
     return render("page.html", title=table.title, banner=None, sections=[html_fragment(table)])
 
 

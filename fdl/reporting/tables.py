@@ -1,6 +1,6 @@
-"""The paper's tables: rows dataset × backbone, columns shots × method, mean ± std over seeds.
+"""Tables in the paper's layout: rows dataset × backbone, columns shots × method, mean ± std over seeds.
 
-`results_table` computes a `Table`; `table_formats` writes it.
+Shots are training images per class. `results_table` computes a `Table`, and `table_formats` writes it.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ from fdl.reporting.results import Results, Spread, baseline_pairs, mean_and_std,
 from fdl.results.collect import Collected
 
 _BN_STATISTICS = {"moving": "moving averages", "reestimate": "re-estimated from the training images"}
-_NAMED = 5  # failed cells that a table's remarks name
+_NAMED = 5  # number of failed cells that the remarks of a table name
 DIFFERENCES = (
     "Δ: mean over seeds of the difference to classical in points, paired by seed (same images, initial weights "
     "and batches); in brackets its 95 % t interval over the seeds where there are three or more: per cell, "
@@ -34,7 +34,7 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class Column:
-    """One method at one number of shots, or its difference from the baseline."""
+    """A method at a number of shots, or its difference from the baseline."""
 
     shots: int
     method: str
@@ -42,28 +42,28 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The method, or Δ for the difference of the method beside it."""
+        """The printed name of the method; Δ for a difference, whose column follows that of the method."""
         return "Δ" if self.difference else method_title(self.method)
 
     @property
     def name(self) -> str:
-        """The stem of the CSV's column names."""
+        """Beginning of the names of its columns in the CSV."""
         return f"{self.method}{f'-minus-{BASELINE}' if self.difference else ''}_{self.shots}shot"
 
 
 @dataclass(frozen=True)
 class Value(Spread):
-    """Mean and spread over the seeds, in percent (differences: percentage points)."""
+    """An entry of the table: mean and spread over seeds, in percent; for differences in percentage points."""
 
-    expected: int  # seeds in the grid; 0: not in the grid
-    failed: int = 0
+    expected: int  # number of seeds in the grid; 0: the entry is not in the grid
+    failed: int = 0  # number of cells (trained ensembles) that diverged
     difference: bool = False
 
     @property
     def text(self) -> str:
-        """What a reader sees.
+        """The printed text: `41.2 ± 1.3`, or `+1.2 [−0.3, +2.7]` for a difference.
 
-        `41.2 ± 1.3`, `+1.2 [−0.3, +2.7]`, `–` where nothing is known, empty where nothing was asked.
+        It is `–` if there is no value yet, and empty if the entry is not in the grid.
         """
         return self._text(self.interval)
 
@@ -85,12 +85,12 @@ class Value(Spread):
 
 @dataclass(frozen=True)
 class Row:
-    """One dataset and backbone."""
+    """The row of a dataset and backbone."""
 
-    dataset: str  # title, "(synthetic)" included
-    backbone: str  # title
-    notes: tuple[int, ...]  # numbers of the table's notes that hold for the dataset
-    chance: float | None  # in percent
+    dataset: str  # printed name, with "(synthetic)" if its images are
+    backbone: str  # printed name
+    notes: tuple[int, ...]  # numbers of the table's notes that apply to the dataset
+    chance: float | None  # score of guessing, in percent; None if unknown
     entries: Mapping[Column, Value]
 
 
@@ -100,16 +100,20 @@ class Table:
 
     name: str  # file name without ending
     title: str
-    warning: str  # empty when the images are real
+    warning: str  # empty if the images are real
     caption: str
     columns: list[Column]
     rows: list[Row]
-    notes: list[str]  # numbered from 1
-    remarks: list[str]
-    has_chance: bool
+    notes: list[str]  # notes on datasets, numbered from 1
+    remarks: list[str]  # other texts below the table
+    has_chance: bool  # whether the table has a column for chance
 
     def panels(self, shots: int) -> list[tuple[list[Column], list[Row]]]:
-        """The columns in groups of at most so many numbers of shots, each with the rows that it has cells for."""
+        """Split the table into panels with at most this many numbers of shots.
+
+        Returns:
+            The columns of each panel, and the rows that have an entry of the grid in any of them.
+        """
         counts = list(dict.fromkeys(column.shots for column in self.columns))
         panels = []
         for start in range(0, len(counts), shots):
@@ -120,9 +124,10 @@ class Table:
 
 
 def results_table(results: Results, combiner: str, metric: str) -> Table:
-    """A table of one combiner and metric on the test images.
+    """The table of a combiner and a metric on test images.
 
-    The difference columns hold the mean over seeds of (method − classical) of the same seed.
+    A combiner forms one prediction from the members' outputs. The columns of differences hold the mean over seeds of
+    method − classical, each computed from two cells of the same seed.
     """
     params, collected, values = results.params, results.collected, results.values(combiner, metric)
     columns, failed = _columns(results), {state.cell for state in collected.of("failed")}
@@ -163,7 +168,7 @@ def results_table(results: Results, combiner: str, metric: str) -> Table:
 
 
 def _columns(results: Results) -> list[Column]:
-    """Every (shots, method) of the grid by shots, each method followed by its difference."""
+    """The columns, ordered by shots and method; each method but the baseline is followed by its difference."""
     present = {(cell.shots, cell.method) for cells in results.bundles.values() for cell in cells}
     columns = []
     for shots in sorted({shots for shots, _ in present}):
@@ -176,9 +181,9 @@ def _columns(results: Results) -> list[Column]:
 
 
 def _value(column: Column, bundle: list[Cell], values: Mapping[Cell, float], failed: Container[Cell]) -> Value:
-    """What a column holds of the cells of a bundle."""
+    """The entry of a column for the cells of a bundle (dataset, backbone, number of shots)."""
     cells = [cell for cell in bundle if cell.method == column.method]
-    if column.difference:  # paired by seed: the methods of a seed share images, initial weights and batches
+    if column.difference:  # paired by seed, because methods with the same seed share images, weights and batches
         measured = [values[cell] - values[twin] for cell, twin in baseline_pairs(cells, values)]
         asked, diverged = len(baseline_pairs(cells, bundle)), 0
     else:
@@ -227,7 +232,7 @@ def _remarks(params: Params, collected: Collected, rows: list[Row], *, metric: s
 
 
 def _setting(params: Params, collected: Collected) -> str:
-    """How the numbers were made, as far as a reader needs it to compare tables."""
+    """The settings that a reader needs in order to compare tables."""
     cells = [state.cell for state in collected.cells]
 
     def epochs(dataset: str) -> str:
@@ -243,7 +248,7 @@ def _setting(params: Params, collected: Collected) -> str:
         return str(collected.datasets[dataset].test or "unknown")
 
     def by_dataset(value_of: Callable[[str], str]) -> str:
-        """A value, or several with the datasets that they hold for."""
+        """The value that all datasets share, or the different values, each with its datasets."""
         groups: dict[str, list[str]] = defaultdict(list)
         for dataset in collected.datasets:
             groups[value_of(dataset)].append(params.protocol(dataset).title)
@@ -273,7 +278,7 @@ def _name(combiner: str, metric: str) -> str:
 
 
 def _metrics(table: str) -> Callable[[Params], list[Named]]:
-    """The soft vote's tables of the metrics that have one."""
+    """The `each` of an entry: tables of the soft vote, for the metrics whose `table` has this value."""
 
     def asked(params: Params) -> bool:
         if table == "own images":
@@ -288,7 +293,7 @@ def _metrics(table: str) -> Callable[[Params], list[Named]]:
 
 
 def _combiners(params: Params) -> list[Named]:
-    """Accuracy of other combiners: of trained ones, those that any cell is asked to have."""
+    """The `each` of an entry: accuracy by the votes that have a table, and by the heads that any bundle asks for."""
     asked = set()
     for bundle in params.bundles().values():
         heads = head_settings(params, bundle[0])

@@ -1,6 +1,6 @@
-"""The files that a report consists of; Snakemake declares them, the reporting modules write them.
+"""The files of a report. Snakemake declares them as outputs, and the other reporting modules write them.
 
-Nothing here imports what draws: Snakemake reads this every time it parses the workflow.
+This module must not import plotting libraries, because Snakemake imports it every time it parses the workflow.
 """
 
 import pkgutil
@@ -19,27 +19,27 @@ from fdl.reporting.entries import FORMATS, Entry
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure that can be made by itself: `python -m fdl report --only NAME`."""
+    """A table or figure that can be made on its own: `python -m fdl report --only NAME`."""
 
     name: str  # of its files, without ending
     kind: Literal["table", "figure"]
     maker: str  # name of its entry
     title: str
-    subject: tuple[str, ...]  # a combiner and metric, a dataset, or a dataset and backbone
+    subject: tuple[str, ...]  # a combiner and a metric; a dataset; a dataset and a backbone; or nothing
     endings: Sequence[str]
 
     def path(self, params: Params, ending: str) -> str:
-        """One of its files."""
+        """Path of the file with this ending."""
         return str(layout.report_folder(params) / f"{self.kind}s" / f"{self.name}.{ending}")
 
     def paths(self, params: Params) -> list[str]:
-        """All of its files."""
+        """Paths of all files."""
         return [self.path(params, ending) for ending in self.endings]
 
 
 @cache
 def entries() -> dict[str, Entry]:
-    """All tables and figures by name, in the order of the page: those of the modules beside this one."""
+    """The entries of all modules of this folder by name: first tables, then figures, in the order of the page."""
     listed: list[Entry] = []
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if module.name.endswith(("tables", "figures")):
@@ -60,7 +60,7 @@ def targets(params: Params) -> list[Target]:
 
 
 def write_captions(folder: Path) -> None:
-    """What each entry shows, for `snakemake --report`, which takes captions from files: `<folder>/<entry>.rst`."""
+    """Write each entry's caption to `<folder>/<entry>.rst`, because `snakemake --report` takes captions from files."""
     for entry in entries().values():
         path = folder / f"{entry.name}.rst"
         if not path.is_file() or path.read_text(encoding="utf-8") != entry.shows:
@@ -68,7 +68,7 @@ def write_captions(folder: Path) -> None:
 
 
 def target_named(params: Params, name: str) -> Target:
-    """The target of this name.
+    """The target with this name.
 
     Raises:
         InputError: there is none.
@@ -81,7 +81,7 @@ def target_named(params: Params, name: str) -> Target:
 
 
 def report_files(params: Params) -> dict[str, list[str]]:
-    """Paths by stage: `collected` by the verb collect, `made` by the verb report, `all` of them."""
+    """Paths of the files: `collected` are written by the verb `collect`, `made` by `report`; `all` are both."""
     folder = layout.report_folder(params)
     collected = [str(folder / name) for name in ("runs.csv", "costs.csv", "cells.json")]
     made = [path for target in targets(params) for path in target.paths(params)]
@@ -89,5 +89,5 @@ def report_files(params: Params) -> dict[str, list[str]]:
     return {"collected": collected, "made": made, "all": collected + made}
 
 
-PAGES = ("claims.json", "index.html")  # beside the tables and figures
-DVC = ("metrics.json", "plots/accuracy.csv", "plots/training.csv")  # what dvc.yaml names; fdl.reporting.dvc_metrics
+PAGES = ("claims.json", "index.html")  # in the report's folder, besides the tables and figures
+DVC = ("metrics.json", "plots/accuracy.csv", "plots/training.csv")  # named in dvc.yaml; see fdl.reporting.dvc_metrics
