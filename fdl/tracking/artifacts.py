@@ -1,4 +1,7 @@
-"""The files that a cell's run carries in MLflow: of the record, and what its page shows at a glance."""
+"""The files attached to a cell's run in MLflow: parts of its record, and tables and pictures made from it.
+
+A cell is one trained ensemble, and its record is the folder with its results.
+"""
 
 import csv
 import shutil
@@ -11,22 +14,24 @@ from fdl.results.state import has_predictions
 from fdl.tracking.record_view import Record, checked, headline
 
 _OF_THE_RECORD = ("run.json", "metrics.json")
-_CONFUSION = 300  # pixels, the side of the picture at most
+_CONFUSION = 300  # largest width and height of the picture in pixels, up to 300 classes
 
 
 def write_files(record: Record, folder: Path) -> None:
     """Write the files of a run into an empty folder.
 
-    - `run.json` and `metrics.json` as they are;
-    - `curves.csv`: the whole history, of which the run's charts show some points;
-    - `confusion.csv`: test images of the headline's soft vote, a row per class, a column per predicted class;
-    - `confusion.png`: the same as a picture, each row divided by its sum: dark blue is all of a class;
-    - `maps.png`: a test image of each of some classes, and on it the members' Grad-CAM of what they predict.
+    - `run.json` and `metrics.json`: copies from the record;
+    - `curves.csv`: the whole history, of which the run's charts show only some points;
+    - `confusion.csv`: numbers of test images, with a row per true class and a column per class that the soft vote
+      predicts, at the epoch picked by the first selection rule;
+    - `confusion.png`: the same as a picture, where dark blue means all images of the true class;
+    - `maps.png`: one test image of each of the first classes, with the members' Grad-CAM maps of the classes that they
+      predict.
 
-    A training that diverged has only the first and the history.
+    For a training that diverged, only `run.json` and `curves.csv` are written.
 
     Raises:
-        InputError: a file of the record is damaged.
+        InputError: a file of the record is damaged or missing.
     """
     for name in _OF_THE_RECORD:
         if (record.folder / name).exists():
@@ -48,7 +53,7 @@ def _write_curves(record: Record, path: Path) -> None:
 
 
 def _confusion(record: Record) -> tuple[list[str], NDArray[np.int64]]:
-    """The classes, and how many test images of each (rows) the soft vote predicts as each (columns)."""
+    """Names of the C classes, and numbers of test images (C, C) by true class and class that the soft vote predicts."""
     from fdl.evaluation.voting import mean_probabilities
 
     names: list[str] = record.run["data"]["classes"]
@@ -67,7 +72,7 @@ def _write_counts(names: list[str], counts: NDArray[np.int64], path: Path) -> No
 
 
 def _draw_counts(counts: NDArray[np.int64], path: Path) -> None:
-    """A square per pair of classes, the more blue the larger its share of the row; without letters, to be cheap."""
+    """Draw a square per pair of classes, whose blue grows with its share of the row; text would make it slow."""
     from PIL import Image
 
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -89,4 +94,4 @@ def _write_maps(record: Record, path: Path) -> None:
         np.concatenate([enlarged(image), *(on_grey(image, member[number]) for member in maps)], axis=1)
         for number, image in images.items()
     ]
-    Image.fromarray(np.concatenate(rows)).reduce(2).save(path)  # a page shows no more, and there may be 1,000 of them
+    Image.fromarray(np.concatenate(rows)).reduce(2).save(path)  # MLflow's page shows no more

@@ -1,4 +1,4 @@
-"""Addresses of the tables that `track` made in MLflow's pages; `make ui` prints them."""
+"""Addresses of the tables (saved views) that `track` created in MLflow; `make ui` prints them."""
 
 import socket
 import sys
@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 from fdl.core.errors import InputError
 from fdl.tracking.store import opened
 
-VIEWS = ("cells", "bundles")  # as `fdl.tracking.record_view` names them
+VIEWS = ("cells", "bundles")  # in lower case, the names of the views in `fdl.tracking.record_view.experiment_tags`
 SERVER = "http://127.0.0.1:5000"
 
 
 def links(server: str = SERVER, uri: str | None = None) -> list[str]:
-    """A line per experiment and view: its name and address.
+    """A line per experiment and view, with their names and the address.
 
     Args:
-        server: where the pages are served.
-        uri: MLflow's store; None: as `fdl track`.
+        server: address of the MLflow server that serves the pages.
+        uri: MLflow's tracking URI; None: as in `fdl.tracking.store.opened`.
 
     Raises:
         InputError: the store cannot be opened.
@@ -34,14 +34,21 @@ def links(server: str = SERVER, uri: str | None = None) -> list[str]:
 
 
 def taken(server: str) -> bool:
-    """Whether something answers already where the pages are to be served."""
+    """Whether something already listens at the address of the server that is to be started."""
     address = urlsplit(server)
     with socket.socket() as connection:
         return connection.connect_ex((address.hostname, address.port)) == 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print them; `arguments` are those of `links`."""
+    """Print the links.
+
+    Args:
+        arguments: those of `links`, in order.
+
+    Returns:
+        The exit status: 0, or 2 if the port is taken or the store cannot be opened.
+    """
     server = arguments[0] if arguments else SERVER
     try:
         if taken(server):

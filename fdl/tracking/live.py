@@ -1,6 +1,7 @@
-"""Cells that are being trained, as running runs in MLflow; and the loop that keeps them up to date.
+"""Shows cells that are being trained as running runs in MLflow, and holds the loop that keeps them up to date.
 
-Nothing here is needed: when a cell is finished, its run is replaced by that of its record.
+A cell is one ensemble to train. These runs are only a preview: when a cell is finished, its run is replaced by one made
+from its record.
 """
 
 import math
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 TRAINING_TAG, EPOCHS_TAG = "fdl.training", "fdl.epochs"
-ATTEMPTS = 6  # passes that fail one after the other
-LONGEST_WAIT = 300.0  # seconds between them
+ATTEMPTS = 6  # number of consecutive passes that may fail before `watch` gives up
+LONGEST_WAIT = 300.0  # seconds between two attempts
 
 
 def mirror(
@@ -35,21 +36,26 @@ def mirror(
 ) -> None:
     """Bring the run of an unfinished cell up to date.
 
+    If the training is no longer running, its run, if any, is ended as killed.
+
     Args:
-        client, experiment, parent: where the run belongs.
+        client: of the MLflow store.
+        experiment: id of the experiment.
+        parent: id of the bundle's run; the bundle is all cells with the same dataset, backbone and shots.
         params: the settings.
-        begun: what is known of the cell's training.
-        runs: the cell's runs; that of this training is continued, those of other unfinished trainings are deleted.
+        begun: the state of the cell's training.
+        runs: all runs of the cell. The run of this training is continued; runs of other unfinished trainings are
+            deleted; runs made from a record are left alone.
     """
     cell, training, epochs = begun.cell, begun.folder.name, len(begun.history)
     shown, run_id, status = 0, None, ""
     for run in runs:
         if TRAINING_TAG not in run.data.tags:
-            continue  # of a record
+            continue  # made from a record
         at = int(run.data.tags[EPOCHS_TAG])
         if run_id is None and run.data.tags[TRAINING_TAG] == training and at <= epochs:
             shown, run_id, status = at, run.info.run_id, run.info.status
-        else:  # of other settings, or it began again
+        else:  # a training with other settings, or one that has started again from the beginning
             client.delete_run(run.info.run_id)
     if not begun.running:
         if run_id and status == "RUNNING":
@@ -62,7 +68,7 @@ def mirror(
         settings = params.training_settings(cell)
         asked = {name: settings[name] for name in ("epochs", "members", "learning_rate", "precision")}
         log(client, run_id, begun.updated, identity | NO_TERMS | settings["method_params"] | asked, {}, {})
-    elif status != "RUNNING":  # it was stopped, and goes on
+    elif status != "RUNNING":  # the training was stopped and has been resumed
         client.update_run(run_id, status="RUNNING")
     if epochs > shown:
         log(client, run_id, begun.updated, {}, {}, curves(begun, after=shown))
@@ -70,11 +76,13 @@ def mirror(
 
 
 def curves(begun: Unfinished, *, after: int = 0) -> dict[str, list[tuple[int, float]]]:
-    """(epoch, value) of the history so far: of as many equal stretches of epochs as a curve has points, the first.
+    """Points (epoch, value) of the history so far, by name of the curve.
+
+    The epochs are divided into at most `CURVE_POINTS` stretches of equal length, and each gives its first point.
 
     Args:
         begun: an unfinished cell.
-        after: leave out the points of so many first epochs.
+        after: leave out the points of this many first epochs, which are shown already.
     """
     stretch = math.ceil(begun.epochs / CURVE_POINTS)
     by_curve: dict[str, dict[int, tuple[int, float]]] = {}
@@ -93,21 +101,21 @@ def watch(
     say: Say = print,
     wait: Callable[[float], None] = time.sleep,
 ) -> dict[str, int]:
-    """Repeat passes until every cell has its record, or until Ctrl-C.
+    """Repeat passes until every cell has a current record, or until Ctrl-C.
 
-    A pass that fails is tried again after longer and longer waits: a server may be restarted meanwhile.
+    After a pass that fails, the wait doubles each time, because a server may be restarting.
 
     Args:
-        one_pass: `fdl.tracking.mirror.track` with `live`.
-        seconds: between passes.
-        say: takes a line when something changed.
-        wait: waits so many seconds.
+        one_pass: `fdl.tracking.mirror.track` with `live=True`; returns counts by kind.
+        seconds: time between passes.
+        say: takes a line whenever the counts change or a pass fails.
+        wait: waits for a number of seconds.
 
     Returns:
-        The counts of the last pass.
+        The counts of the last pass that succeeded.
 
     Raises:
-        InputError: `ATTEMPTS` passes failed one after the other, or one in a way that no other pass mends.
+        InputError: `ATTEMPTS` consecutive passes failed, or one failed for a reason that another pass cannot cure.
     """
     counts: dict[str, int] = {}
     failures = 0

@@ -1,12 +1,13 @@
-"""The mirror of the records in MLflow: one way, safe to repeat.
+"""Mirrors the records of finished trainings in MLflow. It only writes to MLflow, and passes can be repeated safely.
 
-An experiment holds a preset, a parent run a bundle, its child runs the bundle's cells. A run carries
-the digest of the record it shows: a pass skips what is equal, replaces what changed or was left half
-written, and touches nothing else. No training waits for MLflow; everything here can be made again.
-What is being trained is shown by `fdl.tracking.live`.
+An experiment shows a preset, a parent run a bundle (all cells with the same dataset, backbone and shots), and its child
+runs the cells (trained ensembles). Each run is tagged with the digest of the record that it shows. A pass skips runs
+whose digest is current, replaces runs that are outdated or were not completed, because a pass was killed, and leaves
+all others alone. Training never waits for MLflow, and a deleted store can be rebuilt from the records.
+`fdl.tracking.live` shows the cells that are being trained.
 
-With SQLite a first pass over 1,296 records of 120 epochs takes some four and a half minutes of a slow core, 0.21 s
-each, a second pass ten seconds (`python -m benchmarks.mlflow_sync`, docs/performance.md).
+With SQLite, a first pass over 1,296 records of 120 epochs takes about four and a half minutes on a slow core, 0.21 s
+per record, and a second pass takes ten seconds (`python -m benchmarks.mlflow_sync`, docs/performance.md).
 """
 
 import tempfile
@@ -33,16 +34,17 @@ CATCH_UP = "the records are safe: mirror them later with `python -m fdl track`"
 
 
 def track(params: Params, *, uri: str | None = None, live: bool = False) -> dict[str, int]:
-    """Mirror the records of `params.cells()` into MLflow's experiment `fdl-<preset>`.
+    """Mirror the records of `params.cells()` in MLflow's experiment `fdl-<preset>`.
 
     Args:
         params: the settings.
-        uri: MLflow's tracking URI; None: $MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db`.
-        live: also the cells that are being trained now, as runs that are RUNNING.
+        uri: MLflow's tracking URI; None: $MLFLOW_TRACKING_URI or, if that is not set, `sqlite:///mlflow.db`.
+        live: also show the cells that are being trained now, as runs with the status RUNNING.
 
     Returns:
-        Numbers of cells: "new", "replaced", "same", "missing" for those without a record, "stale" for those
-        whose record is not current: it is not shown; and with `live` how many of the last two are "running".
+        Numbers of cells. "new", "replaced" and "same" count the runs made from records. "missing" cells have no record;
+        "stale" cells have a record that does not belong to the current settings and is not shown. With `live`,
+        "running" counts the cells in training.
 
     Raises:
         InputError: the store cannot be reached, opened or written, or a record is damaged.
@@ -52,7 +54,7 @@ def track(params: Params, *, uri: str | None = None, live: bool = False) -> dict
 
 
 def mirrored(params: Params) -> dict[str, str]:
-    """Training digests by key of the cells whose records a pass shows."""
+    """Training digests of the cells whose records a pass would show, by key of the cell."""
     states = Judge(params, contents=False, running=False).states()
     return {state.cell.key: state.run["digests"]["training"] for state in states if state.finished and state.run}
 
@@ -73,7 +75,7 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
         unfinished = {cell: begun[cell] for cell in cells if cell in begun and cell not in recorded}
         for status in ("missing", "stale"):
             counts[status] += sum(states[cell].status == status for cell in cells)
-        # One that was stopped is looked at only if it is shown: as running, until now.
+        # An unfinished training that was stopped matters only if MLflow has a run of it, which may still be running.
         if not finished and not any(progress.running or known.get(cell.key) for cell, progress in unfinished.items()):
             continue
         parent, fresh = _parent(client, number, bundle, len(cells), finished, known)
@@ -86,13 +88,13 @@ def _mirror(store: Store, params: Params, *, live: bool) -> dict[str, int]:
                 counts["replaced" if runs else "new"] += 1
         for cell, progress in unfinished.items():
             live_runs.mirror(client, number, parent, params, progress, known.get(cell.key, []))
-        if fresh:  # only now: a pass that was killed is seen as unfinished
+        if fresh:  # ended last, so that the next pass replaces the run if this pass is killed before
             client.set_terminated(parent, end_time=max((record.end for record in finished), default=None))
     return counts | ({"running": sum(progress.running for progress in begun.values())} if live else {})
 
 
 def _known_runs(client: "MlflowClient", experiment: str) -> dict[str, list["Run"]]:
-    """The experiment's active runs by the key of their cell or bundle."""
+    """The experiment's runs that are not deleted, by the key of their cell or bundle."""
     runs: dict[str, list[Run]] = {}
     token = None
     while True:
@@ -107,7 +109,7 @@ def _known_runs(client: "MlflowClient", experiment: str) -> dict[str, list["Run"
 
 
 def _keep_current(client: "MlflowClient", runs: list["Run"], wanted: str) -> str | None:
-    """Id of the one finished run with this digest; all others of these runs are deleted."""
+    """Keep one finished run with the wanted digest, delete all others, and return its id; None if there is none."""
     current = None
     for run in runs:
         if not current and run.data.tags.get(DIGEST_TAG) == wanted and run.info.status in ("FINISHED", "FAILED"):
@@ -125,7 +127,19 @@ def _parent(
     finished: list[record_view.Record],
     known: Mapping[str, list["Run"]],
 ) -> tuple[str, bool]:
-    """Id of the bundle's run, and whether it was made now and is still to be ended."""
+    """Find or create the bundle's run.
+
+    Args:
+        client: of the MLflow store.
+        experiment: id of the experiment.
+        bundle: the bundle.
+        cells: number of cells of the bundle in the grid.
+        finished: records of the cells that have a current one.
+        known: runs by key, as `_known_runs` returns them.
+
+    Returns:
+        The id of the run, and whether it was created now, so that the caller must end it.
+    """
     parent_digest = digest([cells, *(record.digest for record in finished)])
     current = _keep_current(client, known.get(bundle.key, []), parent_digest)
     if current:
@@ -139,7 +153,7 @@ def _parent(
     start = min((record.start for record in finished), default=None)
     parent = create_run(client, experiment, bundle.key, tags, start)
     log(client, parent, max((record.end for record in finished), default=0), identity, record_view.means(finished), {})
-    for key, runs in known.items():  # those of cells that left the grid, too
+    for key, runs in known.items():  # including the runs of cells that are no longer in the grid
         if key.startswith(f"{bundle.key}/"):
             for run in runs:
                 client.set_tag(run.info.run_id, PARENT_TAG, parent)
@@ -150,7 +164,7 @@ def _write_cell(client: "MlflowClient", experiment: str, parent: str, record: re
     status = "FAILED" if record.run["status"] == "failed" else "FINISHED"
     values, curves = record_view.final(record) | record_view.costs(record), record_view.curves(record)
     run_id = create_run(client, experiment, record.cell.key, record_view.cell_tags(record, parent), record.start)
-    # The metrics come last: every other call reads all that the run has so far.
+    # The metrics come last, because every other call reads everything that the run holds so far.
     with tempfile.TemporaryDirectory() as folder:
         write_files(record, Path(folder))
         client.log_artifacts(run_id, folder)

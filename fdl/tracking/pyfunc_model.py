@@ -1,6 +1,7 @@
-"""What MLflow runs when a registered ensemble is loaded: it keeps this file as it is, nothing is pickled.
+"""The script that MLflow executes to load a registered ensemble.
 
-Only for MLflow, which executes it; `fdl.tracking.registry` names it.
+`fdl.tracking.registry` passes its path to MLflow, which stores a copy with the model, so that nothing is pickled. No
+other module imports it.
 """
 
 from pathlib import Path
@@ -15,15 +16,16 @@ from fdl.training.inference import as_row, load_ensemble
 
 
 class RegisteredEnsemble(PythonModel):
-    """An ensemble of a record: uint8 images (N, H, W, 3) of any size → a row per image."""
+    """The ensemble of a record: uint8 images (N, H, W, 3) of any size → a table with a row per image."""
 
     def load_context(self, context: Any) -> None:
-        """Load the members from the record that was registered."""
+        """Load the members from the registered record."""
         self.ensemble = load_ensemble(Path(context.artifacts["record"]), context.model_config["selection"])
 
-    # The bare class: of arrays with a type of elements MLflow would make a schema, fail, and warn. It has a signature.
+    # The type is plain `np.ndarray`, because MLflow would try to derive a schema from one with an element type, fail,
+    # and warn. The model has an explicit signature anyway.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
-        """Class, probability and the members' votes; the columns are those of `fdl predict`."""
+        """Class, probability and the members' votes for each image, in the columns of `fdl predict` but `file`."""
         images = [self.ensemble.decode(image, f"image {number}") for number, image in enumerate(model_input)]
         names = [str(number) for number in range(len(images))]
         rows = [as_row(prediction) for prediction in self.ensemble.predict(names, images)]

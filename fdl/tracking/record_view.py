@@ -1,4 +1,7 @@
-"""What MLflow shows of a record: the names, numbers and tags of a run. MLflow itself is not imported for them."""
+"""The names, numbers and tags that a run in MLflow shows of a record, which is the folder with a cell's results.
+
+A cell is one trained ensemble. Except for `dataset_input`, nothing here imports MLflow, which is slow.
+"""
 
 import json
 import math
@@ -15,39 +18,40 @@ from fdl.evaluation.voting import COMBINERS
 from fdl.results import records
 from fdl.results.state import CellStatus
 
-CURVE_POINTS = 25  # with 50 a pass takes a third longer; `curves.csv` holds all
-DISPLAY_VERSION = 3  # raised when a run shows something else of the same record: the next pass replaces it
+CURVE_POINTS = 25  # largest number of points per curve; with 50 a pass takes a third longer; `curves.csv` holds all
+DISPLAY_VERSION = 3  # raise it when a run shows a record in a new way, so that the next pass replaces existing runs
 CELL_TAG, BUNDLE_TAG, DIGEST_TAG = "fdl.cell", "fdl.bundle", "fdl.digest"
 PARENT_TAG, DESCRIPTION_TAG = "mlflow.parentRunId", "mlflow.note.content"
-SOFT = "test.soft.accuracy"  # the headline
-DECIMALS = 4  # of a number as it is shown: 0.01 points of accuracy; records and runs.csv hold all
-# The parameters of terms that a method does not have: MLflow draws a run without a parameter above all others.
+SOFT = "test.soft.accuracy"  # the headline number
+DECIMALS = 4  # of the numbers shown, that is, 0.01 points of accuracy; records and runs.csv have full precision
+# Values for the parameters of loss terms that a method does not have. In its charts, MLflow would place a run that
+# lacks a parameter above all others.
 NO_TERMS = {"cosine_weight": 0, "gaussian_weight": 0, "strength": 0}
 SYNTHETIC = "Synthetic images: the numbers mean nothing."
 
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's `run.json`, and the digest of all that is shown of it: it holds the hashes of the other files."""
+    """The record of a cell, with a digest of everything that its run shows."""
 
     cell: Cell
     folder: Path
-    run: dict[str, Any]
-    digest: str
-    dataset: str  # as it is printed
-    end: int  # ms since the epoch at which the record was put in place
+    run: dict[str, Any]  # content of `run.json`
+    digest: str  # of `run`, which includes the hashes of the record's other files, and of the way it is shown
+    dataset: str  # printed name
+    end: int  # time at which the record was put in place, in ms since the Unix epoch
 
     @property
     def start(self) -> int:
-        """When its training began, ms since the epoch."""
+        """Time at which its training began, in ms since the Unix epoch."""
         return self.end - int(self.run["timings"]["seconds"] * 1000)
 
 
 def record_of(params: Params, state: CellStatus) -> Record | None:
-    """The record of a cell, if it is current: nothing else is shown.
+    """The record of a cell if it is current, else None; MLflow shows only current records.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the record is damaged.
     """
     if state.status == "damaged":
         raise InputError(state.reason)
@@ -60,14 +64,14 @@ def record_of(params: Params, state: CellStatus) -> Record | None:
 
 
 def data_tags(record: Record) -> dict[str, Any]:
-    """Where the images come from, and what a reader must know about them: the text at the top of the run's page."""
+    """Tags on the source of the images, including the description at the top of the run's page with notes on them."""
     data = record.run["data"]
     notes = [record.dataset, *([f"**{SYNTHETIC}**"] if data["synthetic"] else []), *data["notes"]]
     return {"source": data["source"], "synthetic": data["synthetic"], DESCRIPTION_TAG: "\n\n".join(notes)}
 
 
 def cell_tags(record: Record, parent: str) -> dict[str, Any]:
-    """Tags of a cell's run; `failure` only where it diverged."""
+    """Tags of a cell's run; the tag `failure` exists only if its training diverged."""
     run, provenance = record.run, record.run["provenance"]
     tags = {CELL_TAG: record.cell.key, DIGEST_TAG: record.digest, PARENT_TAG: parent, **run["cell"]}
     tags |= {"device": provenance["device"], "status": run["status"], **data_tags(record)}
@@ -80,7 +84,7 @@ def cell_tags(record: Record, parent: str) -> dict[str, Any]:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """The cell and its settings; the precision is the one that was used, not the one asked for."""
+    """Parameters of a cell's run: the cell and its settings, with the precision used instead of the one asked for."""
     run = record.run
     shown = {name: value for name, value in run["settings"].items() if name not in ("cell", "source", "method_digest")}
     method = shown.pop("method_params")
@@ -90,13 +94,17 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def checked(record: Record, name: str) -> Path:
-    """A file of the record; raises `InputError` if it is damaged or missing."""
+    """The path of a file of the record, after checking its hash.
+
+    Raises:
+        InputError: the file is damaged or missing.
+    """
     records.verify(record.folder, record.run, name)
     return record.folder / name
 
 
 def headline(record: Record) -> str:
-    """The selection whose numbers the tables show."""
+    """The selection rule (which picks the epoch) whose numbers the tables show: the first one."""
     return str(record.run["settings"]["selections"][0])
 
 
@@ -108,10 +116,11 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 
 def final(record: Record) -> dict[str, float]:
-    """`accuracy`, the soft vote's on the test images; `test.soft.accuracy` and so on.
+    """Final numbers of a cell by name, such as `test.soft.accuracy`, `<split>.<combiner>.<metric>`.
 
-    `own/test.soft.accuracy` is of a selection that is not the headline's. A run's page keeps the order: what is
-    reported first comes first. The comparison of runs sorts by name, and draws the first: hence `accuracy`.
+    Numbers of another selection rule than the first have its name in front: `own/test.soft.accuracy`. A run's page
+    shows them in the given order, so test images come first and members last. MLflow's comparison of runs sorts by name
+    and draws the first metric. Therefore the soft vote's test accuracy is also stored as `accuracy`.
     """
     values: dict[str, float] = {}
     for row in sorted(_rows(record), key=lambda row: (row["split"] != "test", "member" in row["combiner"])):
@@ -121,9 +130,10 @@ def final(record: Record) -> dict[str, float]:
 
 
 def means(finished: list[Record]) -> dict[str, float]:
-    """Test means over a method's finished seeds, `soft.accuracy.fdl`, and how many they are, `seeds.fdl`.
+    """Means on test images over each method's finished seeds, such as `soft.accuracy.fdl`.
 
-    `accuracy.fdl` is the soft vote's again, for the comparison of runs (`final`).
+    `seeds.fdl` is the number of these seeds. `accuracy.fdl` repeats `soft.accuracy.fdl` for the same reason as in
+    `final`.
     """
     values: dict[str, list[float]] = {}
     seeds: dict[str, float] = {}
@@ -139,14 +149,17 @@ def means(finished: list[Record]) -> dict[str, float]:
 
 
 def costs(record: Record) -> dict[str, float]:
-    """`resources/seconds`, `resources/peak_memory_mb` and so on: a group of charts that follows the curves."""
+    """Times and memory, such as `resources/seconds`; their prefix makes a group of charts that follows the curves."""
     return {f"resources/{name}": round(float(value), 1) for name, value in record.run["timings"].items()}
 
 
 def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
-    """(epoch, value) of the history's columns: `curve/loss`, `curve/train_accuracy.member0`.
+    """Points (epoch, value) by name of the curve, such as `curve/loss` or `curve/train_accuracy.member0`.
 
-    A value that is not finite (not evaluated, diverged) gives no point.
+    Values that are not finite, because they were not evaluated or diverged, give no point.
+
+    Raises:
+        InputError: the history is damaged or missing.
     """
     from pyarrow import parquet
 
@@ -160,20 +173,25 @@ def curves(record: Record) -> dict[str, list[tuple[int, float]]]:
 
 
 def curve_name(column: str) -> str:
-    """What MLflow calls a column of the history."""
+    """The name of the curve in MLflow that shows this column of the history."""
     name, _, member = column.rpartition("_")
     return f"curve/{name}.member{member}" if member.isdigit() else f"curve/{column}"
 
 
 def thin(points: list[tuple[int, float]], limit: int = CURVE_POINTS) -> list[tuple[int, float]]:
-    """At most `limit` (≥ 2) of the points, evenly spread, with the first and the last."""
+    """At most `limit` (≥ 2) of the points, evenly spaced and including the first and the last."""
     if len(points) <= limit:
         return points
     return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]
 
 
 def dataset_input(record: Record, dataset: str) -> Any:
-    """MLflow's `DatasetInput` of the draw that the cell was trained on; its digest is the split's."""
+    """MLflow's `DatasetInput` for the drawn images that the cell was trained on; its digest is the split's hash.
+
+    Args:
+        record: the record of the cell.
+        dataset: name of the dataset as `layout.dataset_name` returns it.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     split, data = record.run["split"], record.run["data"]
@@ -188,23 +206,23 @@ def dataset_input(record: Record, dataset: str) -> Any:
 
 
 def experiment_tags(params: Params, made: int) -> dict[str, str]:
-    """The experiment's description, and two entries of the menu "Views" above MLflow's table of runs.
+    """Tags of the experiment: its description, and two entries of the menu "Views" above MLflow's table of runs.
 
-    By itself the table shows no result. MLflow 3.15 and later keep a saved view as a tag of the experiment;
-    others ignore it.
+    Without a view the table shows no results. MLflow 3.15 and later store a saved view as a tag of the experiment;
+    earlier versions ignore it.
 
     Args:
-        params: the settings; their methods decide the columns.
-        made: when the experiment was created, ms since the epoch.
+        params: the settings; the columns depend on their methods.
+        made: time at which the experiment was created, in ms since the Unix epoch.
     """
     identity = [f"params.`{name}`" for name in ("dataset", "backbone", "shots", "method", "seed")]
     shown = sorted((name for name, about in COMBINERS.items() if about.shown and not about.trained), key="soft".__ne__)
     final = [f"metrics.`test.{combiner}.accuracy`" for combiner in shown]
     methods = dict.fromkeys(cell.method for cell in params.cells())
     means = [f"metrics.`{combiner}.accuracy.{m}`" for combiner in shown for m in methods]
-    views = {  # sorted by their first column, the soft vote's accuracy
+    views = {  # both are sorted by their first column, the soft vote's accuracy
         "Bundles": (BUNDLE_TAG, [*means, "tags.`status`"]),
-        # The run's name says which cell it is: its parts, to sort and group by, come last.
+        # The name of a run identifies its cell. The parts of the name, for sorting and grouping, are the last columns.
         "Cells": (CELL_TAG, [*final, "metrics.`resources/seconds`", "tags.`failure`", *identity]),
     }
     hint = "Choose a table in the menu Views: Bundles (means over seeds) or Cells."

@@ -1,4 +1,4 @@
-"""Puts a trained ensemble into MLflow's model registry, from a record with kept weights."""
+"""Registers a trained ensemble in MLflow's model registry, from a record (folder of results) with kept weights."""
 
 import re
 import shutil
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 EXPERIMENT = "fdl-models"
 DIGEST_TAG = "fdl.digest"
 _SCRIPT = Path(__file__).with_name("pyfunc_model.py")
-# What loading and predicting import; the code of fdl itself is kept with the model.
+# The packages that loading and predicting import. The code of fdl itself is stored with the model.
 _PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry."""
+    """A version of a model in the registry."""
 
     name: str
     version: str
-    new: bool  # False: the same weights had been registered under this name before
+    new: bool  # False if the same weights had already been registered under this name
 
 
 def register(record: Path, name: str, *, selection: str | None = None, uri: str | None = None) -> Registered:
     """Register the ensemble of a record as a pyfunc model: uint8 images (N, H, W, 3) → class, probability, votes.
 
-    The model holds `run.json`, the weights and the code of fdl; images of any size are resized as those
-    of the training were. The same weights are registered once under a name.
+    The model holds `run.json`, the weights and the code of fdl. It resizes images of any size in the same way as the
+    training images. The same weights are registered only once under a name.
 
     Args:
         record: folder of a record with kept weights.
-        name: of the model in the registry.
-        selection: whose weights; None: those of the headline table.
-        uri: MLflow's tracking URI; None: as `fdl.tracking.store.opened`.
+        name: name of the model in the registry.
+        selection: rule that picked the epoch of the weights; None: the first one, which the main tables use.
+        uri: MLflow's tracking URI; None: as in `fdl.tracking.store.opened`.
 
     Raises:
-        InputError: the name cannot be one, the record has no weights, or the store cannot be reached or written.
+        InputError: the name is not allowed, the record has no weights, or the store cannot be reached or written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}", name):
         raise InputError(
@@ -70,7 +70,7 @@ def register(record: Path, name: str, *, selection: str | None = None, uri: str 
 
 
 def _log(store: Store, record: Path, run: dict[str, Any], rule: str, ensemble: Ensemble, name: str) -> str:
-    """Log the model to a run of its own; its version in the registry."""
+    """Log the model to a run of its own and register it; return its version in the registry."""
     import mlflow
 
     tags = {**run["cell"], "selection": rule, "source": run["data"]["source"], "synthetic": run["data"]["synthetic"]}

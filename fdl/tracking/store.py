@@ -1,4 +1,4 @@
-"""MLflow's store: found, created, held by one process at a time; what goes wrong with it becomes one line."""
+"""Opens MLflow's store, creates it if needed, locks it for one process at a time, and explains failures in one line."""
 
 import json
 import logging
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-LOCK_SECONDS = 900.0  # many times a first pass over the 1,080 cells of `paper`
+LOCK_SECONDS = 900.0  # about four times as long as a first pass over the 1,080 cells of `paper` takes on a slow core
 
-# Read by MLflow when it is imported: nothing is sent anywhere but to the store, nothing printed.
+# MLflow reads these when it is imported. They keep it from sending usage data and from printing.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-# Read at each request, unless the user set them: MLflow's own would wait four minutes for a server that is down.
+# MLflow reads these at each request. They do not replace values set by the user. With its defaults, MLflow would wait
+# four minutes for a server that is down.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -41,23 +42,23 @@ class Unusable(InputError):
     """The store fails in a way that another attempt cannot cure."""
 
 
-# What the page of an experiment opens with: trainings, not traces of language models.
+# This tag makes the page of an experiment open with trainings instead of traces of language models.
 KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that answers."""
+    """An open MLflow store."""
 
     uri: str
     client: "MlflowClient"
-    artifacts: Path | None  # where a new experiment keeps files; None: the store has a place of its own
+    artifacts: Path | None  # folder for the files of new experiments; None: the store has a place of its own
 
     def experiment(self, name: str) -> "Experiment":
-        """The experiment of this name, made if there is none.
+        """The experiment with this name, which is created if there is none.
 
         Raises:
-            InputError: it was deleted.
+            InputError: the experiment was deleted in MLflow, which keeps its name occupied.
         """
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
@@ -73,14 +74,14 @@ class Store:
 
 @contextmanager
 def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
-    """Hold a store until the block ends; an SQLite database that is not there is created.
+    """Open a store and hold its lock until the context ends; an SQLite database that does not exist is created.
 
     Args:
-        uri: MLflow's tracking URI; None: $MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db`.
-        on_failure: the end of the line that a user reads when the store fails.
+        uri: MLflow's tracking URI; None: $MLFLOW_TRACKING_URI or, if that is not set, `sqlite:///mlflow.db`.
+        on_failure: end of the error message.
 
     Raises:
-        InputError: the store cannot be reached, opened or written.
+        InputError: the store cannot be reached, opened or written, or another process holds its lock for too long.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     database = _sqlite_file(uri)
@@ -101,7 +102,7 @@ def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
             if database:
                 _create_database(database)
             _probe(uri)
-            # Beside the database, wherever the verb is called from; other stores have their own place.
+            # The files lie beside the database, whatever the working folder is. Other stores have a place of their own.
             artifacts = database.parent / "mlartifacts" if database else None
             yield Store(uri, MlflowClient(tracking_uri=uri), artifacts)
     except Timeout:
@@ -115,7 +116,11 @@ def opened(uri: str | None, *, on_failure: str) -> Iterator[Store]:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    """The database's file, whatever links lead to it; None for other stores."""
+    """The file of an SQLite database, with symbolic links resolved; None for other stores.
+
+    Raises:
+        Unusable: the URI names no file.
+    """
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
@@ -131,9 +136,9 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _create_database(database: Path) -> None:
-    """Make MLflow's tables in a new SQLite file and put it in place by rename.
+    """Create MLflow's tables in a temporary SQLite file and rename it, unless the database exists already.
 
-    A migration that is killed half-way leaves a file that MLflow can neither use nor repair.
+    If MLflow is killed while it creates the tables, it leaves a file that it can neither use nor repair.
     """
     from mlflow import MlflowClient
 
@@ -142,9 +147,9 @@ def _create_database(database: Path) -> None:
     folder = database.with_name(f"{database.name}.new")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # A name of its own: MLflow keeps one connection per name and process.
+    # The temporary name is always new, because MLflow keeps one connection per name and process.
     new = Path(tempfile.mkdtemp(dir=folder)) / database.name
-    # SQLite's own files are writable by their owner alone; an empty one follows the umask, and is filled.
+    # SQLite would create a file that only its owner can write. An empty file, which it fills, follows the umask.
     new.touch()
     MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
     os.replace(new, database)
@@ -152,7 +157,11 @@ def _create_database(database: Path) -> None:
 
 
 def _probe(uri: str) -> None:
-    """Check an address, and that a database opens: MLflow would try ten times, for 100 s, whatever is wrong."""
+    """Check the address, and that a database can be opened; MLflow would try ten times, for 100 s, whatever is wrong.
+
+    Raises:
+        Unusable: the URI is not an address.
+    """
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.exc import ArgumentError
 
@@ -163,7 +172,7 @@ def _probe(uri: str) -> None:
         if parts.scheme in ("", "file", "http", "https", "databricks"):
             return
         engine = create_engine(uri)
-    except ArgumentError:  # not a database: MLflow knows what it is
+    except ArgumentError:  # not a database, so it is left to MLflow
         return
     except (ValueError, TypeError):
         raise Unusable(
@@ -178,7 +187,7 @@ def _probe(uri: str) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the log lines and warnings of MLflow and its libraries off the screen; what matters is raised."""
+    """Suppress log lines and warnings of MLflow and its libraries, because everything that matters is raised."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -193,7 +202,7 @@ def _silence() -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it; of a database's error, what the database said, without the SQL."""
+    """The error and its causes; after an error of SQLAlchemy also the database's own, which does not quote the SQL."""
     cause: BaseException | None = error
     while cause:
         yield cause
@@ -203,7 +212,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_the_file(error: BaseException, database: Path) -> str | None:
-    """What is wrong with an SQLite file and what mends it; None: nothing that is known."""
+    """A message that says what is wrong with an SQLite file and how to mend it; None if the cause is not known."""
     again = f"delete {database}, then run `python -m fdl track` (models that were registered are lost with it)"
     text = " ".join(str(cause) for cause in _causes(error))
     if "readonly database" in text or "unable to open database file" in text:
@@ -219,7 +228,7 @@ def _of_the_file(error: BaseException, database: Path) -> str | None:
 
 
 def _not_writable(path: Path) -> str:
-    """A line about a file or folder that belongs to another user."""
+    """A message about a file or folder that the user may not write."""
     there = next((place for place in (path, *path.parents) if place.exists()), path)
     try:
         owner = there.owner()
@@ -242,7 +251,7 @@ def _reason(error: BaseException, uri: str) -> str:
         return one_line(error)
     cause = causes[1] if isinstance(error, SQLAlchemyError) and len(causes) > 1 else error
     text = one_line(cause).split("[SQL:")[0].strip()
-    # A library quotes an address in its own ways, and with it the password.
+    # Libraries quote the address, and with it the password, in forms that cannot all be masked.
     if not is_plain(uri):
         text = f"{type(error).__name__}; its message is left out, since it may hold the password"
     return text if len(text) <= 300 else f"{text[:297]}..."
@@ -254,7 +263,15 @@ def _reason(error: BaseException, uri: str) -> str:
 def create_run(
     client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, Any], start: int | None = None
 ) -> str:
-    """Id of a new run; `start`: ms since the epoch, None: now."""
+    """Create a run and return its id.
+
+    Args:
+        client: of the MLflow store.
+        experiment: id of the experiment.
+        name: name of the run.
+        tags: tags of the run; values are converted by `text`.
+        start: time at which it started, in ms since the Unix epoch; None: now.
+    """
     source = {"mlflow.source.name": "fdl", "mlflow.source.type": "LOCAL"}
     texts = {key: text(value) for key, value in tags.items()} | source
     return str(client.create_run(experiment, start_time=start, tags=texts, run_name=name).info.run_id)
@@ -268,17 +285,26 @@ def log(
     values: Mapping[str, float],
     curves: Mapping[str, Sequence[tuple[int, float]]],
 ) -> None:
-    """Write a run's parameters, final numbers, and (epoch, value) of its curves; `time`: ms since the epoch."""
+    """Write parameters, final numbers and curves of a run.
+
+    Args:
+        client: of the MLflow store.
+        run_id: id of the run.
+        time: time stamp of all numbers, in ms since the Unix epoch.
+        settings: parameters by name; values are converted by `text`.
+        values: final numbers by name.
+        curves: points (epoch, value) by name of the curve.
+    """
     from mlflow.entities import Metric, Param
 
     points = [Metric(name, value, time, 0) for name, value in values.items()]
     points += [Metric(name, value, time, epoch) for name, curve in curves.items() for epoch, value in curve]
-    # The client itself keeps to the limits of one request (1,000 metrics, 100 params).
+    # The client splits the data to respect the limits of a request (1,000 metrics, 100 parameters).
     client.log_batch(run_id, metrics=points, params=[Param(name, text(value)) for name, value in settings.items()])
 
 
 def text(value: Any) -> str:
-    """A tag's or parameter's value as MLflow stores it."""
+    """The value of a tag or parameter as the text that MLflow stores."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)
