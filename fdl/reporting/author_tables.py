@@ -35,8 +35,8 @@ _STORED = {
     ("ensemble", "gaussian_sum"): ("test_loss2",),
 }
 _SUMS = {"cosine_sum": "cosine sum", "gaussian_sum": "Gaussian sum"}
-# Notebooks of single nets that are compared with no ensemble (docs/reference.md 8.3): the first has an architecture that
-# none of the authors' ensembles has, the second stored no test accuracy.
+# Notebooks of single nets that are compared with no ensemble (docs/reference.md 8.3): the first has an architecture
+# that none of the authors' ensembles has, the second stored no test accuracy.
 _OTHER_NETWORKS = ("Cifar10SingleNet", "Cifar100SingleNet")
 _RAW = (
     "dataset", "backbone", "shots", "method", "measure", "notebook", "authors", "mean", "std", "n", "expected",
